@@ -1,0 +1,231 @@
+"""Clip augmentation on uint8 frames, with the semantics of torchvision's transforms on Pillow images.
+
+Shapes: a clip is uint8 RGB ``[T, H, W, 3]``; T frames, S = ``img_dim``. Drawing parameters (``draw_*``) is
+kept apart from applying them, so that each can be checked alone. Every draw takes an explicit generator.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+
+from dataset.decode import resize_frames
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+ASPECT_RANGE = (3 / 4, 4 / 3)
+CROP_TRIES = 10
+FLIP_PROBABILITY = 0.5
+PRETRAIN_MIN_AREA = 0.5
+SPLIT_PROBABILITY = 0.5
+PRETRAIN_JITTER = (0.5, 0.5, 0.5, 0.25)  # brightness, contrast, saturation, hue
+FINETUNE_MIN_AREA = 0.2
+FINETUNE_JITTER = (0.4, 0.4, 0.4, 0.1)
+FINETUNE_JITTER_PROBABILITY = 0.3
+TEST_RESIZE_RATIO = 128 / 112  # short side before a test crop, in units of the crop's side
+
+BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
+_LEVELS = np.arange(256, dtype=np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class CropBox:
+    """A crop in pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+@dataclass(frozen=True, slots=True)
+class ColorDraws:
+    """Color changes of n frames.
+
+    ``channel`` [n]: the channel 0..2 that replaces all three, -1 for none. ``factors`` [n, 4]: brightness,
+    contrast and saturation factors and the hue shift in turns. ``order`` [n, 4]: the order of these four.
+    """
+
+    channel: np.ndarray
+    factors: np.ndarray
+    order: np.ndarray
+
+
+def draw_crop(height: int, width: int, min_area: float, rng: np.random.Generator) -> CropBox:
+    """Returns a random crop: area fraction U(min_area, 1), aspect U(3/4, 4/3), sides swapped with p 0.5.
+
+    The aspect ratio is uniform, not log-uniform as in torchvision. Ten tries that do not fit give the largest
+    centred square.
+    """
+    for _ in range(CROP_TRIES):
+        area = rng.uniform(min_area, 1.0) * height * width
+        aspect = rng.uniform(*ASPECT_RANGE)
+        crop_width, crop_height = round((area * aspect) ** 0.5), round((area / aspect) ** 0.5)
+        if rng.random() < 0.5:
+            crop_width, crop_height = crop_height, crop_width
+        if crop_width <= width and crop_height <= height:
+            top = int(rng.integers(0, height - crop_height, endpoint=True))
+            left = int(rng.integers(0, width - crop_width, endpoint=True))
+            return CropBox(top, left, crop_height, crop_width)
+    side = min(height, width)
+    return CropBox((height - side) // 2, (width - side) // 2, side, side)
+
+
+def draw_jitter(
+    num: int, strengths: tuple[float, ...], rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (factors [num, 4], order [num, 4]) of ColorDraws.
+
+    ``strengths`` (b, c, s, h): brightness U(1-b, 1+b), contrast U(1-c, 1+c), saturation U(1-s, 1+s), hue
+    U(-h, h); every order of the four is equally likely.
+    """
+    center, reach = np.array([1.0, 1.0, 1.0, 0.0]), np.array(strengths)
+    factors = rng.uniform(center - reach, center + reach, (num, 4))
+    return factors, rng.permuted(np.tile(np.arange(4), (num, 1)), axis=1)
+
+
+def draw_channels(num: int, rng: np.random.Generator) -> np.ndarray:
+    """Returns [num]: for each frame, with p 0.5, a channel 0..2 chosen uniformly, else -1."""
+    return np.where(rng.random(num) < SPLIT_PROBABILITY, rng.integers(0, 3, num), -1)
+
+
+def crop_and_flip(frames: np.ndarray, box: CropBox, flip: bool, img_dim: int) -> np.ndarray:
+    """Returns [T, S, S, 3]: one crop for all frames, antialiased bilinear, mirrored when ``flip``."""
+    cropped = frames[:, box.top : box.top + box.height, box.left : box.left + box.width]
+    resized = resize_frames(cropped, (img_dim, img_dim), "bilinear")
+    return np.stack([cv2.flip(frame, 1) for frame in resized]) if flip else resized
+
+
+def apply_color(frames: np.ndarray, draws: ColorDraws) -> np.ndarray:
+    """Returns [n, H, W, 3]: channel splitting, then the four color changes in their order, frame by frame.
+
+    A split frame is grey, on which saturation and hue do nothing: its one channel alone is worked on.
+    """
+    out = np.empty_like(frames)
+    for frame, result, channel, factors, order in zip(
+        frames, out, draws.channel.tolist(), draws.factors.tolist(), draws.order.tolist()
+    ):
+        if channel >= 0:
+            plane = cv2.extractChannel(frame, channel)
+            for kind in order:
+                if kind in (BRIGHTNESS, CONTRAST):
+                    plane = _ADJUST[kind](plane, factors[kind])
+            cv2.cvtColor(plane, cv2.COLOR_GRAY2RGB, dst=result)
+        else:
+            for kind in order:
+                frame = _ADJUST[kind](frame, factors[kind])
+            result[...] = frame
+    return out
+
+
+def adjust_brightness(frame: np.ndarray, factor: float) -> np.ndarray:
+    """Returns the uint8 frame, [H, W, 3] or grey [H, W], times ``factor``, clipped, fractions cut off."""
+    return cv2.LUT(frame, _blend_table(0, factor))
+
+
+def adjust_contrast(frame: np.ndarray, factor: float) -> np.ndarray:
+    """Returns the uint8 frame, [H, W, 3] or grey [H, W], stretched by ``factor`` about its mean grey."""
+    grey = frame if frame.ndim == 2 else cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
+    return cv2.LUT(frame, _blend_table(int(cv2.mean(grey)[0] + 0.5), factor))
+
+
+def adjust_saturation(frame: np.ndarray, factor: float) -> np.ndarray:
+    """Returns the uint8 frame [H, W, 3]: ``factor`` parts of it and 1 - ``factor`` parts of its grey."""
+    grey = cv2.cvtColor(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    # OpenCV rounds where Pillow cuts off; the offset stops short of a half, so that whole values stay.
+    return cv2.addWeighted(frame, factor, grey, 1 - factor, -0.499)
+
+
+def adjust_hue(frame: np.ndarray, shift: float) -> np.ndarray:
+    """Returns the uint8 frame [H, W, 3] with its hue moved by ``shift`` turns, in 8 bits as in Pillow."""
+    hsv = cv2.cvtColor(frame, cv2.COLOR_RGB2HSV_FULL)
+    hsv[..., 0] += np.uint8(int(shift * 255) % 256)
+    return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL)
+
+
+_ADJUST = (adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)
+
+
+def _blend_table(base: int, factor: float) -> np.ndarray:
+    """Returns, for each of the 256 levels x, base + factor * (x - base), clipped and cut off to uint8."""
+    return np.clip(base + np.float32(factor) * (_LEVELS - base), 0, 255).astype(np.uint8)
+
+
+class PretrainAugmentation:
+    """Augments one view of pretraining: crop and flip shared by all frames, color on each frame's own draw.
+
+    Crop area U(0.5, 1), flip p 0.5, channel splitting p 0.5, jitter 0.5 / 0.5 / 0.5 / 0.25 always.
+    """
+
+    def __init__(self, img_dim: int) -> None:
+        self.img_dim = img_dim
+
+    def __call__(self, frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Returns uint8 [T, S, S, 3] from uint8 [T, H, W, 3]."""
+        box = draw_crop(frames.shape[1], frames.shape[2], PRETRAIN_MIN_AREA, rng)
+        flip = rng.random() < FLIP_PROBABILITY
+        color = ColorDraws(draw_channels(len(frames), rng), *draw_jitter(len(frames), PRETRAIN_JITTER, rng))
+        return apply_color(crop_and_flip(frames, box, flip, self.img_dim), color)
+
+
+class FinetuneAugmentation:
+    """Augments one training clip of a downstream task: every frame alike (CoCLR's recipe, Han et al. 2020).
+
+    Crop area U(0.2, 1), flip p 0.5, jitter 0.4 / 0.4 / 0.4 / 0.1 with p 0.3.
+    """
+
+    def __init__(self, img_dim: int) -> None:
+        self.img_dim = img_dim
+
+    def __call__(self, frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Returns uint8 [T, S, S, 3] from uint8 [T, H, W, 3]."""
+        box = draw_crop(frames.shape[1], frames.shape[2], FINETUNE_MIN_AREA, rng)
+        clip = crop_and_flip(frames, box, rng.random() < FLIP_PROBABILITY, self.img_dim)
+        if rng.random() >= FINETUNE_JITTER_PROBABILITY:
+            return clip
+        factors, order = draw_jitter(1, FINETUNE_JITTER, rng)
+        num = len(frames)
+        return apply_color(clip, ColorDraws(np.full(num, -1), factors.repeat(num, 0), order.repeat(num, 0)))
+
+
+class TestCrops:
+    """Cuts a test clip without any draw: short side to 128/112 of S, then 1, 5 or 10 crops of S x S.
+
+    1: the centre. 5: centre, top left, top right, bottom left, bottom right. 10: these, then them mirrored.
+    """
+
+    __test__ = False  # the name begins as pytest's test classes do
+
+    def __init__(self, img_dim: int, num_crops: int) -> None:
+        assert num_crops in (1, 5, 10), num_crops
+        self.img_dim = img_dim
+        self.num_crops = num_crops
+
+    def __call__(self, frames: np.ndarray) -> np.ndarray:
+        """Returns uint8 [num_crops, T, S, S, 3] from uint8 [T, H, W, 3]."""
+        height, width = frames.shape[1:3]
+        scale = round(self.img_dim * TEST_RESIZE_RATIO) / min(height, width)
+        height, width = round(height * scale), round(width * scale)
+        resized = resize_frames(frames, (width, height), "bilinear")
+        bottom, right = height - self.img_dim, width - self.img_dim
+        corners = [(bottom // 2, right // 2), (0, 0), (0, right), (bottom, 0), (bottom, right)]
+        crops = np.stack(
+            [
+                resized[:, top : top + self.img_dim, left : left + self.img_dim]
+                for top, left in corners[: self.num_crops]
+            ]
+        )
+        return np.concatenate([crops, crops[:, :, :, ::-1]]) if self.num_crops == 10 else crops
+
+
+def normalize(clips: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """Returns floats [..., 3, T, H, W] from uint8 [..., T, H, W, 3]: [0, 1], then ImageNet's mean and std.
+
+    Works on the clips' device, in float32, then casts. The result is a permuted view: the channels stay
+    innermost in memory, which for [M, 3, T, H, W] is torch.channels_last_3d.
+    """
+    mean, std = (torch.tensor(values, device=clips.device) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    return clips.float().mul_(1 / (255 * std)).sub_(mean / std).to(dtype).movedim(-1, -4)

@@ -1,0 +1,189 @@
+"""Data sets of videos and the loaders that read them.
+
+Shapes: B videos in this process's batch, V clips of T frames, S = ``img_dim``; pixels are uint8 RGB up to
+the device. Every random draw of a sample comes from (seed, epoch, index of the video), so a sample does not
+depend on which worker or process reads it, nor on how many there are.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from dataset.decode import read_frames
+from dataset.records import VideoRecord
+from dataset.sampling import pretraining_indices, split_views, training_clip
+from dataset.transforms import FinetuneAugmentation, PretrainAugmentation, TestCrops
+from utils.errors import InputError
+
+PRETRAIN_FRAME_SIZE = (200, 150)  # width, height before cropping
+
+
+class PretrainVideos(Dataset):
+    """Pretraining samples: V + 1 augmented views of a video, each frame decoded once."""
+
+    def __init__(
+        self,
+        records: Sequence[VideoRecord],
+        num_clips: int,
+        clip_frames: int,
+        max_stride: float,
+        img_dim: int,
+        seed: int,
+    ) -> None:
+        self.records = records
+        self.num_clips = num_clips
+        self.clip_frames = clip_frames
+        self.max_stride = max_stride
+        self.augment = PretrainAugmentation(img_dim)
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, key: tuple[int, int]) -> torch.Tensor:
+        """Returns uint8 [V + 1, T, S, S, 3] for (epoch, index): the clips in order, then the overview."""
+        epoch, index = key
+        rng = _generator(self.seed, epoch, index)
+        frames, views = self.read_views(index, rng)
+        return torch.from_numpy(np.stack([self.augment(frames[view], rng) for view in views]))
+
+    def read_views(self, index: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Returns (frames [V*T, H, W, 3], views [V + 1, T]): the frames, and which of them make each view."""
+        path, num_frames = self.records[index].path, self.records[index].num_frames
+        indices = pretraining_indices(num_frames, self.num_clips, self.clip_frames, self.max_stride, rng)
+        frames = read_frames(path, indices, num_frames, PRETRAIN_FRAME_SIZE)
+        return frames, split_views(np.arange(len(indices)), self.num_clips)
+
+
+class LabelledVideos(Dataset):
+    """Training clips of a downstream task: one random clip of a video and its label."""
+
+    def __init__(
+        self,
+        records: Sequence[VideoRecord],
+        clip_frames: int,
+        stride: int,
+        augment: FinetuneAugmentation,
+        seed: int,
+    ) -> None:
+        self.records = records
+        self.clip_frames = clip_frames
+        self.stride = stride
+        self.augment = augment
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[torch.Tensor, int]:
+        """Returns (clip uint8 [T, S, S, 3], label) for (epoch, index)."""
+        epoch, index = key
+        record = self.records[index]
+        rng = _generator(self.seed, epoch, index)
+        indices = training_clip(record.num_frames, self.clip_frames, self.stride, rng)
+        frames = read_frames(record.path, indices, record.num_frames)
+        return torch.from_numpy(self.augment(frames, rng)), record.label
+
+
+class LabelledTestVideos(Dataset):
+    """Test clips of a downstream task: all clips and crops of a video, without any draw."""
+
+    def __init__(
+        self, records: Sequence[VideoRecord], sample_clips: Callable[[int], np.ndarray], crops: TestCrops
+    ) -> None:
+        """``sample_clips``: number of frames -> frame indices [clips, T], such as a partial window_clips."""
+        self.records = records
+        self.sample_clips = sample_clips
+        self.crops = crops
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int, int]:
+        """Returns (uint8 [clips * crops, T, S, S, 3], label, index), the crops of one clip side by side."""
+        record = self.records[index]
+        clips = self.sample_clips(record.num_frames)
+        distinct, positions = np.unique(clips, return_inverse=True)
+        frames = read_frames(record.path, distinct, record.num_frames)
+        views = self.crops(frames)[:, positions.reshape(clips.shape)].swapaxes(0, 1)
+        return torch.from_numpy(views.reshape(-1, *views.shape[2:])), record.label, index
+
+
+class EpochBatchSampler(Sampler):
+    """Batches of (epoch, index) for one of several processes.
+
+    All processes draw the same permutation of the videos from (seed, epoch) and cut it into global batches of
+    batch_size * world_size; process r takes the r-th run of batch_size of each. What does not fill a global
+    batch is left out of that epoch (``num_dropped`` videos).
+    """
+
+    def __init__(self, num_videos: int, batch_size: int, rank: int, world_size: int, seed: int) -> None:
+        self.global_batch = batch_size * world_size
+        if num_videos < self.global_batch:
+            raise InputError(
+                f"{num_videos} usable video(s) do not fill one batch of {self.global_batch} "
+                f"({batch_size} for each of {world_size} process(es)): use a smaller batch or more videos"
+            )
+        self.num_videos = num_videos
+        self.batch_size = batch_size
+        self.rank = rank
+        self.seed = seed
+        self.set_epoch(0)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.num_videos // self.global_batch
+
+    @property
+    def num_dropped(self) -> int:
+        return self.num_videos % self.global_batch
+
+    def set_epoch(self, epoch: int, start_step: int = 0) -> None:
+        """Sets the epoch of the next iteration and how many of its first batches to leave out (resuming)."""
+        self.epoch = epoch
+        self.start_step = start_step
+
+    def __len__(self) -> int:
+        return self.steps_per_epoch - self.start_step
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        epoch = self.epoch
+        order = _generator(self.seed, epoch).permutation(self.num_videos)
+        for step in range(self.start_step, self.steps_per_epoch):
+            begin = step * self.global_batch + self.rank * self.batch_size
+            yield [(epoch, index) for index in order[begin : begin + self.batch_size].tolist()]
+
+
+def build_loader(
+    dataset: Dataset, batches: EpochBatchSampler, num_workers: int, device: torch.device
+) -> DataLoader:
+    """Returns a loader of ``batches``: collated once, in the workers, pinned for a CUDA device.
+
+    Workers live as long as the loader and keep to one thread each. An InputError raised in a worker arrives
+    here as an InputError; ``utils.errors.one_line`` gives its message. The loader draws from no global
+    random state.
+    """
+    _limit_threads()
+    return DataLoader(
+        dataset,
+        batch_sampler=batches,
+        num_workers=num_workers,
+        pin_memory=device.type == "cuda",
+        persistent_workers=num_workers > 0,
+        worker_init_fn=_limit_threads,
+        generator=torch.Generator(),
+    )
+
+
+def _generator(seed: int, *key: int) -> np.random.Generator:
+    """Returns the generator of a sample (key: epoch, index) or of an epoch's order (key: epoch)."""
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
+
+
+def _limit_threads(_worker_id: int = 0) -> None:
+    """OpenCV's own threads cost more than they give on small frames; torch limits its own in workers."""
+    cv2.setNumThreads(0)

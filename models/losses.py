@@ -1,0 +1,95 @@
+"""The contrastive losses and the swapped prediction, each a function of tensors alone.
+
+Shapes: B videos of this rank, N videos over all ranks (this rank's are N's rows first_row ... first_row + B - 1),
+V clips of a video, D embedding width, t timestamps of a level, K prototypes. Embeddings need not be normalised:
+every loss scales them to unit length first and computes in float32 at least. With one process, anchors and
+candidates are the same tensor.
+"""
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.precision import at_least_float32
+
+TEMPERATURE = 0.07            # tau of every contrast
+PREDICTION_TEMPERATURE = 0.1  # of the swapped prediction (SwAV)
+
+
+def unit(embeddings: Tensor) -> Tensor:
+    """`embeddings` [..., D] scaled to unit L2 length, in float32 at least."""
+    return F.normalize(at_least_float32(embeddings), dim=-1)
+
+
+def instance_contrast(anchors: Tensor, candidates: Tensor, first_row: int,
+                      reversed_anchors: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Loss (scalar) and top-1 retrieval accuracy (scalar in [0, 1]) of finding a video's other clips.
+
+    `anchors` [B, V, D] are this rank's clips, `candidates` [N, V, D] those of all ranks. For anchor clip v of video i
+    the positives are the other clips of video i, the negatives all clips of the other videos:
+
+        L = -log( sum_{w != v} e^{z_iv . z_iw / tau} / sum_{(j, w) != (i, v)} e^{z_iv . z_jw / tau} ),
+
+    averaged over the B * V anchors. With `reversed_anchors` [B, V, D] this is the motion contrast of the low and mid
+    level: the V time-reversed features of the anchor's own video join the negatives. They are never anchors, and
+    those of other videos are not used. An anchor counts as retrieved when its nearest candidate is a positive.
+    """
+    b, v, _ = anchors.shape
+    n = candidates.shape[0]
+    anchors = unit(anchors)
+    # One matrix product for all similarities: [B*V, D] x [D, N*V] -> [B, V, N, V].
+    logits = (anchors.flatten(0, 1) @ unit(candidates).flatten(0, 1).T / TEMPERATURE).view(b, v, n, v)
+
+    row = torch.arange(first_row, first_row + b, device=logits.device)
+    is_own = row[:, None] == torch.arange(n, device=logits.device)                       # [B, N]
+    itself = is_own[:, None, :, None] & torch.eye(v, dtype=torch.bool, device=logits.device)[:, None]
+    logits = logits.masked_fill(itself, -torch.inf)
+    positives = logits[row - first_row, :, row]                                          # [B, V, V]
+    everything = logits.flatten(2)                                                       # [B, V, N*V]
+    if reversed_anchors is not None:
+        own_reversed = anchors @ unit(reversed_anchors).transpose(1, 2) / TEMPERATURE    # [B, V, V]
+        everything = torch.cat([everything, own_reversed], dim=2)
+
+    loss = (everything.logsumexp(dim=2) - positives.logsumexp(dim=2)).mean()
+    nearest_video = everything.detach().argmax(dim=2) // v       # N where a reversed feature is nearest
+    accuracy = (nearest_video == row[:, None]).float().mean()
+    return loss, accuracy
+
+
+def timestamp_retrieval(embeddings: Tensor) -> tuple[Tensor, Tensor]:
+    """Loss (scalar) and top-1 accuracy (scalar in [0, 1]) of aligning clips with the overview in time.
+
+    `embeddings` [B, V+1, D, t]: V clips in temporal order, then the overview; t a multiple of V. Each clip is
+    average-pooled over time to t / V, before the L2 normalization, and the results concatenated to length t, so that
+    row m of this sequence and row m of the overview's cover the same moment: the positive pair. The other rows of the same video are the
+    negatives. Cross-entropy both ways, averaged over the two ways, the videos and the timestamps.
+    """
+    embeddings = at_least_float32(embeddings)
+    b, views, d, t = embeddings.shape
+    v = views - 1
+    assert t % v == 0, f"{t} timestamps cannot be shared among {v} clips"
+    clips = embeddings[:, :v].unflatten(3, (t // v, v)).mean(dim=4)              # [B, V, D, t/V]
+    clips = unit(clips.permute(0, 1, 3, 2).reshape(b, t, d))                     # [B, t, D]
+    overview = unit(embeddings[:, v].transpose(1, 2))                            # [B, t, D]
+    logits = clips @ overview.transpose(1, 2) / TEMPERATURE                      # [B, t, t]
+    target = torch.arange(t, device=logits.device).expand(b, t)
+    loss = 0.5 * (F.cross_entropy(logits.transpose(1, 2), target) + F.cross_entropy(logits, target))
+    accuracy = (logits.detach().argmax(dim=2) == target).float().mean()
+    return loss, accuracy
+
+
+def swapped_prediction(scores: Tensor, assignments: Tensor) -> tuple[Tensor, Tensor]:
+    """Loss (scalar) of predicting each clip's assignment from the other clips' scores, and its top-1 accuracy.
+
+    `scores` and `assignments` [B, V, K]; assignments carry no gradient. For every ordered pair of clips (v, w), v != w,
+    -sum_k q_v log softmax(s_w / 0.1), averaged over the pairs and the videos; for V = 2 this is SwAV's
+    -1/2 (sum q_2 log p_1 + sum q_1 log p_2). Source: Caron et al. 2020, equation 2.
+    """
+    v = scores.shape[1]
+    log_p = F.log_softmax(at_least_float32(scores) / PREDICTION_TEMPERATURE, dim=2)
+    pairs = -torch.einsum("bvk,bwk->bvw", assignments, log_p)
+    different = ~torch.eye(v, dtype=torch.bool, device=scores.device)
+    loss = pairs[:, different].mean()
+    agree = assignments.argmax(dim=2)[:, :, None] == log_p.detach().argmax(dim=2)[:, None, :]
+    return loss, agree[:, different].float().mean()

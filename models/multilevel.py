@@ -1,0 +1,117 @@
+"""The model: one backbone, motion excitation, and the heads at three levels.
+
+Shapes: B videos of this rank, V clips of a video (= `--sample`), V+1 views: the clips in temporal order, then the
+overview; T frames, H and W pixels; C channels, t timestamps of a level (T/2, T/4, T/8); D embedding width,
+K prototypes.
+"""
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from models.heads import Projection, PrototypeHead
+from models.levels import LEVELS, LevelFeatures
+from models.motion import MotionExcitation, reverse_time
+from models.r3d import r2plus1d18, r3d10, r3d18, r3d34, r3d50
+from models.s3d import S3D
+
+BACKBONES = {
+    "r3d10": r3d10,
+    "r3d18": r3d18,
+    "r3d34": r3d34,
+    "r3d50": r3d50,
+    "r2plus1d18": r2plus1d18,
+    "s3d": S3D,
+    "resnet18": r3d18,  # the reference's name for r3d18
+}
+
+
+def build_backbone(net: str) -> nn.Module:
+    """A freshly initialised backbone: `.channels` per level, forward [M, 3, T, H, W] -> LevelFeatures of maps.
+
+    `net` is a key of BACKBONES; anything else raises ValueError.
+    """
+    if net not in BACKBONES:
+        raise ValueError(f"backbone {net!r}: choose among {', '.join(BACKBONES)}")
+    return BACKBONES[net]()
+
+
+class ModelOutput(NamedTuple):
+    """Embeddings, not yet L2-normalised, and prototype scores.
+
+    The overview takes part in `timestamp` only (and in the statistics of the batch norms, those of the prototype head
+    among them); `graph` is None where it was not asked for.
+    """
+
+    instance: LevelFeatures         # each [B, V, D]
+    reversed_low: Tensor            # [B, V, D], of time-reversed features
+    reversed_mid: Tensor            # [B, V, D]
+    timestamp: LevelFeatures        # each [B, V+1, D, t]
+    scores: Tensor                  # [B, V, K], in [-1, 1] while prototypes have unit length
+    graph: LevelFeatures | None     # each [B, V, D]
+
+
+class MultiLevelModel(nn.Module):
+    """Backbone and heads of multi-level feature optimization (Qian et al. 2021)."""
+
+    def __init__(self, net: str, embedding_dim: int = 128, num_prototypes: int = 1000) -> None:
+        super().__init__()
+        self.backbone = build_backbone(net)
+        channels = self.backbone.channels
+        self.excitation = nn.ModuleDict({level: MotionExcitation(channels[level]) for level in ("low", "mid")})
+        self.instance, self.timestamp, self.graph = (
+            nn.ModuleDict({level: Projection(channels[level], embedding_dim) for level in LEVELS}) for _ in range(3))
+        self.prototype_head = PrototypeHead(channels["high"], embedding_dim, num_prototypes)
+
+    def forward(self, views: Tensor, with_graph: bool = True) -> ModelOutput:
+        """[B, V+1, 3, T, H, W] -> ModelOutput."""
+        b, num_views = views.shape[:2]
+        v = num_views - 1
+        maps = self.backbone(views.flatten(0, 1))
+
+        # Per level [B, V+1, C, t], natural order; for low and mid the time-reversed half beside it.
+        low, reversed_low = self.excite("low", maps.low, b)
+        mid, reversed_mid = self.excite("mid", maps.mid, b)
+        high = maps.high.mean(dim=(3, 4)).unflatten(0, (b, num_views))
+        natural = LevelFeatures(low, mid, high)
+
+        return ModelOutput(
+            instance=embed_clips(self.instance, natural, v),
+            reversed_low=embed_over_time(self.instance["low"], reversed_low[:, :v]),
+            reversed_mid=embed_over_time(self.instance["mid"], reversed_mid[:, :v]),
+            timestamp=LevelFeatures(*(
+                self.timestamp[level](x.flatten(0, 1)).unflatten(0, (b, num_views))
+                for level, x in zip(LEVELS, natural))),
+            scores=self.prototype_head(high.mean(dim=3).flatten(0, 1)).unflatten(0, (b, num_views))[:, :v],
+            graph=embed_clips(self.graph, natural, v) if with_graph else None,
+        )
+
+    def excite(self, level: str, maps: Tensor, b: int) -> tuple[Tensor, Tensor]:
+        """Maps [B*(V+1), C, t, h, w] -> excited, space-averaged features [B, V+1, C, t], natural and reversed."""
+        excited = self.excitation[level](reverse_time(maps)).mean(dim=(3, 4))
+        natural, reverse = excited.unflatten(0, (2, b, -1))
+        return natural, reverse
+
+    def set_trainable(self, prototypes: bool, graph: bool) -> bool:
+        """Freeze or release the prototypes and the graph heads; returns whether anything changed.
+
+        Frozen parameters get no gradient, so the optimizer leaves them alone, weight decay included.
+        """
+        changed = False
+        for module, trainable in ((self.prototype_head.prototypes, prototypes), (self.graph, graph)):
+            for parameter in module.parameters():
+                changed |= parameter.requires_grad != trainable
+                parameter.requires_grad_(trainable)
+        return changed
+
+
+def embed_over_time(head: nn.Module, features: Tensor) -> Tensor:
+    """Features [B, V, C, t] -> embeddings [B, V, D]: the mean over time of each timestamp's projection."""
+    b, v = features.shape[:2]
+    return head(features.flatten(0, 1)).mean(dim=2).unflatten(0, (b, v))
+
+
+def embed_clips(heads: nn.ModuleDict, features: LevelFeatures, v: int) -> LevelFeatures:
+    """Features of each level [B, V+1, C, t] -> embeddings of the V clips [B, V, D]."""
+    return LevelFeatures(*(embed_over_time(heads[level], x[:, :v]) for level, x in zip(LEVELS, features)))

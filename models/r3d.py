@@ -1,0 +1,71 @@
+"""3D ResNets: R3D-10/18/34/50 with the 7x7x7 stem of Hara et al. 2018, and R(2+1)D-18 of Tran et al. 2018.
+
+Blocks and layers are torchvision's; ours are the stem, the depths and the three outputs.
+
+Shapes: M clips, 3 colors, T frames, H and W pixels; C channels, t timestamps, h and w positions of a feature map.
+"""
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torchvision.models.video.resnet import (BasicBlock, Bottleneck, Conv2Plus1D, Conv3DSimple, R2Plus1dStem,
+                                             VideoResNet)
+
+from models.levels import LevelFeatures
+from models.precision import full_precision_on_cpu
+
+
+class PooledStem(nn.Sequential):
+    """7x7x7 convolution over space and time, stride 2 in space alone, then a 3x3 max-pool over space."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            nn.Conv3d(3, 64, kernel_size=7, stride=(1, 2, 2), padding=3, bias=False),
+            nn.BatchNorm3d(64),
+            nn.ReLU(inplace=True),
+            nn.MaxPool3d(kernel_size=(1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1)),
+        )
+
+
+class ResNet3D(VideoResNet):
+    """Feature maps after layer2, layer3 and layer4 of a video ResNet, without its classifier.
+
+    `channels` gives the width of each level. Convolutions start from Kaiming normal (fan-out), batch norms from
+    weight 1 and bias 0, as VideoResNet sets them.
+    """
+
+    def __init__(self, block: type[nn.Module], conv: type[nn.Module], depths: list[int], stem: type[nn.Module]):
+        super().__init__(block, [conv] * 4, depths, stem, num_classes=1)
+        del self.avgpool, self.fc
+        self.channels = {level: width * block.expansion for level, width in
+                         (("low", 128), ("mid", 256), ("high", 512))}
+
+    def forward(self, clips: Tensor) -> LevelFeatures:
+        """[M, 3, T, H, W] -> low [M, C, T/2, .., ..], mid [M, 2C, T/4, .., ..], high [M, 4C, T/8, .., ..]."""
+        low = self.layer2(self.layer1(self.stem(clips)))
+        mid = self.layer3(low)
+        return LevelFeatures(low, mid, full_precision_on_cpu(self.layer4, mid))
+
+
+def r3d10() -> ResNet3D:
+    """R3D with one basic block per layer."""
+    return ResNet3D(BasicBlock, Conv3DSimple, [1, 1, 1, 1], PooledStem)
+
+
+def r3d18() -> ResNet3D:
+    """R3D-18: levels of 128, 256 and 512 channels."""
+    return ResNet3D(BasicBlock, Conv3DSimple, [2, 2, 2, 2], PooledStem)
+
+
+def r3d34() -> ResNet3D:
+    """R3D-34: levels of 128, 256 and 512 channels."""
+    return ResNet3D(BasicBlock, Conv3DSimple, [3, 4, 6, 3], PooledStem)
+
+
+def r3d50() -> ResNet3D:
+    """R3D-50 with bottleneck blocks: levels of 512, 1024 and 2048 channels."""
+    return ResNet3D(Bottleneck, Conv3DSimple, [3, 4, 6, 3], PooledStem)
+
+
+def r2plus1d18() -> ResNet3D:
+    """R(2+1)D-18: each 3x3x3 convolution factorised into space and time; torchvision's r2plus1d_18."""
+    return ResNet3D(BasicBlock, Conv2Plus1D, [2, 2, 2, 2], R2Plus1dStem)

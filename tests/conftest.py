@@ -1,0 +1,49 @@
+"""Fixtures: videos on disk whose pixels encode the frame number.
+
+A frame is eight vertical stripes, one for each bit of its number (white: 1). JPEG and resizing leave it
+readable.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+
+@pytest.fixture
+def write_coded_video() -> Callable[..., str]:
+    """Returns a function that writes a folder of frames, frame i coding i, and returns the folder's path."""
+
+    def write(
+        folder: Path,
+        num_frames: int,
+        pattern: str = "image_{:05d}.jpg",
+        first: int = 1,
+        size: tuple[int, int] = (64, 48),
+    ) -> str:
+        folder.mkdir(parents=True)
+        width, height = size
+        for index in range(num_frames):
+            bits = np.array([index >> bit & 1 for bit in range(8)], dtype=np.uint8) * 255
+            frame = np.tile(np.repeat(bits, width // 8)[None, :, None], (height, 1, 3))
+            assert cv2.imwrite(str(folder / pattern.format(index + first)), frame)
+        return str(folder)
+
+    return write
+
+
+@pytest.fixture
+def read_codes() -> Callable[[np.ndarray], np.ndarray]:
+    """Returns a function from frames [..., H, W, 3] to the frame numbers [...] that they encode."""
+
+    def read(frames: np.ndarray) -> np.ndarray:
+        frames = np.asarray(frames)
+        height, width = frames.shape[-3:-1]
+        columns = ((np.arange(8) + 0.5) * width / 8).astype(int)
+        bits = frames[..., height // 2, columns, 0] > 127
+        return (bits * 2 ** np.arange(8)).sum(-1)
+
+    return read

@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dataset.records import VideoRecord, read_records, usable_for_pretraining
+from utils.errors import InputError
+
+
+def write(folder: Path, content: str | bytes) -> Path:
+    path = folder / "videos.csv"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "a,40\nb/c,7\n",
+        "a,40\nb/c,7",
+        "frame_dir,number_of_frames\na,40\nb/c,7\n",
+        "\n\nframe_dir,number_of_frames,label\n\na,40,1\n\nb/c,7,0\n\n",
+        "a,40,\nb/c,7,not a label\n",
+        "a,40\r\nb/c,7\r\n",
+        b"\xef\xbb\xbfa,40\nb/c,7\n",
+        b"\xef\xbb\xbfpath,frames\r\na,40\r\nb/c,7\r\n",
+        ' a , 40 \n"b/c","7"\n',
+        "a,0040\nb/c,7\n , \n",
+    ],
+)
+def test_forms_of_a_pretraining_csv(tmp_path: Path, content: str | bytes) -> None:
+    records = read_records(write(tmp_path, content), labelled=False)
+    assert records == [VideoRecord(str(tmp_path / "a"), 40), VideoRecord(str(tmp_path / "b/c"), 7)]
+
+
+@pytest.mark.parametrize("header", ["", "frame_dir,number_of_frames,label\n"])
+def test_labelled_csv(tmp_path: Path, header: str) -> None:
+    records = read_records(write(tmp_path, f'{header}/x/a,40,3\n"b, c",7,0\n'), labelled=True)
+    assert records == [VideoRecord("/x/a", 40, 3), VideoRecord(str(tmp_path / "b, c"), 7, 0)]
+
+
+@pytest.mark.parametrize(
+    ("content", "labelled", "line", "says"),
+    [
+        ("a,40\nb\n", False, 2, "1 column"),
+        ("a\nb,40\n", False, 1, "1 column"),
+        ("a,40\n\n\nb,7,1,9\n", False, 4, "4 column"),
+        ("h,frames\na,40\nb,frames\n", False, 3, "'frames'"),
+        ("a,12x\nb,40\n", False, 1, "'12x'"),
+        ("a,3.5\nb,40\n", False, 1, "'3.5'"),
+        ("a,\nb,40\n", False, 1, "''"),
+        ("a,40\nb,-7\n", False, 2, "'-7'"),
+        ("a,40\r\nb,1_000\r\n", False, 2, "'1_000'"),
+        ("a,40\nb,\u0663\n", False, 2, "number of frames"),
+        ("a,40\n ,7\n", False, 2, "empty"),
+        ("a,40,1\nb,7\n", True, 2, "2 column"),
+        ("a,40,1\nb,7,-1\n", True, 2, "label"),
+        ("a,40,1\nb,7,cat\n", True, 2, "'cat'"),
+        ("a,40,1\nb,0,1\n", True, 2, "at least 1"),
+        ('a,40\n"b,7\nc,8\n', False, 2, "not a csv row"),
+        ('"a\n\nb",40\nc,x\n', False, 4, "'x'"),
+        (b"a,40\nb,40\n\xff\xfe,7\n", False, 3, "UTF-8"),
+    ],
+)
+def test_errors_name_file_and_line(
+    tmp_path: Path, content: str | bytes, labelled: bool, line: int, says: str
+) -> None:
+    path = write(tmp_path, content)
+    with pytest.raises(InputError) as caught:
+        read_records(path, labelled)
+    message = str(caught.value)
+    assert message.startswith(f"{path}:{line}: ") and says in message and "\n" not in message
+
+
+@pytest.mark.parametrize("content", ["", "\n\n", "frame_dir,number_of_frames\n"])
+def test_a_csv_without_videos(tmp_path: Path, content: str) -> None:
+    with pytest.raises(InputError, match="names no video"):
+        read_records(write(tmp_path, content), labelled=False)
+
+
+def test_a_csv_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="none.csv: cannot read the csv file: No such file"):
+        read_records(tmp_path / "none.csv", labelled=False)
+    with pytest.raises(InputError, match="cannot read the csv file: Is a directory"):
+        read_records(tmp_path, labelled=False)
+
+
+def test_usable_means_more_frames_than_the_clips_take() -> None:
+    records = [VideoRecord(str(num), num) for num in (31, 33, 32, 100, 0)]
+    usable, num_dropped = usable_for_pretraining(records, num_clips=2, clip_frames=16)
+    assert [record.num_frames for record in usable] == [33, 100] and num_dropped == 3
+
+
+def test_no_usable_video_says_how_many_were_dropped_and_why() -> None:
+    records = [VideoRecord("a", 32), VideoRecord("b", 5)]
+    with pytest.raises(InputError) as caught:
+        usable_for_pretraining(records, num_clips=2, clip_frames=16, source="x.csv")
+    message = str(caught.value)
+    assert message.startswith("x.csv: ")
+    assert (
+        "all 2 dropped" in message and "more than 32 frames" in message and "longest video has 32" in message
+    )

@@ -1,0 +1,295 @@
+"""Operations against torchvision on Pillow images with the same parameters; distributions of the draws.
+
+Bounds, in grey levels. Brightness: equal. Contrast: equal but for the rounding of the mean grey, by which
+all levels move by at most half a level. Saturation: one level where OpenCV rounds the grey value another
+way. Hue: both keep hue and saturation in 8 bits; Pillow cuts off where OpenCV rounds, and has 255 steps a
+turn for OpenCV's 256. So hues may lie two steps apart, each 6 levels of one channel at full chroma, and
+saturation one step, a level or two: at most 14. On average half a step of hue on one channel, scaled by
+chroma: about one level.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.transforms import functional as reference
+
+from dataset import transforms
+from dataset.transforms import (
+    FINETUNE_JITTER,
+    PRETRAIN_JITTER,
+    ColorDraws,
+    CropBox,
+    FinetuneAugmentation,
+    PretrainAugmentation,
+    TestCrops,
+    adjust_brightness,
+    adjust_contrast,
+    adjust_hue,
+    adjust_saturation,
+    apply_color,
+    crop_and_flip,
+    draw_channels,
+    draw_crop,
+    draw_jitter,
+    normalize,
+)
+
+REFERENCE_OPS = [
+    reference.adjust_brightness,
+    reference.adjust_contrast,
+    reference.adjust_saturation,
+    reference.adjust_hue,
+]
+
+
+def photo_like(num: int, height: int, width: int, seed: int = 0) -> np.ndarray:
+    """Smooth colored shapes with some noise, over the full range of levels."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 256, (num, 7, 9, 3)).astype(np.float32)
+    smooth = np.stack([cv2.resize(frame, (width, height), interpolation=cv2.INTER_CUBIC) for frame in coarse])
+    return np.clip(smooth + rng.normal(0, 6, smooth.shape), 0, 255).astype(np.uint8)
+
+
+def difference(ours: np.ndarray, theirs: np.ndarray | Image.Image) -> np.ndarray:
+    return np.abs(ours.astype(int) - np.asarray(theirs).astype(int))
+
+
+def assert_uniform(values: np.ndarray, low: float, high: float) -> None:
+    """Every decile of [low, high] holds a tenth of the values, within five standard deviations."""
+    assert values.min() >= low and values.max() <= high
+    counts, _ = np.histogram(values, bins=10, range=(low, high))
+    assert np.abs(counts - len(values) / 10).max() < 5 * np.sqrt(len(values) * 0.09)
+
+
+def assert_rate(count: int, num: int, probability: float) -> None:
+    assert abs(count - num * probability) < 5 * np.sqrt(num * probability * (1 - probability))
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "factors", "max_bound", "mean_bound"),
+    [
+        (adjust_brightness, reference.adjust_brightness, (0.5, 0.83, 1.0, 1.27, 1.5), 0, 0.0),
+        (adjust_contrast, reference.adjust_contrast, (0.5, 0.83, 1.0, 1.27, 1.5), 1, 0.5),
+        (adjust_saturation, reference.adjust_saturation, (0.5, 0.83, 1.0, 1.27, 1.5), 1, 0.05),
+        (adjust_hue, reference.adjust_hue, (-0.25, -0.1, -0.003, 0.0, 0.07, 0.25), 14, 1.25),
+    ],
+)
+def test_color_operations_equal_torchvision(
+    ours: Callable, theirs: Callable, factors: tuple[float, ...], max_bound: int, mean_bound: float
+) -> None:
+    frame = photo_like(1, 112, 112)[0]
+    for factor in factors:
+        off = difference(ours(frame, factor), theirs(Image.fromarray(frame), factor))
+        assert off.max() <= max_bound and off.mean() <= mean_bound, (factor, off.max(), off.mean())
+
+
+def test_grey_frames_are_left_alone_by_saturation_and_hue() -> None:
+    grey = np.repeat(photo_like(1, 40, 50)[0, ..., :1], 3, axis=-1)
+    for factor in (0.5, 0.77, 1.5):
+        assert np.array_equal(adjust_saturation(grey, factor), grey)
+    for shift in (-0.25, 0.1):
+        assert np.array_equal(adjust_hue(grey, shift), grey)
+
+
+def test_all_color_operations_in_their_order_equal_torchvision() -> None:
+    """The single differences, stretched by the operations after them: each by up to 1.5."""
+    rng = np.random.default_rng(1)
+    frames = photo_like(40, 64, 64)
+    draws = ColorDraws(draw_channels(40, rng), *draw_jitter(40, PRETRAIN_JITTER, rng))
+    before = frames.copy()
+    ours = apply_color(frames, draws)
+    assert np.array_equal(frames, before)
+    for index, frame in enumerate(frames):
+        if draws.channel[index] >= 0:
+            frame = np.repeat(frame[..., draws.channel[index], None], 3, axis=-1)
+        image = Image.fromarray(frame)
+        for kind in draws.order[index]:
+            image = REFERENCE_OPS[kind](image, float(draws.factors[index, kind]))
+        off = difference(ours[index], image)
+        assert off.mean() <= (0 if draws.channel[index] >= 0 else 2), (index, draws.order[index], off.mean())
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_crop_and_flip_equal_torchvision(flip: bool) -> None:
+    frames = photo_like(3, 150, 200)
+    box = CropBox(top=11, left=23, height=117, width=160)
+    ours = crop_and_flip(frames, box, flip, 112)
+    assert ours.flags.c_contiguous
+    for frame, result in zip(frames, ours):
+        image = reference.resized_crop(Image.fromarray(frame), 11, 23, 117, 160, [112, 112])
+        off = difference(result, reference.hflip(image) if flip else image)
+        assert off.max() <= 1 and off.mean() < 0.01
+
+
+def test_crop_draws_follow_the_recipe() -> None:
+    """Against a rejection sampler over the whole population at once."""
+    height, width, num = 150, 200, 20000
+    rng = np.random.default_rng(0)
+    boxes = [draw_crop(height, width, 0.5, rng) for _ in range(num)]
+    tops, lefts, heights, widths = (
+        np.array([getattr(box, name) for box in boxes]) for name in ("top", "left", "height", "width")
+    )
+    assert (tops >= 0).all() and (lefts >= 0).all()
+    assert (tops + heights <= height).all() and (lefts + widths <= width).all()
+
+    other = np.random.default_rng(1)
+    areas = other.uniform(0.5, 1, 10 * num) * height * width
+    aspects = other.uniform(3 / 4, 4 / 3, 10 * num)
+    sides = np.stack([np.sqrt(areas * aspects), np.sqrt(areas / aspects)])
+    swap = other.random(10 * num) < 0.5
+    sides[:, swap] = sides[::-1, swap]
+    sides = np.rint(sides[:, (np.rint(sides[0]) <= width) & (np.rint(sides[1]) <= height)])
+    for ours, theirs in ((widths, sides[0]), (heights, sides[1]), (widths / heights, sides[0] / sides[1])):
+        for level in (0.1, 0.25, 0.5, 0.75, 0.9):
+            threshold = np.quantile(theirs, level)
+            assert_rate((ours <= threshold).sum(), num, (theirs <= threshold).mean())
+    for start, room in ((tops, height - heights), (lefts, width - widths)):
+        spread = room >= 20
+        assert_uniform(((start + 0.5) / (room + 1))[spread], 0, 1)
+
+
+def test_a_crop_that_never_fits_is_the_largest_centred_square() -> None:
+    rng = np.random.default_rng(0)
+    assert {draw_crop(20, 101, 0.5, rng) for _ in range(50)} == {CropBox(0, 40, 20, 20)}
+    assert {draw_crop(101, 20, 0.5, rng) for _ in range(50)} == {CropBox(40, 0, 20, 20)}
+
+
+@pytest.mark.parametrize("strengths", [PRETRAIN_JITTER, FINETUNE_JITTER])
+def test_jitter_draws_are_uniform(strengths: tuple[float, ...]) -> None:
+    factors, order = draw_jitter(20000, strengths, np.random.default_rng(0))
+    for column, strength, center in zip(factors.T, strengths, (1, 1, 1, 0)):
+        assert_uniform(column, center - strength, center + strength)
+    assert np.abs(np.corrcoef(factors.T) - np.eye(4)).max() < 5 / np.sqrt(len(factors))
+    orders, counts = np.unique(order, axis=0, return_counts=True)
+    assert len(orders) == 24 and (np.sort(orders, axis=1) == np.arange(4)).all()
+    for count in counts:
+        assert_rate(count, len(order), 1 / 24)
+
+
+def test_jitter_strengths_of_the_recipes() -> None:
+    assert PRETRAIN_JITTER == (0.5, 0.5, 0.5, 0.25) and FINETUNE_JITTER == (0.4, 0.4, 0.4, 0.1)
+
+
+def test_channel_draws() -> None:
+    channels = draw_channels(20000, np.random.default_rng(0))
+    assert_rate((channels < 0).sum(), 20000, 0.5)
+    for channel in range(3):
+        assert_rate((channels == channel).sum(), 20000, 1 / 6)
+
+
+def marker_clip(num: int) -> np.ndarray:
+    """One frame ``num`` times: an irregular pattern in black and white, so that two crops look different."""
+    mask = np.random.default_rng(3).random((6, 8)) < 0.5
+    frame = cv2.resize(mask.astype(np.uint8) * 255, (200, 150), interpolation=cv2.INTER_NEAREST)
+    return np.repeat(frame[None, ..., None].repeat(3, -1), num, axis=0)
+
+
+def test_a_pretraining_view_shares_crop_and_flip_but_not_color() -> None:
+    augment, rng = PretrainAugmentation(48), np.random.default_rng(0)
+    clip, masks = marker_clip(16), set()
+    for _ in range(20):
+        view = augment(clip, rng)
+        assert view.shape == (16, 48, 48, 3) and view.dtype == np.uint8
+        grey = view[..., 0].astype(int)
+        low, high = grey.min(axis=(1, 2)), grey.max(axis=(1, 2))
+        contrast = (high - low)[:, None, None]
+        relative = (grey - low[:, None, None]) / contrast
+        # Resizing blends shades at the edges; away from them a pixel is black or white in every frame alike.
+        inner = np.abs(relative - 0.5) > 0.4
+        assert inner.mean() > 0.6
+        assert ((relative > 0.5) == (relative[:1] > 0.5))[inner & inner[:1]].all()
+        assert len(set(zip(low.tolist(), high.tolist()))) > 4
+        masks.add((relative[0] > 0.5).tobytes())
+    assert len(masks) == 20
+
+
+@pytest.mark.parametrize(
+    ("augmentation", "min_area"), [(PretrainAugmentation, 0.5), (FinetuneAugmentation, 0.2)]
+)
+def test_each_recipe_draws_one_crop_a_clip_from_its_range(
+    augmentation: type, min_area: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    boxes: list[CropBox] = []
+    monkeypatch.setattr(transforms, "draw_crop", lambda *args: boxes.append(draw_crop(*args)) or boxes[-1])
+    augment, rng, clip = augmentation(8), np.random.default_rng(0), np.zeros((3, 150, 200, 3), np.uint8)
+    for _ in range(400):
+        augment(clip, rng)
+    areas = np.array([box.height * box.width / (150 * 200) for box in boxes])
+    assert len(areas) == 400 and min_area - 0.01 < areas.min() < min_area + 0.02
+
+
+def test_pretraining_flips_half_of_the_views() -> None:
+    clip = np.zeros((1, 30, 40, 3), np.uint8)
+    clip[:, :, 20:] = 255
+    augment, rng = PretrainAugmentation(8), np.random.default_rng(0)
+    views = [augment(clip, rng)[0, :, :, 0].astype(int) for _ in range(1000)]
+    flips = [view[:, 0].mean() > view[:, -1].mean() for view in views]
+    assert_rate(sum(flips), 1000, 0.5)
+
+
+def test_channels_are_split_frame_by_frame() -> None:
+    clip = np.full((16, 30, 40, 3), (200, 90, 40), np.uint8)
+    augment, rng = PretrainAugmentation(8), np.random.default_rng(0)
+    views = np.stack([augment(clip, rng) for _ in range(100)])[:, :, 4, 4].astype(int)
+    split = (views.max(-1) == views.min(-1)).sum(1)
+    assert_rate(split.sum(), 1600, 0.5)
+    # On their own draws the frames split in a view have the binomial variance, 4; on one draw it were 64.
+    assert 2 < split.var() < 8
+
+
+def test_finetune_augmentation_treats_every_frame_alike() -> None:
+    augment, rng = FinetuneAugmentation(32), np.random.default_rng(0)
+    clip = photo_like(1, 60, 80).repeat(4, axis=0)
+    for _ in range(30):
+        view = augment(clip, rng)
+        assert view.shape == (4, 32, 32, 3) and (view == view[:1]).all()
+
+
+def test_finetune_jitter_and_flip_rates() -> None:
+    clip = np.zeros((1, 30, 40, 3), np.uint8)
+    clip[:, :, :20], clip[:, :, 20:] = (90, 60, 60), (150, 110, 110)
+    augment, rng = FinetuneAugmentation(8), np.random.default_rng(0)
+    views = np.concatenate([augment(clip, rng) for _ in range(2000)])
+    colors = {(90, 60, 60), (150, 110, 110)}
+    plain = [tuple(view[4, 0]) in colors or tuple(view[4, -1]) in colors for view in views]
+    assert_rate(len(plain) - sum(plain), 2000, 0.3)
+    left, right = views[:, 4, 0].astype(int).sum(-1), views[:, 4, -1].astype(int).sum(-1)
+    flipped, upright = (left > right).sum(), (left < right).sum()
+    assert_rate(flipped, flipped + upright, 0.5)
+    assert flipped + upright > 800
+
+
+@pytest.mark.parametrize("size", [(90, 120), (120, 90), (40, 64), (128, 128)])
+def test_test_crops(size: tuple[int, int]) -> None:
+    clip = photo_like(2, *size)
+    one, five, ten = (TestCrops(56, num)(clip) for num in (1, 5, 10))
+    assert [len(crops) for crops in (one, five, ten)] == [1, 5, 10]
+    assert ten.shape[1:] == (2, 56, 56, 3) and ten.dtype == np.uint8
+    assert np.array_equal(five[:1], one) and np.array_equal(ten[:5], five)
+    assert np.array_equal(ten[5:], five[:, :, :, ::-1])
+    resized = reference.resize(Image.fromarray(clip[1]), 64)
+    wanted = reference.five_crop(resized, [56, 56])
+    for ours, theirs in zip(five[[1, 2, 3, 4, 0], 1], wanted):
+        assert difference(ours, theirs).mean() < 0.01
+
+
+def test_normalize_scales_and_permutes_without_a_copy_of_the_layout() -> None:
+    clips = torch.from_numpy(photo_like(6, 10, 12)).reshape(2, 1, 3, 10, 12, 3)
+    out = normalize(clips)
+    assert out.shape == (2, 1, 3, 3, 10, 12) and out.dtype == torch.float32
+    for batch in range(2):
+        for frame in range(3):
+            image = Image.fromarray(clips[batch, 0, frame].numpy())
+            wanted = reference.normalize(
+                reference.to_tensor(image), [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+            )
+            torch.testing.assert_close(out[batch, 0, :, frame], wanted, rtol=1e-5, atol=1e-6)
+    assert out.flatten(0, 1).is_contiguous(memory_format=torch.channels_last_3d)
+    assert out.flatten(0, 1).data_ptr() == out.data_ptr()
+    half = normalize(clips, torch.bfloat16)
+    assert half.dtype == torch.bfloat16 and torch.equal(half, out.to(torch.bfloat16))

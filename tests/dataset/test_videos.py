@@ -1,0 +1,185 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dataset.decode import read_frames
+from dataset.records import VideoRecord
+from dataset.sampling import uniform_clips, window_clips
+from dataset.transforms import FinetuneAugmentation, TestCrops
+from dataset.videos import EpochBatchSampler, LabelledTestVideos, LabelledVideos, PretrainVideos, build_loader
+from utils.errors import InputError, one_line
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def records(tmp_path: Path, write_coded_video: Callable) -> list[VideoRecord]:
+    lengths = (20, 33, 60, 100, 41, 47, 80)
+    return [
+        VideoRecord(write_coded_video(tmp_path / f"v{index}", length), length, index % 3)
+        for index, length in enumerate(lengths)
+    ]
+
+
+def pretrain_videos(
+    records: list[VideoRecord], seed: int = 0, num_clips: int = 2, img_dim: int = 16
+) -> PretrainVideos:
+    return PretrainVideos(records, num_clips, clip_frames=8, max_stride=3.0, img_dim=img_dim, seed=seed)
+
+
+@pytest.mark.parametrize("num_clips", [2, 3])
+def test_views_hold_the_frames_of_the_sampling(
+    records: list[VideoRecord], read_codes: Callable, num_clips: int
+) -> None:
+    """The whole path through JPEG, with the augmentation alone left out."""
+    usable = [record for record in records if record.num_frames > num_clips * 8]
+    videos = pretrain_videos(usable, num_clips=num_clips)
+    videos.augment = lambda frames, rng: frames
+    starts = set()
+    for epoch in range(4):
+        for index, record in enumerate(usable):
+            views = read_codes(videos[epoch, index].numpy())
+            assert views.shape == (num_clips + 1, 8)
+            frames = views[:-1].ravel()
+            assert views[-1].tolist() == frames[::num_clips].tolist()
+            steps = np.diff(frames)
+            longest = min(3.0, record.num_frames / (num_clips * 8))
+            assert steps.min() >= (frames[-1] != record.num_frames - 1) and steps.max() <= np.ceil(longest)
+            assert frames[-1] < record.num_frames
+            starts.add((index, int(frames[0])))
+    assert len(starts) > 2 * len(usable)
+
+
+def test_a_sample_is_a_uint8_tensor_that_repeats_itself(records: list[VideoRecord]) -> None:
+    videos = pretrain_videos(records)
+    sample = videos[3, 2]
+    assert sample.shape == (3, 8, 16, 16, 3) and sample.dtype == torch.uint8 and len(videos) == 7
+    assert torch.equal(sample, pretrain_videos(records)[3, 2])
+
+
+def test_no_two_draws_repeat(records: list[VideoRecord]) -> None:
+    """One video under several indices, epochs and seeds: every view of every sample is another one."""
+    views = [
+        view.numpy().tobytes()
+        for seed in (0, 1)
+        for epoch in range(3)
+        for index in range(3)
+        for view in pretrain_videos([records[3]] * 3, seed)[epoch, index]
+    ]
+    assert len(set(views)) == len(views) == 54
+
+
+def batches_of(
+    num_workers: int, records: list[VideoRecord], epochs: tuple[int, ...] = (0, 1)
+) -> list[torch.Tensor]:
+    sampler = EpochBatchSampler(len(records), batch_size=2, rank=0, world_size=1, seed=5)
+    loader = build_loader(pretrain_videos(records, seed=5), sampler, num_workers, CPU)
+    out = []
+    for epoch in epochs:
+        sampler.set_epoch(epoch)
+        out += list(loader)
+    return out
+
+
+def test_batches_are_the_same_bytes_with_any_number_of_workers(records: list[VideoRecord]) -> None:
+    state = torch.get_rng_state()
+    alone, two = batches_of(0, records), batches_of(2, records)
+    assert len(alone) == len(two) == 6
+    assert alone[0].shape == (2, 3, 8, 16, 16, 3) and alone[0].dtype == torch.uint8
+    assert all(torch.equal(first, second) for first, second in zip(alone, two))
+    assert not any(torch.equal(first, second) for first, second in zip(alone[:3], alone[3:]))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_ranks_share_out_each_global_batch() -> None:
+    alone = EpochBatchSampler(29, batch_size=6, rank=0, world_size=1, seed=7)
+    ranks = [EpochBatchSampler(29, batch_size=2, rank=rank, world_size=3, seed=7) for rank in range(3)]
+    seen = []
+    for epoch in (0, 1):
+        for sampler in (alone, *ranks):
+            sampler.set_epoch(epoch)
+        whole = list(alone)
+        assert len(whole) == len(alone) == len(ranks[0]) == 4 and alone.num_dropped == 5
+        assert [sum(parts, []) for parts in zip(*ranks)] == whole
+        flat = [index for batch in whole for _, index in batch]
+        assert len(set(flat)) == 24 and set(flat) <= set(range(29))
+        assert all(key_epoch == epoch for batch in whole for key_epoch, _ in batch)
+        seen.append(flat)
+    assert seen[0] != seen[1] and set(seen[0]) != set(seen[1])
+
+
+def test_an_epoch_can_be_gone_on_with() -> None:
+    sampler = EpochBatchSampler(20, batch_size=3, rank=0, world_size=2, seed=0)
+    sampler.set_epoch(4)
+    whole = list(sampler)
+    sampler.set_epoch(4, start_step=2)
+    assert list(sampler) == whole[2:] and len(sampler) == 1
+    sampler.set_epoch(5)
+    assert len(sampler) == sampler.steps_per_epoch == 3 and list(sampler) != whole
+
+
+def test_order_depends_on_the_seed() -> None:
+    orders = [list(EpochBatchSampler(50, 50, 0, 1, seed)) for seed in (0, 0, 1)]
+    assert orders[0] == orders[1] != orders[2]
+
+
+def test_too_few_videos_for_one_global_batch() -> None:
+    with pytest.raises(InputError) as caught:
+        EpochBatchSampler(7, batch_size=4, rank=0, world_size=2, seed=0)
+    assert "7 usable video(s)" in str(caught.value) and "batch of 8" in str(caught.value)
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_users_mistake_arrives_as_one_line(records: list[VideoRecord], num_workers: int) -> None:
+    missing = Path(records[0].path) / "image_00001.jpg"
+    for file in missing.parent.iterdir():
+        file.unlink()
+    with pytest.raises(InputError) as caught:
+        batches_of(num_workers, records)
+    assert (
+        one_line(caught.value) == f"{missing.parent}: no frames in it, expected files such as image_00001.jpg"
+    )
+
+
+def test_training_clips_carry_their_label(records: list[VideoRecord], read_codes: Callable) -> None:
+    videos = LabelledVideos(records, clip_frames=8, stride=3, augment=lambda frames, rng: frames, seed=0)
+    starts = set()
+    for epoch in range(6):
+        clip, label = videos[epoch, 3]
+        codes = read_codes(clip.numpy())
+        assert label == 0 and (np.diff(codes) == 3).all()
+        starts.add(codes[0])
+    assert len(starts) > 3
+    codes = read_codes(videos[0, 0][0].numpy())  # 20 frames are two short of a clip
+    assert codes.tolist() == [0, 3, 6, 9, 12, 15, 18, 19]
+
+
+def test_training_clips_repeat_themselves_and_differ_by_epoch(records: list[VideoRecord]) -> None:
+    videos = LabelledVideos(records, clip_frames=4, stride=1, augment=FinetuneAugmentation(16), seed=0)
+    assert videos[0, 2][0].shape == (4, 16, 16, 3)
+    assert torch.equal(videos[0, 2][0], videos[0, 2][0])
+    assert len({videos[epoch, 2][0].numpy().tobytes() for epoch in range(8)}) == 8
+
+
+@pytest.mark.parametrize("num_crops", [1, 10])
+def test_test_videos_give_all_clips_and_crops(records: list[VideoRecord], num_crops: int) -> None:
+    crops = TestCrops(14, num_crops)
+    videos = LabelledTestVideos(records, partial(window_clips, clip_frames=8, stride=2), crops)
+    for index, record in enumerate(records):
+        views, label, row = videos[index]
+        clips = window_clips(record.num_frames, 8, 2)
+        wanted = np.concatenate([crops(read_frames(record.path, clip, record.num_frames)) for clip in clips])
+        assert np.array_equal(views.numpy(), wanted) and (label, row) == (index % 3, index)
+
+
+def test_test_videos_with_uniform_clips(records: list[VideoRecord]) -> None:
+    videos = LabelledTestVideos(
+        records, partial(uniform_clips, clip_frames=4, stride=2, num_clips=5), TestCrops(14, 5)
+    )
+    assert videos[1][0].shape == (25, 4, 14, 14, 3) and len(videos) == 7
