@@ -1,0 +1,163 @@
+"""The flags of pretraining: the published ones in their spelling, ours beside them, and what is refused.
+
+Standard library only, so that `--help` and a wrong flag answer before torch is imported.
+"""
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from typing import NoReturn, Sequence
+
+NETS = ("r3d10", "r3d18", "r3d34", "r3d50", "r2plus1d18", "s3d", "resnet18")
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """Parser whose errors are one line, exit status 2, and which takes no abbreviated flags."""
+
+    def __init__(self, **settings: object) -> None:
+        super().__init__(allow_abbrev=False, formatter_class=HelpWithDefaults, **settings)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+
+class HelpWithDefaults(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
+    """Shows every default, and descriptions as they are written."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        if action.default is None or isinstance(action.default, bool):
+            return action.help
+        return super()._get_help_string(action)
+
+
+def pretraining_parser() -> argparse.ArgumentParser:
+    """All flags of train.py. Inner names say what a value is: `--seq` is `clip_frames`, `--split` `graph_start_epoch`."""
+    parser = OneLineParser(prog="train.py", description="Pretrain a 3D CNN on unlabelled videos.")
+
+    data = parser.add_argument_group("data")
+    data.add_argument("--csv_file", default="kinetics.csv", metavar="FILE",
+                      help="videos, one a line: frame_dir,number_of_frames[,label]; header optional, label ignored, "
+                           "relative folders are relative to the csv")
+    data.add_argument("--seq", dest="clip_frames", type=int, default=16, metavar="T",
+                      help="frames of a clip; a multiple of 8 * --sample")
+    data.add_argument("--sample", dest="num_clips", type=int, default=2, metavar="V",
+                      help="consecutive clips of a video, at least 2; the overview comes on top")
+    data.add_argument("--rate", dest="max_stride", type=float, default=3.0, metavar="FRAMES",
+                      help="largest frame stride, at least 1; drawn from 1 up to it, as far as the video is long enough")
+    data.add_argument("--img_dim", type=int, default=112, metavar="PX", help="side of the square crops, at least 32")
+    data.add_argument("--workers", dest="num_workers", type=int, default=8, metavar="N",
+                      help="loader processes of each training process; 0 loads in it")
+
+    model = parser.add_argument_group("model")
+    model.add_argument("--net", choices=NETS, default="resnet18", help="backbone; resnet18 is r3d18")
+    model.add_argument("--channel", dest="embedding_dim", type=int, default=128, metavar="D", help="embedding width")
+    model.add_argument("--cluster", dest="num_prototypes", type=int, default=1000, metavar="K",
+                       help="number of prototypes")
+
+    method = parser.add_argument_group("method")
+    method.add_argument("--split", dest="graph_start_epoch", type=int, default=20, metavar="EPOCH",
+                        help="first epoch (from 0) with the graph constraint")
+    method.add_argument("--thres", "-thres", dest="graph_threshold", type=float, default=0.05, metavar="P",
+                        help="smallest similarity, 0 to 1, that makes an edge between two videos")
+    method.add_argument("--graph_reduction", choices=("row", "element"), default="row",
+                        help="row: cross-entropy of each video; element: mean over all pairs, as the reference, which "
+                             "is N times smaller for N videos")
+    method.add_argument("--queue", dest="queue_rows", type=int, default=1024, metavar="ROWS",
+                        help="past videos whose scores help the assignments")
+    method.add_argument("--queue_start", dest="queue_start_epoch", type=int, default=10, metavar="EPOCH",
+                        help="first epoch (from 0) whose assignments use the queue")
+    method.add_argument("--gather_gradient", choices=("local", "all"), default="local",
+                        help="local: candidates of other processes carry no gradient, as in the reference; all: they do, "
+                             "which is the gradient of one process with the whole batch")
+
+    optimization = parser.add_argument_group("optimization")
+    optimization.add_argument("--epoch", dest="epochs", type=int, default=100, metavar="N", help="epochs in all")
+    optimization.add_argument("--train_batch", dest="batch_per_gpu", type=int, default=64, metavar="B",
+                              help="videos in the batch of each process (GPU), at least 2")
+    optimization.add_argument("--lr", type=float, default=1e-3, help="learning rate of Adam")
+    optimization.add_argument("--lr_decay", dest="lr_decay_epoch", type=int, default=70, metavar="EPOCH",
+                              help="first epoch (from 0) at a tenth of --lr")
+    optimization.add_argument("--wd", dest="weight_decay", type=float, default=1e-5, help="weight decay (L2)")
+    optimization.add_argument("--seed", type=int, default=0, help="seed of weights, order and augmentation, from 0")
+
+    speed = parser.add_argument_group("precision and speed")
+    speed.add_argument("--amp", choices=("off", "bf16"), default="off",
+                       help="bf16: the network in bfloat16, losses and Sinkhorn in float32 all the same")
+    speed.add_argument("--channels_last", action="store_true", help="channels innermost in memory; pays on GPUs with bf16")
+    speed.add_argument("--compile", action="store_true", help="torch.compile the network; the first steps are slow")
+
+    run = parser.add_argument_group("run directory")
+    run.add_argument("--out", metavar="DIR", help="run directory (default: runs/CSVNAME_NET)")
+    run.add_argument("--resume", nargs="?", const="auto", metavar="CHECKPOINT",
+                     help="go on from the newest checkpoint in --out, or from the one named")
+    run.add_argument("--path", metavar="CHECKPOINT", help="checkpoint for --resume, as the reference has it")
+    run.add_argument("--save_every", type=int, default=10, metavar="EPOCHS",
+                     help="checkpoints kept besides the newest, which is written after each epoch")
+    run.add_argument("--stop_after", type=int, metavar="EPOCHS",
+                     help="stop after this many epochs of this start; schedules stay those of --epoch")
+    run.add_argument("--log_every", type=int, default=20, metavar="STEPS", help="steps between two lines of the log")
+
+    launch = parser.add_argument_group("launch")
+    launch.add_argument("--gpu", metavar="IDS", help="GPUs of this machine to use, such as 0,1,2,3 (default: all)")
+    launch.add_argument("--multiprocessing-distributed", action="store_true",
+                        help="start one process for each GPU here, or --nproc CPU processes where there is none")
+    launch.add_argument("--nproc", type=int, default=1, metavar="N",
+                        help="CPU processes that --multiprocessing-distributed starts on a machine without GPUs")
+    launch.add_argument("--world-size", dest="num_nodes", type=int, default=1, metavar="N", help="number of machines")
+    launch.add_argument("--rank", dest="node_rank", type=int, default=0, metavar="R", help="number of this machine, from 0")
+    launch.add_argument("--dist-url", default="tcp://localhost:10001", metavar="URL", help="where machine 0 is met")
+    launch.add_argument("--dist-backend", choices=("nccl", "gloo"), default="nccl", help="gloo is taken without GPUs")
+    launch.add_argument("--dist_timeout", type=float, default=600, metavar="S",
+                        help="seconds after which a silent process ends the run")
+    return parser
+
+
+def parse_pretraining_flags(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Checked flags; a value that cannot work ends the program with one line that names the flag."""
+    parser = pretraining_parser()
+    flags = parser.parse_args(arguments)
+    problem = find_problem(flags)
+    if problem:
+        parser.error(problem)
+    if flags.path:
+        flags.resume = flags.path
+    if flags.graph_start_epoch >= flags.epochs:
+        print(f"train.py: warning: --split {flags.graph_start_epoch} is not before the end, --epoch {flags.epochs}: "
+              "the graph constraint never comes on", file=sys.stderr)
+    return flags
+
+
+def find_problem(flags: argparse.Namespace) -> str | None:
+    """What cannot work, as a line, or None."""
+    least = {"--sample": (flags.num_clips, 2), "--img_dim": (flags.img_dim, 32), "--workers": (flags.num_workers, 0),
+             "--channel": (flags.embedding_dim, 1), "--cluster": (flags.num_prototypes, 2),
+             "--split": (flags.graph_start_epoch, 0), "--queue": (flags.queue_rows, 1),
+             "--queue_start": (flags.queue_start_epoch, 0), "--epoch": (flags.epochs, 1),
+             "--train_batch": (flags.batch_per_gpu, 2), "--lr_decay": (flags.lr_decay_epoch, 0),
+             "--wd": (flags.weight_decay, 0), "--seed": (flags.seed, 0), "--save_every": (flags.save_every, 1),
+             "--stop_after": (flags.stop_after, 1), "--log_every": (flags.log_every, 1), "--nproc": (flags.nproc, 1),
+             "--world-size": (flags.num_nodes, 1), "--rank": (flags.node_rank, 0), "--rate": (flags.max_stride, 1)}
+    for name, (value, bound) in least.items():
+        if value is not None and not (value >= bound and math.isfinite(value)):
+            return f"{name} {value}: must be at least {bound}"
+    for name, value in (("--lr", flags.lr), ("--dist_timeout", flags.dist_timeout)):
+        if not (value > 0 and math.isfinite(value)):
+            return f"{name} {value}: must be positive"
+    step = 8 * flags.num_clips
+    if flags.clip_frames < step or flags.clip_frames % step:
+        return (f"--seq {flags.clip_frames}: must be a multiple of 8 * --sample = {step}, so that every level's "
+                "timestamps can be shared among the clips")
+    if not 0 <= flags.graph_threshold <= 1:
+        return f"--thres {flags.graph_threshold}: must be between 0 and 1"
+    if flags.node_rank >= flags.num_nodes:
+        return f"--rank {flags.node_rank}: must be below --world-size {flags.num_nodes}"
+    if flags.path and flags.resume is None:
+        return f"--path {flags.path}: names the checkpoint for --resume; add --resume, or name the run directory by --out"
+    if flags.path and flags.resume != "auto":
+        return f"--path {flags.path}: --resume names {flags.resume} already"
+    if flags.gpu is not None:
+        ids = flags.gpu.split(",")
+        if not all(part.isdecimal() for part in ids) or len(set(ids)) < len(ids):
+            return f"--gpu {flags.gpu}: must be distinct numbers such as 0,1,2,3"
+    return None

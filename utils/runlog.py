@@ -1,0 +1,115 @@
+"""What a run leaves behind beside its checkpoints: config.json, log.jsonl, TensorBoard events, lines on the terminal."""
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Iterable, Iterator
+
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+LIBRARIES = ("torch", "torchvision", "numpy", "opencv-python-headless")
+
+
+class RunLog:
+    """The log of a run directory, written by the main process alone; elsewhere every call does nothing.
+
+    log.jsonl has a line per `--log_every` steps ("kind": "step") and per epoch ("epoch"); TensorBoard has the same
+    values. Lines past `steps_done`, which a resumed run is about to repeat, are taken out first.
+    """
+
+    def __init__(self, folder: Path, active: bool, steps_done: int) -> None:
+        self.active = active
+        if not active:
+            return
+        self.path = folder / "log.jsonl"
+        kept = [line for line in self._lines() if json.loads(line)["step"] <= steps_done]
+        replace_text(self.path, "".join(kept))
+        self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=steps_done + 1)
+
+    def _lines(self) -> list[str]:
+        """Whole lines of an earlier part of the run; a torn last one is not."""
+        if not self.path.exists():
+            return []
+        return [line for line in self.path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+
+    def write(self, kind: str, epoch: int, step: int, values: dict[str, float]) -> None:
+        """Log `values` of `kind` ("step" or "epoch") in `epoch` (from 0) after `step` optimizer steps in all."""
+        if not self.active:
+            return
+        with open(self.path, "a") as file:
+            file.write(json.dumps({"kind": kind, "epoch": epoch, "step": step, **values}) + "\n")
+        for name, value in values.items():
+            self.writer.add_scalar(f"{kind}/{name}", value, step)
+
+    def say(self, line: str) -> None:
+        """Show a line on the terminal, above the progress bar if there is one."""
+        if self.active:
+            tqdm.write(line)
+            sys.stdout.flush()
+
+    def progress(self, batches: Iterable, epoch: int, epochs: int) -> Iterator:
+        """`batches`, with a progress bar in the main process when there is a terminal to show it."""
+        return tqdm(batches, desc=f"epoch {epoch + 1}/{epochs}", leave=False, unit="step",
+                    disable=None if self.active else True)
+
+    def close(self) -> None:
+        """Write out what is still in memory."""
+        if self.active:
+            self.writer.close()
+
+
+def write_config(folder: Path, flags: dict[str, Any], facts: dict[str, Any]) -> None:
+    """config.json: flags, command line, versions, commit, hash of the csv file, and `facts` of this start.
+
+    A resumed run keeps what earlier starts wrote, under "earlier_starts".
+    """
+    path = folder / "config.json"
+    earlier = []
+    if path.exists():
+        last = json.loads(path.read_text())
+        earlier = [*last.pop("earlier_starts", []), last]
+    config = {
+        "flags": flags,
+        "command": [sys.executable, *sys.argv],
+        "csv_sha256": file_sha256(flags["csv_file"]),
+        "git_commit": git_commit(),
+        "versions": {"python": platform.python_version(),
+                     **{name: importlib.metadata.version(name) for name in LIBRARIES}},
+        **facts,
+        "earlier_starts": earlier,
+    }
+    replace_text(path, json.dumps(config, indent=2) + "\n")
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Give `path` the content `text`, all of it or, if interrupted, none."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text)
+    os.replace(partial, path)
+
+
+def file_sha256(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def git_commit() -> str | None:
+    """Commit of this checkout, "-dirty" with uncommitted changes; None outside one or without git."""
+    root = Path(__file__).resolve().parent.parent
+    try:
+        result = subprocess.run(["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40",
+                                 "--exclude=*"], capture_output=True, text=True)
+    except FileNotFoundError:
+        return None
+    return result.stdout.strip() if result.returncode == 0 else None
