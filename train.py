@@ -57,7 +57,7 @@ def pretrain(process: Process, flags: argparse.Namespace) -> None:
     torch.manual_seed(flags.seed)
     model = MultiLevelModel(flags.net, flags.embedding_dim, flags.num_prototypes).to(process.device)
     if flags.channels_last:
-        model.to(memory_format=torch.channels_last_3d)
+        model.backbone.to(memory_format=torch.channels_last_3d)
     if process.device.type == "cuda" and process.world_size > 1:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     optimizer = torch.optim.Adam(model.parameters(), flags.lr, weight_decay=flags.weight_decay,

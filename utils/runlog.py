@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 import os
 import platform
@@ -11,10 +10,14 @@ import sys
 from pathlib import Path
 from typing import Any, Iterable, Iterator
 
+import cv2
+import numpy
+import torch
+import torchvision
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-LIBRARIES = ("torch", "torchvision", "numpy", "opencv-python-headless")
+LIBRARIES = (torch, torchvision, numpy, cv2)
 
 
 class RunLog:
@@ -81,7 +84,7 @@ def write_config(folder: Path, flags: dict[str, Any], facts: dict[str, Any]) -> 
         "csv_sha256": file_sha256(flags["csv_file"]),
         "git_commit": git_commit(),
         "versions": {"python": platform.python_version(),
-                     **{name: importlib.metadata.version(name) for name in LIBRARIES}},
+                     **{library.__name__: library.__version__ for library in LIBRARIES}},
         **facts,
         "earlier_starts": earlier,
     }

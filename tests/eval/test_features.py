@@ -1,0 +1,263 @@
+"""Clip-averaged features: values, independence of how they are computed, storage, and loading of weights."""
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from dataset.decode import read_frames
+from dataset.records import VideoRecord
+from dataset.sampling import uniform_clips, window_clips
+from dataset.transforms import TestCrops, normalize
+from eval.features import (ClipSettings, batch_views, extract_features, feature_fingerprint, load_backbone,
+                           read_features, stored_features)
+from models.levels import LEVELS, LevelFeatures
+from models.multilevel import MultiLevelModel, build_backbone
+from utils.distributed import Process
+from utils.errors import InputError, one_line
+
+ROOT = Path(__file__).resolve().parents[2]
+HERE = Process(0, 1, torch.device("cpu"))
+SMALL = ClipSettings(clips=3, clip_frames=8, stride=2, img_dim=32)
+
+
+class PixelMaps(nn.Module):
+    """A backbone of plain arithmetic: maps that differ by level, with time and space left to be averaged."""
+
+    channels = {"low": 3, "mid": 3, "high": 6}
+
+    def forward(self, clips: torch.Tensor) -> LevelFeatures:
+        ramp = torch.linspace(0, 1, clips.shape[2])[:, None, None]
+        return LevelFeatures(clips, clips.square(), torch.cat([clips * ramp, clips[:, :, ::2].repeat(1, 1, 2, 1, 1)], 1))
+
+
+@pytest.fixture
+def videos(tmp_path, write_coded_video) -> list[VideoRecord]:
+    return [VideoRecord(write_coded_video(tmp_path / f"v{n}", n), n, label) for label, n in enumerate((21, 40, 3, 29))]
+
+
+def by_hand(record: VideoRecord, clips: np.ndarray, crops: int, img_dim: int) -> dict[str, np.ndarray]:
+    """Features of one video by loops over its clips and crops, one view at a time."""
+    rows = {level: [] for level in LEVELS}
+    for clip in clips:
+        for view in TestCrops(img_dim, crops)(read_frames(record.path, clip, record.num_frames)):
+            maps = PixelMaps()(normalize(torch.from_numpy(np.ascontiguousarray(view)))[None].contiguous())
+            for level, x in zip(LEVELS, maps):
+                rows[level].append(x.double().mean(dim=(0, 2, 3, 4)).numpy())
+    return {level: np.mean(rows[level], axis=0) for level in LEVELS}
+
+
+@pytest.mark.parametrize(("clips", "crops"), [(3, 1), (1, 5), ("windows", 10)])
+def test_a_row_is_the_mean_over_clips_crops_time_and_space_of_its_own_video(videos, clips, crops):
+    settings = ClipSettings(clips=clips, clip_frames=8, stride=2, img_dim=32, crops=crops)
+    features = extract_features(PixelMaps(), videos, settings, HERE, batch=4)
+    for row, record in enumerate(videos):
+        indices = (window_clips(record.num_frames, 8, 2) if clips == "windows" else
+                   uniform_clips(record.num_frames, 8, 2, clips))
+        for level, expected in by_hand(record, indices, crops, 32).items():
+            assert features[level].shape == (4, PixelMaps.channels[level]) and features[level].dtype == np.float32
+            np.testing.assert_allclose(features[level][row], expected, rtol=0, atol=1e-5)
+    assert len(np.unique(features["low"][:, 0])) == 4, "the four videos must be told apart, or nothing was shown"
+
+
+def test_workers_and_neighbors_in_the_batch_change_not_a_bit_of_a_row(videos):
+    backbone, _ = load_backbone("random", "r3d10", seed=0)
+    reference = extract_features(backbone, videos, SMALL, HERE, batch=4)
+    again = extract_features(backbone, videos, SMALL, HERE, batch=4, num_workers=2)
+    other_order = extract_features(backbone, videos[::-1], SMALL, HERE, batch=4)
+    for row, record in enumerate(videos):
+        alone = extract_features(backbone, [record], SMALL, HERE, batch=4)
+        for level in LEVELS:
+            for other in (again[level][row], other_order[level][3 - row], alone[level][0]):
+                assert np.array_equal(other, reference[level][row]), (row, level)
+
+
+def test_batch_size_changes_no_more_than_the_rounding_of_float32(videos):
+    backbone, _ = load_backbone("random", "r3d10", seed=0)
+    reference = extract_features(backbone, videos, SMALL, HERE, batch=1)
+    for batch in (2, 5, 16):
+        features = extract_features(backbone, videos, SMALL, HERE, batch=batch)
+        for level in LEVELS:
+            np.testing.assert_allclose(features[level], reference[level], rtol=0, atol=1e-5 * reference[level].std())
+
+
+def test_batch_norm_statistics_stay_as_they_are(videos):
+    backbone, _ = load_backbone("random", "r3d10", seed=0)
+    before = {name: value.clone() for name, value in backbone.state_dict().items()}
+    extract_features(backbone.train(), videos[:1], SMALL, HERE)
+    assert all(torch.equal(value, before[name]) for name, value in backbone.state_dict().items())
+
+
+def test_two_processes_give_the_rows_of_one(videos, tmp_path):
+    script = tmp_path / "two.py"
+    script.write_text(f"""
+import sys
+sys.path[0] = {str(ROOT)!r}
+import numpy as np, torch
+import torch.distributed as dist
+from dataset.records import VideoRecord
+from eval.features import ClipSettings, extract_features, load_backbone
+from utils.distributed import Process
+rank = int(sys.argv[1])
+dist.init_process_group("gloo", init_method="file://" + {str(tmp_path / "meet")!r}, world_size=2, rank=rank)
+records = [VideoRecord(*fields) for fields in {[(v.path, v.num_frames, v.label) for v in videos[:3]]!r}]
+features = extract_features(load_backbone("random", "r3d10", 0)[0], records,
+                            ClipSettings(clips=3, clip_frames=8, stride=2, img_dim=32), Process(rank, 2, torch.device("cpu")),
+                            batch=4)
+np.savez({str(tmp_path)!r} + f"/rank{{rank}}.npz", **features)
+dist.destroy_process_group()
+""")
+    running = [subprocess.Popen([sys.executable, str(script), str(rank)]) for rank in range(2)]
+    assert [process.wait(timeout=120) for process in running] == [0, 0]
+    one = extract_features(load_backbone("random", "r3d10", 0)[0], videos[:3], SMALL, HERE, batch=4)
+    for rank in range(2):
+        with np.load(tmp_path / f"rank{rank}.npz") as stored:
+            for level in LEVELS:
+                assert np.array_equal(stored[level], one[level]), (rank, level)
+
+
+def test_batches_hold_every_view_once_in_order():
+    videos = [(7, torch.arange(5)), (3, torch.arange(10, 11)), (9, torch.arange(20, 24))]
+    for batch in range(1, 12):
+        batches = list(batch_views(videos, batch))
+        assert [len(views) for _, views in batches[:-1]] == [batch] * (len(batches) - 1)
+        assert torch.cat([views for _, views in batches]).tolist() == [*range(5), 10, *range(20, 24)]
+        owners = [owner for part, _ in batches for owner in part]
+        assert owners == [(7, False)] * 4 + [(7, True), (3, True)] + [(9, False)] * 3 + [(9, True)]
+
+
+def test_an_unreadable_video_stops_with_its_path_or_is_told(videos):
+    broken = Path(videos[1].path) / "image_00040.jpg"
+    broken.write_bytes(b"no picture")
+    for num_workers in (0, 1):
+        with pytest.raises(InputError) as caught:
+            extract_features(PixelMaps(), videos, SMALL, HERE, num_workers=num_workers)
+        assert one_line(caught.value).startswith(str(broken))
+    skipped: dict[int, str] = {}
+    features = extract_features(PixelMaps(), videos, SMALL, HERE, skipped=skipped)
+    assert list(skipped) == [1] and str(broken) in skipped[1]
+    assert np.isnan(features["low"]).any(axis=1).tolist() == [False, True, False, False]
+
+
+def test_features_that_are_not_finite_are_refused(videos):
+    backbone, _ = load_backbone("random", "r3d10", seed=0)
+    nn.init.constant_(backbone.layer3[0].conv1[0].weight, float("nan"))
+    with pytest.raises(InputError, match="not finite at level mid"):
+        extract_features(backbone, videos[:1], SMALL, HERE)
+
+
+def test_short_videos_are_counted(videos):
+    assert [ClipSettings(clip_frames=8, stride=s).count_short(videos) for s in (1, 3, 4)] == [1, 2, 2]
+    assert ClipSettings(clip_frames=8, stride=3).count_short([VideoRecord("v", 22)]) == 0
+
+
+def fingerprint(csv: Path, settings: ClipSettings = SMALL, sha: str = "a") -> dict:
+    return feature_fingerprint({"weights": "w.pt", "net": "r3d10", "checkpoint_sha256": sha}, 0, str(csv), settings)
+
+
+def test_stored_features_are_used_only_for_the_same_weights_csv_and_clips(tmp_path):
+    csv = tmp_path / "a.csv"
+    csv.write_text("v,9,0\n")
+    other_folder = tmp_path / "elsewhere"
+    other_folder.mkdir()
+    (other_folder / "a.csv").write_text("v,9,0\n")  # same bytes, other videos: paths are relative to the csv
+    calls = []
+
+    def extract() -> dict[str, np.ndarray]:
+        calls.append(len(calls))
+        return {level: np.full((1, 2), len(calls), np.float32) for level in LEVELS}
+
+    def value(mark: dict) -> tuple[float, bool]:
+        features, reused = stored_features(str(tmp_path / "store"), mark, "train", extract)
+        return float(features["mid"][0, 0]), reused
+
+    assert value(fingerprint(csv)) == (1, False)
+    assert value(fingerprint(csv)) == (1, True)
+    assert value(fingerprint(csv, sha="b")) == (2, False)
+    assert value(fingerprint(csv, ClipSettings(clips="windows", clip_frames=8, stride=2, img_dim=32))) == (3, False)
+    assert value(fingerprint(other_folder / "a.csv")) == (4, False)
+    csv.write_text("v,9,1\n")
+    assert value(fingerprint(csv)) == (5, False)
+    assert value(fingerprint(csv)) == (5, True)
+
+
+def test_a_stored_file_of_another_fingerprint_or_a_broken_one_is_refused(tmp_path):
+    csv = tmp_path / "a.csv"
+    csv.write_text("v,9,0\n")
+    mark = fingerprint(csv)
+    rows = {level: np.zeros((1, 2), np.float32) for level in LEVELS}
+    stored_features(str(tmp_path / "store"), mark, "train", lambda: rows)
+    [path] = (tmp_path / "store").iterdir()
+    assert read_features(path, json.dumps(mark, sort_keys=True)).keys() == set(LEVELS)
+    with pytest.raises(InputError, match="other weights"):
+        read_features(path, json.dumps(fingerprint(csv, sha="b"), sort_keys=True))
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(InputError, match="remove it"):
+        stored_features(str(tmp_path / "store"), mark, "train", lambda: rows)
+
+
+def test_features_with_rows_missing_are_not_stored(tmp_path):
+    rows = {level: np.array([[np.nan], [1]], np.float32) for level in LEVELS}
+    for _ in range(2):
+        assert stored_features(str(tmp_path / "store"), {}, "train", lambda: rows)[1] is False
+
+
+def save(path: Path, **checkpoint: object) -> str:
+    torch.save({"format": "mfo", **checkpoint}, path)
+    return str(path)
+
+
+def test_a_model_and_its_backbone_load_alike_and_tell_their_net(tmp_path):
+    torch.manual_seed(3)
+    model = MultiLevelModel("r3d10", num_prototypes=4)
+    whole = save(tmp_path / "model.pt", kind="model", net="r3d10", model=model.state_dict(), epochs_done=2)
+    bare = save(tmp_path / "backbone.pt", kind="backbone", net="r3d10", model=model.backbone.state_dict())
+    for path, epochs in ((whole, 2), (bare, None)):
+        backbone, info = load_backbone(path, None, seed=0)
+        assert info["net"] == "r3d10" and len(info["checkpoint_sha256"]) == 64 and info["pretrained_epochs"] == epochs
+        for name, value in model.backbone.state_dict().items():
+            assert torch.equal(backbone.state_dict()[name], value), name
+    with pytest.raises(InputError, match="--net r3d18: .*model.pt holds a r3d10"):
+        load_backbone(whole, "r3d18", seed=0)
+
+
+def test_random_weights_are_those_pretraining_starts_from():
+    torch.manual_seed(5)
+    start = MultiLevelModel("r3d10", num_prototypes=4).backbone.state_dict()
+    state = torch.get_rng_state()
+    backbone, info = load_backbone("random", "r3d10", seed=5)
+    assert torch.equal(torch.get_rng_state(), state), "the caller's random state must not move"
+    assert all(torch.equal(value, start[name]) for name, value in backbone.state_dict().items())
+    assert info == {"weights": "random", "net": "r3d10", "checkpoint_sha256": None, "pretrained_epochs": None}
+    other, _ = load_backbone("random", "r3d10", seed=6)
+    assert not torch.equal(other.stem[0].weight, backbone.stem[0].weight)
+
+
+def test_weights_that_do_not_fill_the_backbone_are_refused_by_name(tmp_path):
+    state = build_backbone("r3d10").state_dict()
+    lacking = {name: value for name, value in state.items() if name != "layer2.0.conv1.0.weight"}
+    cases = {
+        "missing: layer2.0.conv1.0.weight": dict(kind="backbone", net="r3d10", model=lacking),
+        "not part of the model: fc.weight": dict(kind="backbone", net="r3d10", model={**state, "fc.weight": state["stem.1.weight"]}),
+        "of another shape: stem.1.weight": dict(kind="backbone", net="r3d10", model={**state, "stem.1.weight": torch.ones(3)}),
+        "missing: stem.0.weight": dict(kind="model", net="r3d10", model=state),
+        "no checkpoint of this project": dict(kind="finetuned", net="r3d10", model=state),
+        "net None": dict(kind="backbone", model=state),
+        "backbone 'r3d11': choose among": dict(kind="backbone", net="r3d11", model=state),
+        "holds no state dict": dict(kind="backbone", net="r3d10"),
+    }
+    for number, (message, checkpoint) in enumerate(cases.items()):
+        path = save(tmp_path / f"{number}.pt", **checkpoint)
+        with pytest.raises(InputError) as caught:
+            load_backbone(path, None, seed=0)
+        assert message in str(caught.value) and path in str(caught.value) and "\n" not in str(caught.value)
+    for weights, net, message in (("random", None, "needs --net"), ("random", "r3d11", "choose among"),
+                                  (str(tmp_path / "absent.pt"), None, "absent.pt")):
+        with pytest.raises(InputError, match=message):
+            load_backbone(weights, net, seed=0)

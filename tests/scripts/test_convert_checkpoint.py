@@ -1,0 +1,222 @@
+"""Conversion of other people's checkpoints: every number arrives, and every wrong key is named."""
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torchvision.models.video import r2plus1d_18, s3d
+
+from models.multilevel import MultiLevelModel, build_backbone
+from scripts.convert_checkpoint import main
+from tests.reference_checkpoint import reference_state
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def load(path: Path) -> dict:
+    return torch.load(path, weights_only=True)
+
+
+def resnet_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Our r3d names -> those of 3D-ResNets-PyTorch, trained under DataParallel, with its classifier."""
+    renamed = {}
+    for key, value in state.items():
+        key = re.sub(r"^stem\.0\.", "conv1.", key)
+        key = re.sub(r"^stem\.1\.", "bn1.", key)
+        key = re.sub(r"\.conv(\d)\.0\.", r".conv\1.", key)
+        key = re.sub(r"\.conv(\d)\.1\.", r".bn\1.", key)
+        renamed[f"module.{key}"] = value
+    return renamed | {"module.fc.weight": torch.zeros(700, 512), "module.fc.bias": torch.zeros(700)}
+
+
+@pytest.fixture
+def small_input() -> Tensor:
+    return torch.randn(1, 3, 16, 32, 32, generator=torch.Generator().manual_seed(3))
+
+
+def test_reference_becomes_a_whole_model(tmp_path, capsys):
+    state = reference_state(num_prototypes=7)
+    torch.save(state, tmp_path / "theirs.pth")
+    assert main(["reference", str(tmp_path / "theirs.pth"), str(tmp_path / "ours.pt"), "--net", "resnet18"]) == 0
+    assert "192 entries" in capsys.readouterr().out
+    ours = load(tmp_path / "ours.pt")
+    content = (tmp_path / "theirs.pth").read_bytes()
+    assert {name: ours[name] for name in ours if name != "model"} == {
+        "format": "mfo", "kind": "model", "net": "r3d18", "embedding_dim": 128, "num_prototypes": 7,
+        "source": {"name": "theirs.pth", "sha256": hashlib.sha256(content).hexdigest()}}
+    MultiLevelModel("r3d18", 128, 7).double().load_state_dict(ours["model"])
+    # Every tensor but the unused classifier arrives once, unchanged.
+    for theirs, our in {
+        "backbone.conv1.weight": "backbone.stem.0.weight", "backbone.bn1.bias": "backbone.stem.1.bias",
+        "backbone.layer3.1.conv2.weight": "backbone.layer3.1.conv2.0.weight",
+        "backbone.layer3.1.bn2.running_var": "backbone.layer3.1.conv2.1.running_var",
+        "backbone.layer2.0.downsample.1.weight": "backbone.layer2.0.downsample.1.weight",
+        "backbone.melow.0.conv2.weight": "excitation.low.shift.weight",
+        "backbone.memid.0.bn3.bias": "excitation.mid.expand_norm.bias",
+        "project.0.weight": "instance.high.0.weight", "project_mid.2.bias": "instance.mid.2.bias",
+        "project_graph.0.weight": "graph.high.0.weight", "project_low_graph.2.weight": "graph.low.2.weight",
+        "project_fine.2.weight": "timestamp.high.2.weight", "project_mid_fine.0.bias": "timestamp.mid.0.bias",
+        "project_global.1.weight": "prototype_head.projection.1.weight",
+        "prototype.weight": "prototype_head.prototypes.weight",
+    }.items():
+        assert torch.equal(state[theirs], ours["model"][our]), theirs
+    kept = [value for name, value in state.items() if not name.startswith("backbone.fc.")]
+    assert sorted(fingerprint(x) for x in kept) == sorted(fingerprint(x) for x in ours["model"].values())
+
+
+def fingerprint(tensor: Tensor) -> tuple:
+    return tuple(tensor.shape), tensor.double().sum().item(), tensor.double().square().sum().item()
+
+
+@pytest.mark.parametrize("net", ["r3d18", "r3d34", "r3d50"])
+def test_3d_resnets_weights_become_a_backbone(tmp_path, net):
+    ours = build_backbone(net)
+    generator = torch.Generator().manual_seed(1)
+    for name, value in ours.state_dict().items():
+        if value.dtype.is_floating_point and value.ndim == 1:
+            value.uniform_(0.5, 1.5, generator=generator)
+    theirs = {"epoch": 200, "arch": net, "state_dict": resnet_names(ours.state_dict())}
+    torch.save(theirs, tmp_path / "in.pth")
+    assert main(["3d-resnets", str(tmp_path / "in.pth"), str(tmp_path / "out.pt"), "--net", net]) == 0
+    checkpoint = load(tmp_path / "out.pt")
+    assert (checkpoint["format"], checkpoint["kind"], checkpoint["net"]) == ("mfo", "backbone", net)
+    assert "num_prototypes" not in checkpoint and "embedding_dim" not in checkpoint
+    assert checkpoint["model"].keys() == ours.state_dict().keys()
+    assert all(torch.equal(checkpoint["model"][name], value) for name, value in ours.state_dict().items())
+
+
+@pytest.mark.parametrize("net, theirs, ends", [
+    ("r2plus1d18", r2plus1d_18, {"low": "layer2", "mid": "layer3", "high": "layer4"}),
+    ("s3d", s3d, {"low": "features.6", "mid": "features.12", "high": "features.15"}),
+])
+def test_torchvision_weights_give_torchvisions_features(tmp_path, small_input, net, theirs, ends):
+    torch.manual_seed(0)
+    network = theirs().train()
+    network.requires_grad_(False)
+    seen = {}
+    for level, end in ends.items():
+        network.get_submodule(end).register_forward_hook(
+            lambda _module, _inputs, output, level=level: seen.__setitem__(level, output))
+    # Move the running statistics away from their start. S3D's own pooling needs more frames: stop before it.
+    features = network.features if net == "s3d" else network
+    features(torch.randn(2, 3, 16, 32, 32))
+    network.eval()
+    features(small_input)
+    torch.save(network.state_dict(), tmp_path / "in.pth")
+    assert main(["torchvision", str(tmp_path / "in.pth"), str(tmp_path / "out.pt"), "--net", net]) == 0
+    ours = build_backbone(net).eval()
+    ours.load_state_dict(load(tmp_path / "out.pt")["model"])
+    with torch.no_grad():
+        maps = ours(small_input)
+    for level, expected in seen.items():
+        assert torch.equal(getattr(maps, level), expected), level
+
+
+def run_and_expect_error(tmp_path: Path, capsys, source: str, net: str, *expected: str) -> None:
+    """The conversion of in.pth fails with one line that holds `expected`, and leaves no file."""
+    before = sorted(tmp_path.iterdir())
+    assert main([source, str(tmp_path / "in.pth"), str(tmp_path / "out.pt"), "--net", net]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("error: ") and captured.err.count("\n") == 1, captured.err
+    assert all(text in captured.err for text in expected), captured.err
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def drop(state):
+    del state["backbone.layer2.0.conv1.weight"]
+
+
+def add(state):
+    state["backbone.layer9.weight"] = torch.zeros(2)
+
+
+def reshape(state):
+    state["project_mid.2.weight"] = state["project_mid.2.weight"][:, :5]
+
+
+def drop_prototypes(state):
+    del state["prototype.weight"]
+
+
+def flatten_prototypes(state):
+    state["prototype.weight"] = state["prototype.weight"].flatten()
+
+
+@pytest.mark.parametrize("damage, expected", [
+    (drop, ["1 missing: backbone.layer2.0.conv1.0.weight"]),
+    (add, ["1 not part of the model: backbone.layer9.weight"]),
+    (reshape, ["1 of another shape: instance.mid.2.weight (128, 5, 1) instead of (128, 256, 1)"]),
+    (drop_prototypes, ["1 missing: prototype.weight"]),
+    (flatten_prototypes, ["prototype.weight (384,) instead of (K, D)"]),
+])
+def test_wrong_reference_keys_are_named(tmp_path, capsys, damage, expected):
+    state = {name: value.float() for name, value in reference_state(num_prototypes=3).items()}
+    damage(state)
+    torch.save(state, tmp_path / "in.pth")
+    run_and_expect_error(tmp_path, capsys, "reference", "r3d18", str(tmp_path / "in.pth"), *expected)
+
+
+def test_weights_of_another_depth_are_refused(tmp_path, capsys):
+    torch.save(resnet_names(build_backbone("r3d10").state_dict()), tmp_path / "in.pth")
+    run_and_expect_error(tmp_path, capsys, "3d-resnets", "r3d18", "missing: layer1.1.conv1.0.weight")
+
+
+@pytest.mark.parametrize("source, net, accepted", [
+    ("reference", "s3d", "r3d18"), ("3d-resnets", "r3d10", "r3d18, r3d34, r3d50"),
+    ("torchvision", "r3d18", "r2plus1d18, s3d"),
+])
+def test_net_without_weights_of_that_source(tmp_path, capsys, source, net, accepted):
+    run_and_expect_error(tmp_path, capsys, source, net, f"--net {net}", accepted)
+
+
+@pytest.mark.parametrize("content", [{}, {"epoch": 3}, {"state_dict": {}}, [torch.zeros(2)], torch.zeros(3)])
+def test_file_without_weights(tmp_path, capsys, content):
+    torch.save(content, tmp_path / "in.pth")
+    run_and_expect_error(tmp_path, capsys, "3d-resnets", "r3d18", str(tmp_path / "in.pth"), "holds")
+
+
+@pytest.mark.parametrize("content", [b"", b"no checkpoint at all", b"PK\x03\x04 cut off"])
+def test_file_that_is_no_checkpoint(tmp_path, capsys, content):
+    (tmp_path / "in.pth").write_bytes(content)
+    run_and_expect_error(tmp_path, capsys, "reference", "r3d18", str(tmp_path / "in.pth"))
+
+
+def test_missing_file_and_missing_folder(tmp_path, capsys):
+    run_and_expect_error(tmp_path, capsys, "reference", "r3d18", "in.pth", "No such file")
+    torch.save(reference_state(num_prototypes=3), tmp_path / "in.pth")
+    out = tmp_path / "absent" / "out.pt"
+    assert main(["reference", str(tmp_path / "in.pth"), str(out), "--net", "r3d18"]) == 2
+    assert str(out) in capsys.readouterr().err
+
+
+class Crafted:
+    """Unpickling this would create a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.folder),)
+
+
+def test_crafted_pickle_runs_nothing(tmp_path, capsys):
+    torch.save({"state_dict": Crafted(tmp_path / "ran")}, tmp_path / "in.pth")
+    run_and_expect_error(tmp_path, capsys, "reference", "r3d18", str(tmp_path / "in.pth"))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_starts_from_any_folder(tmp_path):
+    (tmp_path / "in.pth").write_bytes(b"nothing")
+    done = subprocess.run([sys.executable, ROOT / "scripts" / "convert_checkpoint.py", "torchvision", "in.pth", "out.pt",
+                           "--net", "s3d"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: in.pth: ") and done.stderr.count("\n") == 1
+    assert done.stdout == ""

@@ -1,0 +1,236 @@
+"""train.py as a user starts it: real processes, real files, every launch form."""
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+SMALL = ("--net r3d10 --img_dim 32 --train_batch 2 --workers 0 --channel 8 --cluster 6 --queue 6 --queue_start 1 "
+         "--split 2 --epoch 4 --lr_decay 3 --log_every 1 --save_every 2").split()
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+
+def command(*flags: str, launcher: tuple[str, ...] = ()) -> list[str]:
+    return [sys.executable, *launcher, str(ROOT / "train.py"), *flags]
+
+
+def run(cwd: Path, *flags: str, launcher: tuple[str, ...] = (), status: int = 0) -> subprocess.CompletedProcess:
+    result = subprocess.run(command(*flags, launcher=launcher), cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True,
+                            timeout=240)
+    assert result.returncode == status, result.stderr[-3000:] + result.stdout[-1000:]
+    return result
+
+
+@pytest.fixture(scope="session")
+def videos(tmp_path_factory) -> Path:
+    """A csv of eight usable videos, and one that is too short."""
+    import cv2
+    import numpy as np
+    folder = tmp_path_factory.mktemp("videos")
+    draw = np.random.default_rng(0)
+    rows = ["frame_dir,number_of_frames"]
+    for number in range(9):
+        frames = 32 if number == 8 else 40
+        (folder / f"v{number}").mkdir()
+        base = cv2.resize(draw.integers(0, 256, (6, 8, 3), dtype=np.uint8), (64, 48))
+        for index in range(frames):
+            cv2.imwrite(str(folder / f"v{number}" / f"image_{index + 1:05d}.jpg"), np.roll(base, index * number, axis=1))
+        rows.append(f"v{number},{frames}")
+    (folder / "videos.csv").write_text("\n".join(rows) + "\n")
+    return folder / "videos.csv"
+
+
+@pytest.fixture(scope="session")
+def straight(videos, tmp_path_factory) -> Path:
+    """The directory of an uninterrupted run."""
+    cwd = tmp_path_factory.mktemp("straight")
+    result = run(cwd, "--csv_file", str(videos), "--out", "run", *SMALL)
+    assert "8 videos (1 of 9 dropped" in result.stdout and "epoch 4/4" in result.stdout
+    return cwd / "run"
+
+
+def load(run_directory: Path, epoch: int = 4) -> dict:
+    return torch.load(run_directory / "checkpoints" / f"epoch_{epoch:04d}.pt", weights_only=True)
+
+
+def flatten(value, prefix=""):
+    """Every leaf of a checkpoint with its path."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from flatten(item, f"{prefix}/{key}")
+    elif isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            yield from flatten(item, f"{prefix}/{index}")
+    else:
+        yield prefix, value
+
+
+def assert_same_state(a: dict, b: dict) -> None:
+    parts = ("model", "optimizer", "queue", "random", "epochs_done")
+    left, right = (dict(flatten({part: state[part] for part in parts})) for state in (a, b))
+    assert left.keys() == right.keys()
+    for name, value in left.items():
+        same = torch.equal(value, right[name]) if isinstance(value, torch.Tensor) else value == right[name]
+        assert same, name
+
+
+def log_values(run_directory: Path) -> list[dict]:
+    """Lines of the log without what depends on the clock."""
+    lines = [json.loads(line) for line in (run_directory / "log.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name not in ("samples_per_s", "data_wait")} for line in lines]
+
+
+def test_run_directory(straight, videos):
+    config = json.loads((straight / "config.json").read_text())
+    assert config["flags"]["num_prototypes"] == 6 and config["command"][1].endswith("train.py")
+    assert len(config["csv_sha256"]) == 64 and config["versions"]["torch"] == torch.__version__
+    assert config["videos"] == 8 and config["videos_too_short"] == 1 and config["processes"] == 1
+    assert sorted(path.name for path in (straight / "checkpoints").iterdir()) == ["epoch_0002.pt", "epoch_0004.pt"]
+    assert list((straight / "tensorboard").glob("events.*"))
+
+    lines = log_values(straight)
+    epochs = [line for line in lines if line["kind"] == "epoch"]
+    assert [line["step"] for line in lines if line["kind"] == "step"] == list(range(1, 17))
+    assert [line["lr"] for line in epochs] == [1e-3, 1e-3, 1e-3, 1e-4]
+    always = {"total", "instance_high", "motion_mid", "motion_low", "timestamp_high", "timestamp_mid", "timestamp_low",
+              "prototype", "accuracy_instance_high", "accuracy_motion_mid", "accuracy_timestamp_low",
+              "accuracy_prototype", "prototypes_in_use", "assignment_entropy"}
+    graph = {"graph_high", "graph_mid", "graph_low", "graph_edges_per_row"}
+    for line in epochs:
+        assert always <= line.keys()
+        assert bool(graph & line.keys()) == (line["epoch"] >= 2)
+
+
+def test_what_is_frozen_stays_untouched(straight, videos, tmp_path):
+    """Prototypes in epoch 0 and the graph heads before --split: no step of the optimizer, no weight decay."""
+    run(tmp_path, "--csv_file", str(videos), "--out", "run", *SMALL, "--wd", "0.5", "--stop_after", "1")
+    from models.multilevel import MultiLevelModel
+    torch.manual_seed(0)
+    start = MultiLevelModel("r3d10", 8, 6)
+    start.prototype_head.normalize_()
+    start, after = start.state_dict(), load(tmp_path / "run", 1)["model"]
+    torch.testing.assert_close(after["prototype_head.prototypes.weight"], start["prototype_head.prototypes.weight"])
+    for name in start:
+        if name.startswith("graph."):
+            assert torch.equal(start[name], after[name]), name
+    assert not torch.equal(start["instance.high.0.weight"], after["instance.high.0.weight"])
+    early, late = load(straight, 2)["model"], load(straight, 4)["model"]
+    assert torch.equal(early["graph.low.0.weight"], start["graph.low.0.weight"])
+    assert not torch.equal(late["graph.low.0.weight"], start["graph.low.0.weight"])
+    assert not torch.equal(early["prototype_head.prototypes.weight"], start["prototype_head.prototypes.weight"])
+
+
+def test_stopped_and_resumed_is_the_straight_run_bit_for_bit(straight, videos, tmp_path):
+    flags = ("--csv_file", str(videos), "--out", "run", *SMALL)
+    run(tmp_path, *flags, "--stop_after", "1")
+    run(tmp_path, *flags, "--resume", "--stop_after", "2", "--workers", "2")
+    result = run(tmp_path, *flags, "--resume")
+    assert "resumed from run/checkpoints/epoch_0003.pt after epoch 3" in result.stdout
+    assert_same_state(load(tmp_path / "run"), load(straight))
+    assert log_values(tmp_path / "run") == log_values(straight)
+    assert len(json.loads((tmp_path / "run/config.json").read_text())["earlier_starts"]) == 2
+
+
+def test_killed_run_goes_on_from_its_newest_checkpoint(straight, videos, tmp_path):
+    flags = ("--csv_file", str(videos), "--out", "run", *SMALL)
+    process = subprocess.Popen(command(*flags), cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "run/checkpoints/epoch_0001.pt").exists():
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    run(tmp_path, *flags, "--resume")
+    assert_same_state(load(tmp_path / "run"), load(straight))
+    assert log_values(tmp_path / "run") == log_values(straight)
+
+
+def test_launch_forms_of_two_processes_give_the_same_run(videos, tmp_path):
+    flags = ("--csv_file", str(videos), *SMALL, "--stop_after", "3")
+    result = run(tmp_path, *flags, "--out", "spawn", "--multiprocessing-distributed", "--nproc", "2", "--dist-url",
+                 "tcp://127.0.0.1:10041", "--gpu", "0,1,2,3")
+    assert "no GPU here: --multiprocessing-distributed starts 2 CPU process(es) over gloo" in result.stdout
+    assert "2 process(es)" in result.stdout and result.stdout.count("epoch 3/4") == 1
+    run(tmp_path, *flags, "--out", "torchrun",
+        launcher=("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"))
+    assert_same_state(load(tmp_path / "spawn", 3), load(tmp_path / "torchrun", 3))
+    assert log_values(tmp_path / "spawn") == log_values(tmp_path / "torchrun")
+    assert sorted(path.name for path in (tmp_path / "spawn").iterdir()) == sorted(
+        path.name for path in (tmp_path / "torchrun").iterdir())
+    assert len(load(tmp_path / "spawn", 3)["random"]) == 2
+    # Another number of processes goes on too, and says what that changes.
+    result = run(tmp_path, "--csv_file", str(videos), *SMALL, "--out", "spawn", "--resume")
+    assert "changed since: 2 process(es) -> 1" in result.stdout and "epoch 4/4" in result.stdout
+
+
+def test_two_machines_meet_at_the_url(videos, tmp_path):
+    flags = command("--csv_file", str(videos), *SMALL, "--stop_after", "1", "--world-size", "2", "--out", "run",
+                    "--multiprocessing-distributed", "--dist-url", "tcp://127.0.0.1:10042")
+    machines = [subprocess.Popen([*flags, "--rank", rank], cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True)
+                for rank in ("0", "1")]
+    outputs = [machine.communicate(timeout=180)[0] for machine in machines]
+    assert [machine.returncode for machine in machines] == [0, 0]
+    assert "2 process(es)" in outputs[0] and "epoch 1/4" not in outputs[1]
+    assert load(tmp_path / "run", 1)["epochs_done"] == 1
+
+
+def test_a_rank_that_fails_takes_the_others_down(videos, tmp_path):
+    csv = tmp_path / "broken.csv"
+    rows = [line for line in videos.read_text().splitlines()[1:9]]
+    csv.write_text("\n".join(f"{videos.parent / row}" for row in rows).replace("v3,40", "gone,40") + "\n")
+    begin = time.monotonic()
+    result = run(tmp_path, "--csv_file", str(csv), *SMALL, "--multiprocessing-distributed", "--nproc", "2", "--dist-url",
+                 "tcp://127.0.0.1:10043", status=2)
+    assert time.monotonic() - begin < 60
+    lines = [line for line in result.stderr.splitlines() if "error" in line]
+    assert len(lines) == 1 and "gone" in lines[0] and "Traceback" not in result.stderr
+
+
+def test_diverged_loss_stops_and_names_the_term(videos, tmp_path):
+    result = run(tmp_path, "--csv_file", str(videos), *SMALL, "--lr", "1e30", status=2)
+    assert result.stderr.count("\n") == 1 and "the loss is not finite (" in result.stderr
+    assert "instance_high = nan" in result.stderr
+    assert not list(tmp_path.glob("runs/*/checkpoints/*"))
+
+
+def test_bf16_runs(videos, tmp_path):
+    run(tmp_path, "--csv_file", str(videos), *SMALL, "--amp", "bf16", "--channels_last", "--stop_after", "1", "--split",
+        "0")
+    [log] = tmp_path.glob("runs/videos_r3d10/log.jsonl")
+    assert "graph_low" in log.read_text()
+
+
+@pytest.mark.parametrize("content, named", [
+    (None, "missing.csv"),
+    ("", "names no video"),
+    ("a,32\nb,20\n", "all 2 dropped, as pretraining needs more than 32 frames"),
+    ("a,40\nb,x1\n", "bad.csv:2"),
+    ("a,40\n", "do not fill one batch of 2"),
+    ("a,40\nb,40\n", "cannot read the frame folder"),
+])
+def test_bad_csv_is_one_line(tmp_path, content, named):
+    name = "missing.csv"
+    if content is not None:
+        name = "bad.csv"
+        (tmp_path / name).write_text(content)
+    result = run(tmp_path, "--csv_file", name, *SMALL, status=2)
+    assert result.stderr.startswith("train.py: error: ") and named in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_resume_refuses_what_cannot_go_on(straight, videos, tmp_path):
+    flags = ("--csv_file", str(videos), "--out", str(straight))
+    assert "add --resume" in run(tmp_path, *flags, *SMALL, status=2).stderr
+    assert "--cluster 7: " in run(tmp_path, *flags, *SMALL, "--cluster", "7", "--resume", status=2).stderr
+    (tmp_path / "junk.pt").write_bytes(b"junk")
+    error = run(tmp_path, *flags, *SMALL, "--resume", "junk.pt", status=2).stderr
+    assert "junk.pt: not a whole checkpoint" in error and error.count("\n") == 1
+    assert "nothing to do: 4 of 4" in run(tmp_path, *flags, *SMALL, "--resume").stdout

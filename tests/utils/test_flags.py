@@ -1,0 +1,93 @@
+"""The flags of pretraining: published commands, defaults, refusals."""
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from models.multilevel import BACKBONES
+from utils.flags import NETS, parse_pretraining_flags
+
+KINETICS = ("--net resnet18 --csv_file kinetics.csv --epoch 100 --lr_decay 70 --split 20 --cluster 1000 -thres 0.05 "
+            "--train_batch 64 --gpu 0,1,2,3 --multiprocessing-distributed")
+UCF101 = ("--net resnet18 --csv_file ucf101.csv --epoch 300 --lr_decay 200 --split 50 --cluster 200 -thres 0.05 "
+          "--train_batch 64 --gpu 0,1,2,3 --multiprocessing-distributed")
+REFERENCE = ("--net resnet18 --seq 16 --sample 2 --rate 3.0 --train_batch 64 --lr 0.001 --wd 1e-5 --img_dim 112 "
+             "--workers 8 --channel 128 --cluster 1000 --gpu 0,1,2,3 --csv_file kinetics.csv --epoch 100 --split 20 "
+             "--seed 0 --lr_decay 70 --thres 0.05 --world-size 1 --rank 0 --dist-url tcp://localhost:10001 "
+             "--dist-backend nccl")
+
+
+def test_published_commands_parse():
+    kinetics, ucf101 = (parse_pretraining_flags(line.split()) for line in (KINETICS, UCF101))
+    assert (kinetics.epochs, kinetics.lr_decay_epoch, kinetics.graph_start_epoch, kinetics.num_prototypes) == (
+        100, 70, 20, 1000)
+    assert (ucf101.epochs, ucf101.lr_decay_epoch, ucf101.graph_start_epoch, ucf101.num_prototypes) == (300, 200, 50, 200)
+    assert kinetics.graph_threshold == ucf101.graph_threshold == 0.05
+    assert kinetics.multiprocessing_distributed and kinetics.gpu == "0,1,2,3"
+
+
+def test_defaults_are_the_reference_s():
+    flags = vars(parse_pretraining_flags(REFERENCE.split()))
+    defaults = vars(parse_pretraining_flags([]))
+    assert flags.pop("gpu") == "0,1,2,3" and defaults.pop("gpu") is None  # ours: all GPUs
+    assert flags == defaults
+
+
+@pytest.mark.parametrize("line, named", [
+    ("--seq 20", "--seq 20: must be a multiple of 8 * --sample = 16"),
+    ("--sample 3", "--seq 16: must be a multiple of 8 * --sample = 24"),
+    ("--seq 0", "--seq 0"),
+    ("--sample 1", "--sample 1: must be at least 2"),
+    ("--train_batch 1", "--train_batch 1: must be at least 2"),
+    ("--rate 0.5", "--rate 0.5: must be at least 1"),
+    ("--rate nan", "--rate nan"),
+    ("--img_dim 31", "--img_dim 31: must be at least 32"),
+    ("--workers -1", "--workers -1"),
+    ("--cluster 1", "--cluster 1"),
+    ("--lr 0", "--lr 0.0: must be positive"),
+    ("--lr inf", "--lr inf"),
+    ("--wd -1", "--wd -1.0"),
+    ("--thres 1.5", "--thres 1.5: must be between 0 and 1"),
+    ("--seed -1", "--seed -1"),
+    ("--epoch 0", "--epoch 0"),
+    ("--world-size 2 --rank 2", "--rank 2: must be below --world-size 2"),
+    ("--gpu 0,x", "--gpu 0,x"),
+    ("--gpu 1,1", "--gpu 1,1"),
+    ("--path a.pt", "--path a.pt"),
+    ("--path a.pt --resume b.pt", "--path a.pt"),
+    ("--net resnet50", "--net"),
+    ("--clust 10", "--clust"),
+    ("--queue_start -1", "--queue_start -1"),
+    ("--stop_after 0", "--stop_after 0"),
+    ("--dist_timeout 0", "--dist_timeout"),
+])
+def test_impossible_values_are_refused_by_name_in_one_line(line, named, capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse_pretraining_flags(line.split())
+    error = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert error.startswith("train.py: error: ") and named in error
+    assert error.count("\n") == 1
+
+
+def test_split_beyond_the_end_is_a_warning(capsys):
+    flags = parse_pretraining_flags("--epoch 5 --split 5".split())
+    assert flags.graph_start_epoch == 5
+    assert "warning: --split 5" in capsys.readouterr().err
+
+
+def test_resume_and_path():
+    assert parse_pretraining_flags(["--resume"]).resume == "auto"
+    assert parse_pretraining_flags(["--resume", "a.pt"]).resume == "a.pt"
+    assert parse_pretraining_flags(["--resume", "--path", "a.pt"]).resume == "a.pt"
+
+
+def test_every_backbone_can_be_chosen():
+    assert set(NETS) == set(BACKBONES)
+
+
+def test_flags_are_read_without_torch():
+    subprocess.run([sys.executable, "-c", "import sys, utils.flags as f; f.parse_pretraining_flags([]); "
+                    "assert not {'torch', 'numpy', 'cv2'} & set(sys.modules)"], check=True)

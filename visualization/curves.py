@@ -1,0 +1,80 @@
+"""Loss curves of a run: python -m visualization.curves RUN_DIR [--out PICTURE.png]"""
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Sequence
+
+import matplotlib
+
+matplotlib.use("Agg")  # files, no window
+from matplotlib import pyplot as plt  # noqa: E402
+
+from utils.errors import InputError, one_line  # noqa: E402
+from utils.flags import OneLineParser  # noqa: E402
+
+PANELS = {
+    "contrast": ("instance_high", "motion_mid", "motion_low"),
+    "timestamps": ("timestamp_high", "timestamp_mid", "timestamp_low"),
+    "prototypes and graph": ("prototype", "graph_high", "graph_mid", "graph_low"),
+    "retrieval accuracy, top-1": ("accuracy_instance_high", "accuracy_timestamp_high", "accuracy_timestamp_mid",
+                                  "accuracy_timestamp_low", "accuracy_prototype"),
+}
+
+
+def read_epochs(run: Path) -> tuple[list[dict], dict]:
+    """The epoch lines of a run's log.jsonl, and the flags in its config.json. InputError where there are none."""
+    try:
+        lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+        flags = json.loads((run / "config.json").read_text())["flags"]
+    except (OSError, ValueError) as error:
+        raise InputError(f"{run}: not a run directory with log.jsonl and config.json: {error}") from error
+    epochs = [line for line in lines if line["kind"] == "epoch"]
+    if not epochs:
+        raise InputError(f"{run}/log.jsonl: no finished epoch in it")
+    return epochs, flags
+
+
+def draw_curves(epochs: list[dict], flags: dict, path: Path) -> None:
+    """Write the picture: every loss term and retrieval accuracy over epochs, and where the graph constraint begins."""
+    figure, axes = plt.subplots(2, 2, figsize=(11, 7), sharex=True)
+    numbers = [line["epoch"] + 1 for line in epochs]
+    for panel, (title, names) in zip(axes.flat, PANELS.items()):
+        for name in names:
+            values = [line.get(name) for line in epochs]
+            if any(value is not None for value in values):
+                panel.plot(numbers, [float("nan") if value is None else value for value in values], marker=".",
+                           label=name.removeprefix("accuracy_"))
+        if flags["graph_start_epoch"] < flags["epochs"]:
+            panel.axvline(flags["graph_start_epoch"] + 0.5, color="grey", linestyle=":", label="graph from here on")
+        panel.set_title(title)
+        panel.legend(fontsize=8)
+        panel.grid(alpha=0.3)
+    for panel in axes[1]:
+        panel.set_xlabel("epoch")
+    figure.suptitle(f"{flags['net']}, {flags['img_dim']} px, {flags['csv_file']}")
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit status: 0, or 2 after a user's mistake, told in one line."""
+    parser = OneLineParser(prog="python -m visualization.curves", description="Draw the loss curves of a run.")
+    parser.add_argument("run", type=Path, metavar="RUN_DIR", help="run directory of train.py")
+    parser.add_argument("--out", type=Path, metavar="PNG", help="picture to write (default: RUN_DIR/curves.png)")
+    flags: argparse.Namespace = parser.parse_args(arguments)
+    path = flags.out or flags.run / "curves.png"
+    try:
+        draw_curves(*read_epochs(flags.run), path)
+    except InputError as error:
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        return 2
+    print(f"curves: {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
