@@ -1,7 +1,7 @@
 """Clip-averaged features of a pretrained backbone: extracted once, by dataset index, and kept.
 
-Shapes: N videos, each of several views (clips x crops) of T frames; M views in one forward; S = `--img_dim`; C
-channels of a level.
+Shapes: N videos, each of several views (clips x crops) of T frames; M views in one forward; S = `--img_dim`;
+C channels of a level.
 """
 from __future__ import annotations
 
@@ -65,10 +65,10 @@ class ClipSettings:
 def load_backbone(weights: str, net: str | None, seed: int) -> tuple[nn.Module, dict[str, Any]]:
     """The backbone on the CPU, and what it is: "weights", "net", "checkpoint_sha256", "pretrained_epochs".
 
-    `weights` is a checkpoint of this project (a whole model, of which the backbone is taken, or a backbone), or
-    "random": then `net` is needed, and the weights are those that pretraining with this `seed` starts from. A
-    checkpoint names its architecture; another `net`, and any entry missing, unknown or of another shape, is an
-    InputError.
+    `weights` is a checkpoint of this project (a whole model, of which the backbone is taken, or a backbone),
+    or "random": then `net` is needed, and the weights are those that pretraining with this `seed` starts
+    from. A checkpoint names its architecture; another `net`, and any entry missing, unknown or of another
+    shape, is an InputError.
     """
     if weights == RANDOM:
         if net is None:
@@ -81,11 +81,12 @@ def load_backbone(weights: str, net: str | None, seed: int) -> tuple[nn.Module, 
 
     checkpoint = read_checkpoint(weights)
     kind, stored_net = checkpoint.get("kind"), checkpoint.get("net")
-    if checkpoint.get("format") != FORMAT or kind not in ("model", "backbone") or not isinstance(stored_net, str):
-        raise InputError(f"{weights}: no checkpoint of this project (format {checkpoint.get('format')!r}, kind {kind!r}, "
-                         f"net {stored_net!r}); other people's must be converted first")
+    if (checkpoint.get("format") != FORMAT or kind not in ("model", "backbone")
+            or not isinstance(stored_net, str)):
+        raise InputError(f"{weights}: no checkpoint of this project (format {checkpoint.get('format')!r}, "
+                         f"kind {kind!r}, net {stored_net!r}); other people's must be converted first")
     if net is not None and canonical(net) != canonical(stored_net):
-        raise InputError(f"--net {net}: {weights} holds a {stored_net}; leave --net out, or name the right checkpoint")
+        raise InputError(f"--net {net}: {weights} holds a {stored_net}; leave --net out or name another")
     backbone = new_backbone(stored_net, str(weights))
     try:
         state = unwrap(checkpoint.get("model"))
@@ -96,7 +97,8 @@ def load_backbone(weights: str, net: str | None, seed: int) -> tuple[nn.Module, 
     except ValueError as error:
         raise InputError(f"{weights}: does not fill the backbone {stored_net}: {error}") from error
     backbone.load_state_dict(state)
-    return backbone, {"weights": str(weights), "net": canonical(stored_net), "checkpoint_sha256": file_sha256(weights),
+    return backbone, {"weights": str(weights), "net": canonical(stored_net),
+                      "checkpoint_sha256": file_sha256(weights),
                       "pretrained_epochs": checkpoint.get("epochs_done")}
 
 
@@ -119,7 +121,7 @@ class ViewsOrReason(Dataset):
         return len(self.videos)
 
     def __getitem__(self, index: int) -> tuple[int, Tensor, str]:
-        """Returns (index, views uint8 [views, T, S, S, 3], reason): no views and a reason, or views and ""."""
+        """Returns (index, views uint8 [views, T, S, S, 3], ""), or (index, no views, reason)."""
         try:
             return index, self.videos[index][0], ""
         except InputError as error:
@@ -134,19 +136,20 @@ def extract_features(
 ) -> dict[str, np.ndarray]:
     """Level -> float32 [N, C]: each video's mean over its views of the map's mean over time and space.
 
-    Row i belongs to records[i]. `batch` views go through the backbone at a time, in eval mode and in full float32
-    (no TF32); the mean over a video's views is taken in float64 and in their order. Workers and processes change not a
-    bit of a row, as every forward has the same size; another `batch` changes the last bits of float32. Of several
-    processes each reads every world_size-th video; all must call this, and all get all rows. That every row is filled
-    exactly once is checked.
+    Row i belongs to records[i]. `batch` views go through the backbone at a time, in eval mode and in full
+    float32 (no TF32); the mean over a video's views is taken in float64 and in their order. Workers and
+    processes change not a bit of a row, as every forward has the same size; another `batch` changes the last
+    bits of float32. Of several processes each reads every world_size-th video; all must call this, and all
+    get all rows. That every row is filled exactly once is checked.
 
-    A video that cannot be read is an InputError with its path; where `skipped` is given, its row is NaN and the
-    dictionary gets index -> reason. Features that are not finite are an InputError too.
+    A video that cannot be read is an InputError with its path; where `skipped` is given, its row is NaN and
+    the dictionary gets index -> reason. Features that are not finite are an InputError too.
     """
     backbone.to(process.device).eval()
     videos = LabelledTestVideos(records, settings.sampler(), TestCrops(settings.img_dim, settings.crops))
     own = range(process.rank, len(records), process.world_size)
-    loader = build_loader(ViewsOrReason(videos, skipped is not None), [[i] for i in own], num_workers, process.device)
+    loader = build_loader(ViewsOrReason(videos, skipped is not None), [[i] for i in own], num_workers,
+                          process.device)
     bad: dict[int, str] = {}
     filled: list[tuple[int, dict[str, np.ndarray]]] = []
 
@@ -166,15 +169,16 @@ def extract_features(
             filled.append((index, {level: rows[level].mean(axis=0).astype(np.float32) for level in LEVELS}))
 
     # Every process's rows, each where its video stands.
-    features = {level: np.full((len(records), backbone.channels[level]), np.nan, np.float32) for level in LEVELS}
+    features = {level: np.full((len(records), backbone.channels[level]), np.nan, np.float32)
+                for level in LEVELS}
     times_filled = np.zeros(len(records), np.int64)
     for part, part_bad in gather_objects((filled, bad)):
         for index, row in part:
             times_filled[index] += 1
             for level in LEVELS:
                 if not np.isfinite(row[level]).all():
-                    raise InputError(f"{records[index].path}: its features are not finite at level {level}: are the "
-                                     "weights those of a run that diverged?")
+                    raise InputError(f"{records[index].path}: its features are not finite at level {level}: "
+                                     "are the weights those of a run that diverged?")
                 features[level][index] = row[level]
         if skipped is not None:
             skipped.update(part_bad)
@@ -190,14 +194,19 @@ def pool_levels(backbone: nn.Module, views: Tensor) -> dict[str, np.ndarray]:
 
 
 def fill_up(views: Tensor, batch: int) -> Tensor:
-    """`views` and black ones after them, `batch` in all: libraries round differently for batches of another size."""
-    return torch.cat([views, views.new_zeros(batch - len(views), *views.shape[1:])]) if len(views) < batch else views
+    """`views` and black ones after them, `batch` in all: batches of other sizes are rounded differently."""
+    if len(views) == batch:
+        return views
+    return torch.cat([views, views.new_zeros(batch - len(views), *views.shape[1:])])
 
 
-def batch_views(videos: Iterable[tuple[int, Tensor]], batch: int) -> Iterator[tuple[list[tuple[int, bool]], Tensor]]:
+def batch_views(
+    videos: Iterable[tuple[int, Tensor]], batch: int
+) -> Iterator[tuple[list[tuple[int, bool]], Tensor]]:
     """Views of one video after the other, cut into runs of `batch`; a video may lie in several runs.
 
-    Yields (owners, views [M, ...]) with an owner (index of the video, whether this is its last view) for each view.
+    Yields (owners, views [M, ...]) with an owner (index of the video, whether this is its last view) for each
+    view.
     """
     owners: list[tuple[int, bool]] = []
     parts: list[Tensor] = []
@@ -230,12 +239,14 @@ def group_by_video(
 
 
 def stored_features(
-    feature_dir: str | None, fingerprint: dict[str, Any], name: str, extract: Callable[[], dict[str, np.ndarray]],
+    feature_dir: str | None, fingerprint: dict[str, Any], name: str,
+    extract: Callable[[], dict[str, np.ndarray]],
 ) -> tuple[dict[str, np.ndarray], bool]:
-    """(features, whether they were stored before): read from `feature_dir` if they are there, else `extract()`.
+    """(features, whether they were stored before): from `feature_dir` if they are there, else `extract()`.
 
-    The file's name ends with a digest of the fingerprint, and the file holds the fingerprint itself: one that does not
-    match, or cannot be read, is an InputError. Features with rows missing (unreadable videos) are not stored.
+    The file's name ends with a digest of the fingerprint, and the file holds the fingerprint itself: one that
+    does not match, or cannot be read, is an InputError. Features with rows missing (unreadable videos) are
+    not stored.
     """
     if feature_dir is None:
         return extract(), False
@@ -253,7 +264,7 @@ def stored_features(
             os.replace(partial_path, path)
         except OSError as error:
             partial_path.unlink(missing_ok=True)
-            raise InputError(f"--feature_dir {feature_dir}: cannot store features: {error.strerror}") from error
+            raise InputError(f"--feature_dir {feature_dir}: cannot store there: {error.strerror}") from error
     return features, False
 
 
@@ -264,16 +275,19 @@ def read_features(path: Path, mark: str) -> dict[str, np.ndarray]:
             found = str(stored["fingerprint"])
             features = {level: stored[level] for level in LEVELS}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: not a whole file of stored features; remove it ({type(error).__name__})") from error
+        raise InputError(f"{path}: no whole file of features; remove it ({type(error).__name__})") from error
     if found != mark:
         raise InputError(f"{path}: holds features of other weights, videos or clips; remove it")
     return features
 
 
-def feature_fingerprint(info: dict[str, Any], seed: int, csv_path: str, settings: ClipSettings) -> dict[str, Any]:
-    """What decides the features: weights, csv, its folder (paths are relative to it), clips, torch version."""
+def feature_fingerprint(
+    info: dict[str, Any], seed: int, csv_path: str, settings: ClipSettings
+) -> dict[str, Any]:
+    """What decides the features: weights, csv, its folder (paths are relative to it), clips, torch."""
     return {
         "format": FEATURE_FORMAT, "net": info["net"], "checkpoint_sha256": info["checkpoint_sha256"],
         "random_seed": seed if info["weights"] == RANDOM else None, "csv_sha256": file_sha256(csv_path),
-        "csv_folder": os.path.dirname(os.path.realpath(csv_path)), "torch": torch.__version__, **asdict(settings),
+        "csv_folder": os.path.dirname(os.path.abspath(csv_path)), "torch": torch.__version__,
+        **asdict(settings),
     }

@@ -18,22 +18,25 @@ def add_feature_flags(parser: argparse.ArgumentParser) -> None:
 
     clips = parser.add_argument_group("clips")
     clips.add_argument("--clips", default="10", metavar="N|windows",
-                       help="N clips with evenly spaced starts, or half-overlapping windows over the whole video")
-    clips.add_argument("--seq", dest="clip_frames", type=int, default=16, metavar="T", help="frames of a clip")
+                       help="N evenly spaced clips, or half-overlapping windows over the whole video")
+    clips.add_argument("--seq", dest="clip_frames", type=int, default=16, metavar="T",
+                       help="frames of a clip")
     clips.add_argument("--ds", dest="stride", type=int, default=1,
-                       help="take every ds-th frame; 1 as in CoCLR (pretraining draws strides from 1 to --rate)")
+                       help="take every ds-th frame; 1 as in CoCLR (pretraining draws from 1 to --rate)")
     clips.add_argument("--img_dim", type=int, default=112, metavar="S", help="side of a crop in px")
     clips.add_argument("--crops", type=int, choices=(1, 5, 10), default=1,
                        help="1: centre; 5: centre and corners; 10: these and their mirror images")
 
     work = parser.add_argument_group("extraction")
     work.add_argument("--device", help="cpu, cuda or cuda:N (default: cuda where there is one)")
-    work.add_argument("--batch", type=int, default=32, metavar="M", help="clips in one forward; decides speed alone")
-    work.add_argument("--workers", dest="num_workers", type=int, default=4, help="reading processes; decides speed alone")
+    work.add_argument("--batch", type=int, default=32, metavar="M",
+                      help="clips in one forward; decides speed, and no more than the last bits of a feature")
+    work.add_argument("--workers", dest="num_workers", type=int, default=4,
+                      help="reading processes; decides speed alone")
     work.add_argument("--feature_dir", metavar="DIR",
                       help="keep features here, and use those kept for the same weights, csv and clips")
     work.add_argument("--skip_bad", action="store_true",
-                      help="leave out videos that cannot be read and report them (default: stop at the first)")
+                      help="leave out and report videos that cannot be read (default: stop at the first)")
 
 
 def read_feature_flags(flags: argparse.Namespace) -> tuple[ClipSettings, torch.device]:

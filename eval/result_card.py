@@ -15,15 +15,18 @@ import torchvision
 from utils.errors import InputError
 from utils.runlog import file_sha256, git_commit, replace_text
 
+LIBRARIES = (torch, torchvision, numpy, cv2)
 
-def build_card(task: str, metrics: dict[str, dict[str, float]], settings: dict[str, Any], weights: dict[str, Any],
-               csv_files: dict[str, str], counts: dict[str, Any], device: torch.device, duration_s: float,
-               ) -> dict[str, Any]:
+
+def build_card(
+    task: str, metrics: dict[str, dict[str, float]], settings: dict[str, Any], weights: dict[str, Any],
+    csv_files: dict[str, str], counts: dict[str, Any], device: torch.device, duration_s: float,
+) -> dict[str, Any]:
     """The card as a dictionary of plain values.
 
-    `metrics`: level -> metric -> fraction from 0 to 1. `settings`: every choice that the numbers depend on, seed
-    included. `weights`: as `load_backbone` tells them. `csv_files`: role ("train", "test") -> path. `counts`: numbers of
-    videos, and those left out.
+    `metrics`: level -> metric -> fraction from 0 to 1. `settings`: every choice that the numbers depend on,
+    seed included. `weights`: as `load_backbone` tells them. `csv_files`: role ("train", "test") -> path.
+    `counts`: numbers of videos, and those left out.
     """
     return {
         "task": task,
@@ -31,10 +34,11 @@ def build_card(task: str, metrics: dict[str, dict[str, float]], settings: dict[s
         **weights,
         "settings": settings,
         **counts,
-        "csv_files": {role: {"path": str(path), "sha256": file_sha256(path)} for role, path in csv_files.items()},
+        "csv_files": {role: {"path": str(path), "sha256": file_sha256(path)}
+                      for role, path in csv_files.items()},
         "git_commit": git_commit(),
         "versions": {"python": platform.python_version(),
-                     **{library.__name__: library.__version__ for library in (torch, torchvision, numpy, cv2)}},
+                     **{library.__name__: library.__version__ for library in LIBRARIES}},
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else
                   f"cpu ({torch.get_num_threads()} threads)",
         "duration_s": round(duration_s, 3),
@@ -43,7 +47,7 @@ def build_card(task: str, metrics: dict[str, dict[str, float]], settings: dict[s
 
 
 def write_card(out: Path, card: dict[str, Any]) -> Path:
-    """Path of `result.json`, written whole into the folder `out`, which must be there; an earlier one is replaced."""
+    """Path of `result.json`, written whole into the folder `out`; an earlier one is replaced."""
     path = out / "result.json"
     replace_text(path, json.dumps(card, indent=2, allow_nan=False) + "\n")
     return path
@@ -58,7 +62,7 @@ def make_out_dir(out: Path) -> None:
 
 
 def markdown_table(card: dict[str, Any], shown: tuple[str, ...]) -> str:
-    """A Markdown table with a row for each level of the card: weights, `shown` settings, metrics in per cent."""
+    """A Markdown table, a row for each level of the card: weights, `shown` settings, metrics in per cent."""
     names = list(next(iter(card["metrics"].values())))
     rows = [["weights", "net", "level", *shown, "test videos", *names]]
     for level, metrics in card["metrics"].items():

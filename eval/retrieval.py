@@ -1,11 +1,12 @@
 """Video retrieval: each test video asks for the training videos that are most like it.
 
-    python -m eval.retrieval --weights runs/ucf/checkpoints/epoch_0300.pt --train_csv train.csv --test_csv test.csv
+    python -m eval.retrieval --weights runs/ucf/checkpoints/epoch_0300.pt --train_csv train.csv \\
+        --test_csv test.csv --centering each
     python -m eval.retrieval --weights random --net r3d18 --train_csv train.csv --test_csv test.csv
 
-A query hits at k when any of its k nearest training videos, by cosine similarity of clip-averaged features, has its
-class; R@k is the share of queries that hit. `concat` is low, mid and high side by side, each centered and L2-normalized
-on its own, so that the three have equal say whatever their width and scale.
+A query hits at k when any of its k nearest training videos, by cosine similarity of clip-averaged features,
+has its class; R@k is the share of queries that hit. `concat` is low, mid and high side by side, each centered
+and L2-normalized on its own, so that the three have equal say whatever their width and scale.
 
 Shapes: Q queries (test videos), G gallery videos (training), C channels, K neighbors looked at.
 """
@@ -38,23 +39,25 @@ from utils.flags import OneLineParser
 
 KS = (1, 5, 10, 20, 50)
 CONCAT = "concat"
-CHUNK = 256  # queries compared with the whole gallery at a time
+CHUNK = 128  # rows normalized, and queries ranked, at a time
 TILE_SIZE = (160, 120)  # width, height of a frame in the picture, px
 FRAME_PX = 6
 GREEN, RED, GREY = (0, 160, 0), (210, 0, 0), (150, 150, 150)
 
 
 def level_vectors(features: dict[str, np.ndarray], means: dict[str, np.ndarray], level: str) -> np.ndarray:
-    """Vectors float32 [N, C] whose cosine similarity compares videos at `level`, or at all levels side by side.
+    """Vectors float32 [N, C] whose cosine similarity compares videos at `level`, or at all three at once.
 
-    `means` (level -> [C]) are taken off first. Every level is then L2-normalized on its own; a zero vector stays zero.
+    `means` (level -> [C]) are taken off first. Every level is then L2-normalized on its own; a zero vector
+    stays zero.
     """
     parts = []
     for name in (LEVELS if level == CONCAT else (level,)):
         centered = features[name] - means[name]
-        norms = np.linalg.norm(centered.astype(np.float64), axis=1, keepdims=True)
-        parts.append((centered / np.where(norms > 0, norms, 1)).astype(np.float32))
-    return np.concatenate(parts, axis=1)
+        norms = np.sqrt(np.einsum("nc,nc->n", centered, centered, dtype=np.float64))[:, None]
+        centered /= np.where(norms > 0, norms, 1).astype(np.float32)
+        parts.append(centered)
+    return np.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
 
 
 def centering_means(
@@ -62,11 +65,12 @@ def centering_means(
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """What to take off training and test features, level -> [C].
 
-    "none": nothing. "train": the training mean off both. "each": each set's own mean (as CoCLR does, Han et al. 2020,
-    which lets the test videos know of one another).
+    "none": nothing. "train": the training mean off both. "each": each set's own mean (as CoCLR does, Han et
+    al. 2020, which lets the test videos know of one another).
     """
     def mean(features: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return {level: rows.mean(axis=0, dtype=np.float64).astype(np.float32) for level, rows in features.items()}
+        return {level: rows.mean(axis=0, dtype=np.float64).astype(np.float32)
+                for level, rows in features.items()}
 
     if centering == "none":
         zero = {level: np.zeros(rows.shape[1], np.float32) for level, rows in train.items()}
@@ -77,19 +81,22 @@ def centering_means(
 def nearest(queries: np.ndarray, gallery: np.ndarray, num_neighbors: int) -> np.ndarray:
     """Gallery indices int64 [Q, K], most similar first; of equal similarity, the lower index first.
 
-    Cosine similarity of float32 [Q, C] and [G, C], K <= G, a chunk of queries at a time. Products are summed in float64
-    and compared in float32, so that equal gallery vectors are equally similar wherever they stand in the matrix.
+    Cosine similarity of float32 [Q, C] and [G, C], K <= G, a chunk of queries at a time. Products are summed
+    in float64 and compared in float32, so that equal gallery vectors are equally similar wherever they stand
+    in the matrix.
     """
     def unit(rows: np.ndarray) -> torch.Tensor:
         return torch.nn.functional.normalize(torch.from_numpy(rows).double(), dim=1)
 
+    columns = torch.empty(gallery.shape, dtype=torch.float64)
+    for start in range(0, len(gallery), CHUNK):
+        columns[start:start + CHUNK] = unit(gallery[start:start + CHUNK])
     num = len(gallery)
-    columns = unit(gallery).T
     reversed_index = torch.arange(num - 1, -1, -1)
     result = []
     for start in range(0, len(queries), CHUNK):
-        similarity = (unit(queries[start:start + CHUNK]) @ columns).float() + 0.0  # no negative zero
-        # Whole numbers in the order of the floats, above the reversed index: all distinct, so the top K are unique.
+        similarity = (unit(queries[start:start + CHUNK]) @ columns.T).float() + 0.0  # no negative zero
+        # Integers in the order of the floats, above the reversed index: all distinct, so the top K are too.
         bits = similarity.view(torch.int32)
         ordered = torch.where(bits >= 0, bits, bits ^ 0x7FFFFFFF).long()
         keys = (ordered << 32) + reversed_index
@@ -98,17 +105,22 @@ def nearest(queries: np.ndarray, gallery: np.ndarray, num_neighbors: int) -> np.
     return torch.cat(result).numpy()
 
 
-def recall_at(neighbors: np.ndarray, query_labels: np.ndarray, gallery_labels: np.ndarray) -> dict[str, float]:
+def recall_at(
+    neighbors: np.ndarray, query_labels: np.ndarray, gallery_labels: np.ndarray
+) -> dict[str, float]:
     """{"R@1": ..., ...}, each from 0 to 1, for every k of KS within the K columns of `neighbors` [Q, K]."""
     hit = gallery_labels[neighbors] == query_labels[:, None]
     return {f"R@{k}": float(hit[:, :k].any(axis=1).mean()) for k in KS if k <= neighbors.shape[1]}
 
 
-def draw_picture(path: Path, queries: Sequence[VideoRecord], neighbors: Sequence[Sequence[VideoRecord]]) -> None:
-    """Write one row a query: its middle frame, framed grey, then its neighbors', hits framed green, misses red."""
+def draw_picture(
+    path: Path, queries: Sequence[VideoRecord], neighbors: Sequence[Sequence[VideoRecord]]
+) -> None:
+    """Write a row for each query: its middle frame, framed grey, its neighbors' green for hits, else red."""
     rows = []
     for query, found in zip(queries, neighbors):
-        tiles = [framed_tile(query, GREY), np.full((TILE_SIZE[1] + 2 * FRAME_PX, 2 * FRAME_PX, 3), 255, np.uint8)]
+        tiles = [framed_tile(query, GREY)]
+        tiles.append(np.full((len(tiles[0]), 2 * FRAME_PX, 3), 255, np.uint8))  # a gap
         tiles += [framed_tile(video, GREEN if video.label == query.label else RED) for video in found]
         rows.append(np.concatenate(tiles, axis=1))
     encoded, data = cv2.imencode(".png", np.concatenate(rows)[..., ::-1])
@@ -126,18 +138,21 @@ def framed_tile(video: VideoRecord, color: tuple[int, int, int]) -> np.ndarray:
     return tile
 
 
-def check_pair(train: Sequence[VideoRecord], test: Sequence[VideoRecord], train_csv: str, test_csv: str) -> None:
+def check_pair(
+    train: Sequence[VideoRecord], test: Sequence[VideoRecord], train_csv: str, test_csv: str
+) -> None:
     """InputError where the two lists cannot be gallery and queries of one data set."""
     gallery_labels = {record.label for record in train}
     strange = [record for record in test if record.label not in gallery_labels]
     if strange:
-        raise InputError(f"{test_csv}: label {strange[0].label} ({strange[0].path}) occurs nowhere in {train_csv}, so its "
-                         f"{len(strange)} such test video(s) could never hit: are both of one data set?")
+        raise InputError(
+            f"{test_csv}: label {strange[0].label} ({strange[0].path}) occurs nowhere in {train_csv}; "
+            f"{len(strange)} test video(s) of such labels could never hit: are both files of one data set?")
     gallery_paths = {record.path for record in train}
     shared = [record for record in test if record.path in gallery_paths]
     if shared:
-        raise InputError(f"{test_csv}: {len(shared)} video(s) are in {train_csv} too, such as {shared[0].path}: they would "
-                         "find themselves")
+        raise InputError(f"{test_csv}: {len(shared)} video(s) are in {train_csv} too, such as "
+                         f"{shared[0].path}: they would find themselves")
 
 
 def parse_levels(text: str) -> list[str]:
@@ -157,8 +172,8 @@ def retrieve(flags: argparse.Namespace) -> None:
     for name in ("picture_queries", "picture_neighbors"):
         if getattr(flags, name) < 1:
             raise InputError(f"--{name} {getattr(flags, name)}: must be at least 1")
-    records = {"train": read_records(flags.train_csv, labelled=True), "test": read_records(flags.test_csv, labelled=True)}
     csv_files = {"train": flags.train_csv, "test": flags.test_csv}
+    records = {role: read_records(path, labelled=True) for role, path in csv_files.items()}
     check_pair(records["train"], records["test"], flags.train_csv, flags.test_csv)
     backbone, weights = load_backbone(flags.weights, flags.net, flags.seed)
     out = Path(flags.out)
@@ -170,14 +185,15 @@ def retrieve(flags: argparse.Namespace) -> None:
         skipped: dict[int, str] = {}
         rows, reused = stored_features(
             flags.feature_dir, feature_fingerprint(weights, flags.seed, csv_files[role], settings), role,
-            lambda: extract_features(backbone, videos, settings, Process(0, 1, device), batch=flags.batch, label=role,
-                                     num_workers=flags.num_workers, skipped=skipped if flags.skip_bad else None))
-        print(f"{role}: {len(videos)} videos, features {'read from ' + flags.feature_dir if reused else 'extracted'}"
-              + (f", {len(skipped)} skipped as unreadable" if skipped else ""))
+            lambda: extract_features(
+                backbone, videos, settings, Process(0, 1, device), batch=flags.batch, label=role,
+                num_workers=flags.num_workers, skipped=skipped if flags.skip_bad else None))
+        origin = f"read from {flags.feature_dir}" if reused else "extracted"
+        print(f"{role}: {len(videos)} videos, {len(skipped)} skipped as unreadable, features {origin}")
         counts["features_reused"] &= reused
         kept = [i for i in range(len(videos)) if i not in skipped]
         if not kept:
-            raise InputError(f"{csv_files[role]}: none of {len(videos)} videos can be read; the first: {skipped[0]}")
+            raise InputError(f"{csv_files[role]}: none of its videos can be read; the first: {skipped[0]}")
         records[role] = [videos[i] for i in kept]
         features[role] = {level: values[kept] for level, values in rows.items()}
         counts |= {f"num_{role}_videos": len(kept), f"num_{role}_videos_shorter_than_clip":
@@ -198,9 +214,10 @@ def retrieve(flags: argparse.Namespace) -> None:
     draw_picture(out / "retrieval.png", records["test"][:flags.picture_queries],
                  [[records["train"][i] for i in row[:flags.picture_neighbors]]
                   for row in pictured_neighbors[:flags.picture_queries]])
-    card = build_card("retrieval", metrics, {**asdict(settings), "centering": flags.centering, "seed": flags.seed,
-                                             "picture_level": pictured},
-                      weights, csv_files, counts, device, time.monotonic() - start)
+    choices = {**asdict(settings), "centering": flags.centering, "seed": flags.seed,
+               "skip_bad": flags.skip_bad, "picture_level": pictured}
+    card = build_card("retrieval", metrics, choices, weights, csv_files, counts, device,
+                      time.monotonic() - start)
     path = write_card(out, card)
     print(f"wrote {path} and {out / 'retrieval.png'} (level {pictured})\n")
     print(markdown_table(card, ("clips", "crops", "centering", "seed")))
@@ -210,19 +227,22 @@ def retrieval_parser() -> OneLineParser:
     """The parser of `python -m eval.retrieval`."""
     parser = OneLineParser(prog="python -m eval.retrieval", description=__doc__)
     data = parser.add_argument_group("data")
-    data.add_argument("--train_csv", required=True, metavar="CSV", help="gallery: frame_dir,number_of_frames,label")
+    data.add_argument("--train_csv", required=True, metavar="CSV",
+                      help="gallery: frame_dir,number_of_frames,label")
     data.add_argument("--test_csv", required=True, metavar="CSV", help="queries, likewise")
     add_feature_flags(parser)
     protocol = parser.add_argument_group("protocol")
     protocol.add_argument("--levels", default=",".join((*LEVELS, CONCAT)), metavar="LEVEL,...",
                           help=f"which of {', '.join((*LEVELS, CONCAT))} to compare at")
     protocol.add_argument("--centering", choices=("none", "train", "each"), default="none",
-                          help="mean to take off: none, the training set's off both sets, or each set's own (CoCLR)")
+                          help="mean taken off: none, the training set's, or each set's own (as CoCLR does)")
     output = parser.add_argument_group("output")
-    output.add_argument("--out", default="runs/retrieval", metavar="DIR", help="folder of result.json and retrieval.png")
+    output.add_argument("--out", default="runs/retrieval", metavar="DIR",
+                        help="folder of result.json and retrieval.png; what is there is replaced")
     output.add_argument("--picture_level", choices=(*LEVELS, CONCAT), default="high",
                         help="level shown in the picture; the first of --levels where it is not among them")
-    output.add_argument("--picture_queries", type=int, default=8, metavar="N", help="rows: the first test videos")
+    output.add_argument("--picture_queries", type=int, default=8, metavar="N",
+                        help="rows: the first test videos")
     output.add_argument("--picture_neighbors", type=int, default=8, metavar="N", help="neighbors in a row")
     return parser
 

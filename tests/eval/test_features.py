@@ -1,9 +1,11 @@
 """Clip-averaged features: values, independence of how they are computed, storage, and loading of weights."""
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -34,12 +36,14 @@ class PixelMaps(nn.Module):
 
     def forward(self, clips: torch.Tensor) -> LevelFeatures:
         ramp = torch.linspace(0, 1, clips.shape[2])[:, None, None]
-        return LevelFeatures(clips, clips.square(), torch.cat([clips * ramp, clips[:, :, ::2].repeat(1, 1, 2, 1, 1)], 1))
+        twice = clips[:, :, ::2].repeat(1, 1, 2, 1, 1)
+        return LevelFeatures(clips, clips.square(), torch.cat([clips * ramp, twice], dim=1))
 
 
 @pytest.fixture
 def videos(tmp_path, write_coded_video) -> list[VideoRecord]:
-    return [VideoRecord(write_coded_video(tmp_path / f"v{n}", n), n, label) for label, n in enumerate((21, 40, 3, 29))]
+    return [VideoRecord(write_coded_video(tmp_path / f"v{n}", n), n, label)
+            for label, n in enumerate((21, 40, 3, 29))]
 
 
 def by_hand(record: VideoRecord, clips: np.ndarray, crops: int, img_dim: int) -> dict[str, np.ndarray]:
@@ -61,9 +65,10 @@ def test_a_row_is_the_mean_over_clips_crops_time_and_space_of_its_own_video(vide
         indices = (window_clips(record.num_frames, 8, 2) if clips == "windows" else
                    uniform_clips(record.num_frames, 8, 2, clips))
         for level, expected in by_hand(record, indices, crops, 32).items():
-            assert features[level].shape == (4, PixelMaps.channels[level]) and features[level].dtype == np.float32
+            assert features[level].shape == (4, PixelMaps.channels[level])
+            assert features[level].dtype == np.float32
             np.testing.assert_allclose(features[level][row], expected, rtol=0, atol=1e-5)
-    assert len(np.unique(features["low"][:, 0])) == 4, "the four videos must be told apart, or nothing was shown"
+    assert len(np.unique(features["low"][:, 0])) == 4, "or nothing was shown: the videos must differ"
 
 
 def test_workers_and_neighbors_in_the_batch_change_not_a_bit_of_a_row(videos):
@@ -84,7 +89,8 @@ def test_batch_size_changes_no_more_than_the_rounding_of_float32(videos):
     for batch in (2, 5, 16):
         features = extract_features(backbone, videos, SMALL, HERE, batch=batch)
         for level in LEVELS:
-            np.testing.assert_allclose(features[level], reference[level], rtol=0, atol=1e-5 * reference[level].std())
+            np.testing.assert_allclose(features[level], reference[level], rtol=0,
+                                       atol=1e-5 * reference[level].max())
 
 
 def test_batch_norm_statistics_stay_as_they_are(videos):
@@ -108,8 +114,8 @@ rank = int(sys.argv[1])
 dist.init_process_group("gloo", init_method="file://" + {str(tmp_path / "meet")!r}, world_size=2, rank=rank)
 records = [VideoRecord(*fields) for fields in {[(v.path, v.num_frames, v.label) for v in videos[:3]]!r}]
 features = extract_features(load_backbone("random", "r3d10", 0)[0], records,
-                            ClipSettings(clips=3, clip_frames=8, stride=2, img_dim=32), Process(rank, 2, torch.device("cpu")),
-                            batch=4)
+                            ClipSettings(clips=3, clip_frames=8, stride=2, img_dim=32),
+                            Process(rank, 2, torch.device("cpu")), batch=4)
 np.savez({str(tmp_path)!r} + f"/rank{{rank}}.npz", **features)
 dist.destroy_process_group()
 """)
@@ -146,10 +152,12 @@ def test_an_unreadable_video_stops_with_its_path_or_is_told(videos):
 
 
 def test_features_that_are_not_finite_are_refused(videos):
-    backbone, _ = load_backbone("random", "r3d10", seed=0)
-    nn.init.constant_(backbone.layer3[0].conv1[0].weight, float("nan"))
+    class Diverged(PixelMaps):
+        def forward(self, clips: torch.Tensor) -> LevelFeatures:
+            return super().forward(clips)._replace(mid=clips * float("nan"))
+
     with pytest.raises(InputError, match="not finite at level mid"):
-        extract_features(backbone, videos[:1], SMALL, HERE)
+        extract_features(Diverged(), videos[:1], SMALL, HERE)
 
 
 def test_short_videos_are_counted(videos):
@@ -158,7 +166,8 @@ def test_short_videos_are_counted(videos):
 
 
 def fingerprint(csv: Path, settings: ClipSettings = SMALL, sha: str = "a") -> dict:
-    return feature_fingerprint({"weights": "w.pt", "net": "r3d10", "checkpoint_sha256": sha}, 0, str(csv), settings)
+    info = {"weights": "w.pt", "net": "r3d10", "checkpoint_sha256": sha}
+    return feature_fingerprint(info, 0, str(csv), settings)
 
 
 def test_stored_features_are_used_only_for_the_same_weights_csv_and_clips(tmp_path):
@@ -180,7 +189,7 @@ def test_stored_features_are_used_only_for_the_same_weights_csv_and_clips(tmp_pa
     assert value(fingerprint(csv)) == (1, False)
     assert value(fingerprint(csv)) == (1, True)
     assert value(fingerprint(csv, sha="b")) == (2, False)
-    assert value(fingerprint(csv, ClipSettings(clips="windows", clip_frames=8, stride=2, img_dim=32))) == (3, False)
+    assert value(fingerprint(csv, replace(SMALL, clips="windows"))) == (3, False)
     assert value(fingerprint(other_folder / "a.csv")) == (4, False)
     csv.write_text("v,9,1\n")
     assert value(fingerprint(csv)) == (5, False)
@@ -220,7 +229,8 @@ def test_a_model_and_its_backbone_load_alike_and_tell_their_net(tmp_path):
     bare = save(tmp_path / "backbone.pt", kind="backbone", net="r3d10", model=model.backbone.state_dict())
     for path, epochs in ((whole, 2), (bare, None)):
         backbone, info = load_backbone(path, None, seed=0)
-        assert info["net"] == "r3d10" and len(info["checkpoint_sha256"]) == 64 and info["pretrained_epochs"] == epochs
+        assert info == {"weights": path, "net": "r3d10", "pretrained_epochs": epochs,
+                        "checkpoint_sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest()}
         for name, value in model.backbone.state_dict().items():
             assert torch.equal(backbone.state_dict()[name], value), name
     with pytest.raises(InputError, match="--net r3d18: .*model.pt holds a r3d10"):
@@ -244,8 +254,10 @@ def test_weights_that_do_not_fill_the_backbone_are_refused_by_name(tmp_path):
     lacking = {name: value for name, value in state.items() if name != "layer2.0.conv1.0.weight"}
     cases = {
         "missing: layer2.0.conv1.0.weight": dict(kind="backbone", net="r3d10", model=lacking),
-        "not part of the model: fc.weight": dict(kind="backbone", net="r3d10", model={**state, "fc.weight": state["stem.1.weight"]}),
-        "of another shape: stem.1.weight": dict(kind="backbone", net="r3d10", model={**state, "stem.1.weight": torch.ones(3)}),
+        "not part of the model: fc.weight": dict(
+            kind="backbone", net="r3d10", model={**state, "fc.weight": torch.ones(3)}),
+        "of another shape: stem.1.weight": dict(
+            kind="backbone", net="r3d10", model={**state, "stem.1.weight": torch.ones(3)}),
         "missing: stem.0.weight": dict(kind="model", net="r3d10", model=state),
         "no checkpoint of this project": dict(kind="finetuned", net="r3d10", model=state),
         "net None": dict(kind="backbone", model=state),
