@@ -73,11 +73,12 @@ def test_a_row_is_the_mean_over_clips_crops_time_and_space_of_its_own_video(vide
 
 def test_workers_and_neighbors_in_the_batch_change_not_a_bit_of_a_row(videos):
     backbone, _ = load_backbone("random", "r3d10", seed=0)
-    reference = extract_features(backbone, videos, SMALL, HERE, batch=4)
-    again = extract_features(backbone, videos, SMALL, HERE, batch=4, num_workers=2)
-    other_order = extract_features(backbone, videos[::-1], SMALL, HERE, batch=4)
+    # Three views a video: alone, its last one is a run of its own; among others it is not.
+    reference = extract_features(backbone, videos, SMALL, HERE, batch=2)
+    again = extract_features(backbone, videos, SMALL, HERE, batch=2, num_workers=2)
+    other_order = extract_features(backbone, videos[::-1], SMALL, HERE, batch=2)
     for row, record in enumerate(videos):
-        alone = extract_features(backbone, [record], SMALL, HERE, batch=4)
+        alone = extract_features(backbone, [record], SMALL, HERE, batch=2)
         for level in LEVELS:
             for other in (again[level][row], other_order[level][3 - row], alone[level][0]):
                 assert np.array_equal(other, reference[level][row]), (row, level)

@@ -1,0 +1,68 @@
+"""Several result cards as one table: python -m eval.compare RESULT_DIR ...
+
+Settings in which the cards differ are listed below the table; a difference in anything but the weights means that the
+numbers are not comparable as they stand.
+"""
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any, Sequence
+
+from utils.errors import InputError, one_line
+from utils.flags import OneLineParser
+
+
+def read_card(path: Path) -> dict[str, Any]:
+    """The card in `path`, a result.json or the folder of one. InputError where it is none."""
+    file = path / "result.json" if path.is_dir() else path
+    try:
+        card = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file}: not a result card: {error}") from error
+    if not isinstance(card, dict) or not {"task", "metrics", "weights", "settings", "csv_files"} <= card.keys():
+        raise InputError(f"{file}: not a result card: lacks task, metrics, weights, settings or csv_files")
+    return card
+
+
+def table(cards: Sequence[dict[str, Any]]) -> str:
+    """Markdown table, a row per card and level; metrics in per cent, "-" where a card has not got one."""
+    names = list(dict.fromkeys(name for card in cards for metrics in card["metrics"].values() for name in metrics))
+    rows = [["task", "weights", "level", *names], ["---"] * (3 + len(names))]
+    levels = list(dict.fromkeys(level for card in cards for level in card["metrics"]))
+    for level in levels:
+        for card in cards:
+            if level in card["metrics"]:
+                metrics = card["metrics"][level]
+                rows.append([card["task"], str(card["weights"]), level,
+                             *(f"{100 * metrics[name]:.1f}" if name in metrics else "-" for name in names)])
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def differences(cards: Sequence[dict[str, Any]]) -> list[str]:
+    """A line for each setting, csv file or library version in which the cards differ."""
+    flat = [{**card["settings"], **{f"{role} csv": entry["sha256"][:12] for role, entry in card["csv_files"].items()},
+             **{f"version of {name}": value for name, value in card.get("versions", {}).items()}} for card in cards]
+    names = dict.fromkeys(name for entries in flat for name in entries)
+    return [f"differs: {name}: " + ", ".join(str(entries.get(name, "-")) for entries in flat) for name in names
+            if any(entries.get(name, "-") != flat[0].get(name, "-") for entries in flat)]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit status: 0, or 2 after a user's mistake, told in one line."""
+    parser = OneLineParser(prog="python -m eval.compare", description="Print several result cards as one table.")
+    parser.add_argument("cards", nargs="+", type=Path, metavar="RESULT", help="result.json, or the folder it is in")
+    try:
+        cards = [read_card(path) for path in parser.parse_args(arguments).cards]
+    except InputError as error:
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        return 2
+    print(table(cards))
+    for line in differences(cards):
+        print(line)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

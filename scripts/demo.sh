@@ -1,0 +1,48 @@
+#!/usr/bin/env bash
+# The whole way on a small scale: procedural action videos as JPEG files, pretraining on them, and retrieval of
+# held-out videos with random and with pretrained weights.
+#
+#   bash scripts/demo.sh [FOLDER]        FOLDER defaults to demo; a finished part of it is used again
+#
+# SEED=1 chooses the seed of pretraining (default 0), LOOKS=unique the hard variant of the videos.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source scripts/environment.sh
+install_requirements requirements.txt
+
+FOLDER=${1:-demo}
+SEED=${SEED:-0}
+LOOKS=${LOOKS:-shared}
+VIDEOS="$FOLDER/videos_$LOOKS"
+RUN="$FOLDER/run_${LOOKS}_seed$SEED"
+[ "$LOOKS" = unique ] && LOOK_FLAG=--unique_looks || LOOK_FLAG=
+RETRIEVAL_FLAGS=(--train_csv "$VIDEOS/train.csv" --test_csv "$VIDEOS/test.csv" --img_dim 32 --clips 4 --workers 2
+                 --seed "$SEED")
+
+echo "== 1. videos"
+"$PYTHON_BIN" -m dataset.synthetic "$VIDEOS" $LOOK_FLAG
+
+echo "== 2. pretraining"
+PRETRAIN=("$PYTHON_BIN" train.py --csv_file "$VIDEOS/pretrain.csv" --out "$RUN" --seed "$SEED" --net r3d10 --img_dim 32
+          --train_batch 20 --workers 1 --cluster 40 --queue 140 --queue_start 4 --epoch 20 --split 10 --lr_decay 16
+          --resume)
+echo "${PRETRAIN[*]}"
+"${PRETRAIN[@]}"
+CHECKPOINT="$RUN/checkpoints/epoch_0020.pt"
+
+echo "== 3. retrieval of held-out videos: random, then pretrained weights"
+"$PYTHON_BIN" -m eval.retrieval --weights random --net r3d10 "${RETRIEVAL_FLAGS[@]}" --out "$RUN/retrieval_random"
+"$PYTHON_BIN" -m eval.retrieval --weights "$CHECKPOINT" "${RETRIEVAL_FLAGS[@]}" --out "$RUN/retrieval_pretrained"
+
+echo "== 4. result"
+"$PYTHON_BIN" -m eval.compare "$RUN/retrieval_random" "$RUN/retrieval_pretrained"
+"$PYTHON_BIN" -m visualization.curves "$RUN"
+cat <<NEXT
+neighbors: $RUN/retrieval_pretrained/retrieval.png
+
+Go on with:
+  $PYTHON_BIN -m tensorboard.main --logdir $RUN/tensorboard
+  SEED=1 bash scripts/demo.sh $FOLDER              another seed
+  LOOKS=unique bash scripts/demo.sh $FOLDER        every video with a look of its own
+  $PYTHON_BIN train.py --csv_file YOUR.csv --net r3d18     your own videos
+NEXT
