@@ -8,8 +8,9 @@ quickly, so that one frame does not tell the class and no pose lasts long enough
 `shrink`, `slow_down` and `merge` are `grow`, `speed_up` and `split` played backwards; no class is the
 mirror image of another.
 
-Looks come from a pool of 3 backgrounds x 3 textures x 3 colorings that all videos share, because looks of
-their own let a contrastive loss tell videos apart without any motion. Unique looks make that hard variant.
+Looks come from a pool of 2 backgrounds x 2 textures x 2 colorings that all videos share, fewer than a batch has
+videos, because looks of their own let a contrastive loss tell videos apart without any motion. Unique looks make that
+hard variant.
 
 Shapes: F frames, H height, W width in px. Images are RGB `[H, W, 3]`. Lengths are in frame heights, angles
 in radians, time in frames, unless a name or docstring says otherwise.
@@ -23,12 +24,13 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-LOOKS_PER_KIND = 3
+LOOKS_PER_KIND = 2
 PERIOD_FRAMES = (12.0, 18.0)  # 16 frames at a stride of 1 or more span at least 0.8 of a period
-IDLE_PERIOD_FRAMES = (100.0, 160.0)
-FIGURE_LENGTH = (0.25, 0.45)
+IDLE_PERIOD_FRAMES = (60.0, 100.0)
+CAMERA_PERIOD_FRAMES = (100.0, 160.0)
+FIGURE_LENGTH = (0.28, 0.45)
 MAX_GAP = 0.9  # between the halves, in figure lengths
-TRAVEL = 0.17
+TRAVEL = 0.26
 IDLE_TURN = np.deg2rad(45)
 CAMERA_RADIUS = (0.06, 0.10)
 
@@ -55,7 +57,7 @@ def sine(cycles: np.ndarray) -> np.ndarray:
 
 
 def _swing(cycles: np.ndarray) -> dict[str, np.ndarray]:
-    turn, arm = np.deg2rad(50) * sine(cycles), 0.22
+    turn, arm = np.deg2rad(50) * sine(cycles), 0.32
     return {"travel": arm * np.sin(turn), "across": arm * (np.cos(turn) - 0.8), "turn": turn}
 
 
@@ -64,12 +66,12 @@ def _swing(cycles: np.ndarray) -> dict[str, np.ndarray]:
 MOTIONS = {
     "slide": lambda cycles: {"travel": TRAVEL * triangle(0.7 * cycles)},
     "swing": _swing,
-    "orbit": lambda cycles: {"travel": 0.13 * sine(cycles), "across": 0.13 * sine(cycles + 0.25)},
-    "zigzag": lambda cycles: {"travel": TRAVEL * triangle(cycles / 2), "across": 0.09 * triangle(2 * cycles)},
+    "orbit": lambda cycles: {"travel": 0.22 * sine(cycles), "across": 0.22 * sine(cycles + 0.25)},
+    "zigzag": lambda cycles: {"travel": TRAVEL * triangle(cycles / 2), "across": 0.16 * triangle(2 * cycles)},
     "spin": lambda cycles: {"turn": 2 * np.pi * cycles / 1.5},
     "rock": lambda cycles: {"turn": np.deg2rad(50) * sine(cycles)},
     "pulse": lambda cycles: {"size": triangle(cycles)},
-    "shake": lambda cycles: {"travel": 0.05 * sine(3 * cycles)},
+    "shake": lambda cycles: {"travel": 0.09 * sine(3 * cycles)},
     "grow": lambda cycles: {"size": sawtooth(cycles)},
     "shrink": lambda cycles: {"size": sawtooth(-cycles)},
     "speed_up": lambda cycles: {"travel": TRAVEL * hops(1.25 * cycles)},
@@ -106,9 +108,9 @@ def draw_course(class_name: str, seed: int | Sequence[int], frames: int,
             for name in ("travel", "turn", "size", "gap")}
     heading, first_turn = rng.uniform(0, 2 * np.pi, size=2)
     hand, reach = rng.choice((-1.0, 1.0)), rng.uniform(0.9, 1.1)  # either handedness in every class
-    home_x, home_y = aspect * rng.uniform(0.37, 0.63), rng.uniform(0.4, 0.6)
+    home_x, home_y = aspect * rng.uniform(0.43, 0.57), rng.uniform(0.45, 0.55)
     radius = rng.uniform(*CAMERA_RADIUS)
-    camera = hand * now / rng.uniform(*IDLE_PERIOD_FRAMES) + rng.uniform()
+    camera = hand * now / rng.uniform(*CAMERA_PERIOD_FRAMES) + rng.uniform()
 
     act = {"travel": TRAVEL * idle["travel"], "across": np.zeros(frames), "turn": IDLE_TURN * idle["turn"],
            "size": idle["size"], "gap": idle["gap"], **MOTIONS[class_name](cycles)}
@@ -137,7 +139,7 @@ def _coloring(number: int) -> np.ndarray:
     lie between the figure's, so that the figure stands out in every color channel."""
     spread = number * 0.618034 % 1  # multiples of the golden ratio lie apart
     hues = 180 * spread + np.array([0, 20, 90, 110])
-    hsv = np.stack([hues % 180, [120, 80, 160, 60], [75, 165, 40, 250]], axis=1)
+    hsv = np.stack([hues % 180, [120, 80, 160, 60], [105, 140, 15, 255]], axis=1)
     return cv2.cvtColor(hsv[None].astype(np.uint8), cv2.COLOR_HSV2RGB)[0].astype(np.float32)
 
 
@@ -148,7 +150,7 @@ def _figure_halves(texture: int, coloring: int, height: int) -> tuple[np.ndarray
     full = FIGURE_LENGTH[1] * height
     side = int(np.ceil(full)) + 4
     corners = (np.arange(9) + rng.uniform(-0.35, 0.35, size=9)) / 9 * 2 * np.pi
-    outline = rng.uniform(0.55, 1, size=(9, 1)) * np.stack([np.cos(corners), 0.6 * np.sin(corners)], axis=1)
+    outline = rng.uniform(0.75, 1, size=(9, 1)) * np.stack([np.cos(corners), 0.9 * np.sin(corners)], axis=1)
     outline = (outline - (outline.max(0) + outline.min(0)) / 2) * full / np.ptp(outline[:, 0])
     fine = 8  # drawn 8 times larger, then averaged, for smooth edges
     mask = cv2.fillPoly(np.zeros((side * fine, side * fine), np.float32),

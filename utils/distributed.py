@@ -88,13 +88,14 @@ def run_worker(local_rank: int, worker: Callable[[Process, argparse.Namespace], 
                gpus: list[int], processes_per_node: int) -> int:
     """Join the process group, where there is one, and work; a user's mistake is told in one line, status 2."""
     try:
-        process = join(local_rank, flags, gpus, processes_per_node)
-        worker(process, flags)
+        worker(join(local_rank, flags, gpus, processes_per_node), flags)
     except InputError as error:
-        return report(error)
-    finally:
-        if dist.is_initialized() and sys.exc_info()[0] is None:
-            dist.destroy_process_group()
+        return report(error)  # without leaving the group in order: other processes may be waiting in it for ever
+    except KeyboardInterrupt:
+        print("train.py: interrupted; --resume goes on from the newest checkpoint", file=sys.stderr)
+        return 130
+    if dist.is_initialized():
+        dist.destroy_process_group()
     return 0
 
 
