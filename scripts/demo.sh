@@ -24,11 +24,11 @@ echo "== 1. videos"
 
 echo "== 2. pretraining"
 PRETRAIN=("$PYTHON_BIN" train.py --csv_file "$VIDEOS/pretrain.csv" --out "$RUN" --seed "$SEED" --net r3d10 --img_dim 32
-          --train_batch 20 --workers 1 --cluster 40 --queue 140 --queue_start 4 --epoch 20 --split 10 --lr_decay 16
+          --train_batch 20 --workers 1 --cluster 40 --queue 140 --queue_start 3 --epoch 12 --split 6 --lr_decay 10
           --resume)
 echo "${PRETRAIN[*]}"
 "${PRETRAIN[@]}"
-CHECKPOINT="$RUN/checkpoints/epoch_0020.pt"
+CHECKPOINT="$RUN/checkpoints/epoch_0012.pt"
 
 echo "== 3. retrieval of held-out videos: random, then pretrained weights"
 "$PYTHON_BIN" -m eval.retrieval --weights random --net r3d10 "${RETRIEVAL_FLAGS[@]}" --out "$RUN/retrieval_random"
