@@ -3,7 +3,7 @@
 From end to end bfloat16 and float32 differ by tens of percent in early layers even where every kernel is right: ReLU
 and max-pool choices flip, and batch norms amplify. So layers are compared one by one: what went in, and the gradient
 that came back, are recorded in the bfloat16 pass and given to the same layer in float32. Right kernels then differ by
-rounding alone, 2^-9 = 0.002 for each of the two factors: measured 0.004 at most. The kernels that this is about
+rounding alone, up to 2^-9 = 0.002 for each factor: measured 0.007 at most. The kernels that this is about
 give an error of about 1, inf or NaN.
 """
 from __future__ import annotations
@@ -50,7 +50,6 @@ def layer_errors(model: nn.Module, views: torch.Tensor) -> dict[str, float]:
 
     errors = {}
     for name, layer in layers.items():
-        layer.train(not isinstance(layer, nn.modules.batchnorm._BatchNorm) or layer.training)
         parameters = dict(layer.named_parameters(recurse=False))
         expected = [torch.zeros_like(p) for p in parameters.values()]
         for x, gradient in calls[name]:
@@ -64,12 +63,12 @@ def layer_errors(model: nn.Module, views: torch.Tensor) -> dict[str, float]:
     return errors
 
 
-@pytest.mark.parametrize("size", [32, 48])
+@pytest.mark.parametrize("videos, size", [(2, 32), (1, 48)])
 @pytest.mark.parametrize("net", NETS)
-def test_bfloat16_gradient_of_every_layer(net, size):
+def test_bfloat16_gradient_of_every_layer(net, videos, size):
     torch.manual_seed(0)
     model = MultiLevelModel(net, 32, 16)
-    views = torch.randn(2, 3, 3, 16, size, size)
+    views = torch.randn(videos, 3, 3, 16, size, size)
     for _ in range(2):  # the wrong kernels differ from run to run
         errors = layer_errors(model, views)
         wrong = {name: error for name, error in errors.items() if not error < ROUNDING}  # NaN is wrong, too

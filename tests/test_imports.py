@@ -1,0 +1,46 @@
+"""Imports run one way: utils <- dataset, models <- train, eval, visualization <- scripts."""
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+ABOVE = {"train", "eval", "visualization", "scripts", "tests"}
+FORBIDDEN = {
+    "utils": {"dataset", "models", *ABOVE},
+    "dataset": {"models", *ABOVE},
+    "models": {"dataset", "utils", "torch.distributed", *ABOVE},
+}
+
+
+def imported(path: Path) -> set[str]:
+    """Every module that the file imports, anywhere in it, and every dotted name of torch.distributed that it uses."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Attribute):
+            names.add(ast.unparse(node))
+    return names
+
+
+@pytest.mark.parametrize("package", FORBIDDEN)
+def test_imports_run_one_way(package):
+    files = sorted((ROOT / package).rglob("*.py"))
+    assert files
+    for path in files:
+        for name in imported(path):
+            broken = [wrong for wrong in FORBIDDEN[package] if name == wrong or name.startswith(f"{wrong}.")]
+            assert not broken, f"{path.relative_to(ROOT)} imports {name}"
+
+
+def test_the_check_sees_each_form(tmp_path):
+    for line in ("import torch.distributed as dist", "from torch import distributed",
+                 "from torch.distributed import all_gather", "import torch\ntorch.distributed.barrier()"):
+        (tmp_path / "x.py").write_text(line)
+        assert any(name.startswith("torch.distributed") for name in imported(tmp_path / "x.py")), line
