@@ -42,8 +42,12 @@ def convert(state: Mapping[str, Tensor], source: str, target: nn.Module) -> dict
     converted = {}
     for key, value in state.items():
         key = key.removeprefix("module.")
-        if not key.startswith(UNUSED[source]):
-            converted[rename(key)] = value
+        if key.startswith(UNUSED[source]):
+            continue
+        name = rename(key)
+        if name in converted:
+            raise ValueError(f"two entries for {name}, the second under {key}")
+        converted[name] = value
     check_keys(converted, target)
     return converted
 

@@ -29,6 +29,9 @@ TERMS = {"loss_instance": "instance_high"} | {
         "motion_mid", "motion_low", "timestamp_high", "timestamp_mid", "timestamp_low", "prototype",
         "graph_high", "graph_mid", "graph_low")}
 FLOAT64, FLOAT32, LOG_TERMS = 1e-9, 1e-5, 1e-5
+# The scores come last, behind three batch norms of few samples: float32's rounding has grown to 8e-6 there with AVX-512
+# kernels and to 1.4e-5 with AVX2's, and Sinkhorn's exponent multiplies their error by 1 / epsilon = 20.
+FLOAT32_SCORES = 3e-5
 ZERO_GRADIENT = "project_global.0.bias"  # a batch norm follows and takes any constant away
 
 
@@ -135,7 +138,7 @@ def test_embeddings_and_scores(request, precision, tolerance):
         agree(f"graph_{level}", outputs[f"graph_{level}"], values(f"graph_{level}")[:, :2], tolerance)
     for level in ("low", "mid"):
         agree(f"reversed_{level}", outputs[f"reversed_{level}"], values(f"inst_{level}")[6:, :2], tolerance)
-    agree("scores", outputs["scores"], values("scores"), tolerance)
+    agree("scores", outputs["scores"], values("scores"), FLOAT64 if precision == "double" else FLOAT32_SCORES)
 
 
 @pytest.mark.parametrize("precision, tolerance", [("double", FLOAT64), ("single", FLOAT32)])
@@ -149,13 +152,16 @@ def test_losses(request, precision, tolerance):
 
 
 @pytest.mark.parametrize("precision, dtype, tolerance", [("double", torch.float64, FLOAT64),
-                                                         ("single", torch.float32, 2e-5)])
+                                                         ("single", torch.float32, FLOAT32_SCORES)])
 def test_assignments_labels_and_graph(request, precision, dtype, tolerance):
-    """Float32: the scores' own error (8e-7 of 0.3) is multiplied by 1 / epsilon = 20 in the exponent."""
+    """From our own scores in each precision, and from the authors' scores, where float32 reaches 1e-5."""
     outputs = request.getfixturevalue(precision).outputs
     assignments = sinkhorn_knopp(outputs["scores"])
-    agree("q1", assignments[:, 0], values("q1"), tolerance)
-    agree("q2", assignments[:, 1], values("q2"), tolerance)
+    for name, ours in (("q1", assignments[:, 0]), ("q2", assignments[:, 1])):
+        agree(name, ours, values(name), tolerance)
+    theirs = sinkhorn_knopp(values("scores", dtype))
+    for name, ours in (("q1", theirs[:, 0]), ("q2", theirs[:, 1])):
+        agree(name, ours, values(name), min(tolerance, FLOAT32))
     labels = assignments.sum(dim=1).argmax(dim=1)
     assert labels.tolist() == VALUES["label"].tolist()
     high = outputs["instance_high"].detach()
@@ -190,17 +196,18 @@ def test_float32_gradients_of_outputs(single):
 
 
 def test_float32_gradients(double, single):
-    """Float32's rounding flips the choice of a few ReLUs and max-pools among millions; seen: 3.
+    """Float32's rounding flips the choice of a few ReLUs and max-pools among millions; seen: 3 to 6.
 
-    A flip moves the gradient by a whole entry, not by rounding, so early layers differ by up to 6e-4 from float64.
-    With float64's choices given to it, float32 reaches 1e-5 for every parameter.
+    A flip moves the gradient by a whole entry, not by rounding, so norms in early layers differ from float64's by up to
+    6e-4 (AVX-512 kernels) or 1.6e-3 (AVX2's).
+    With float64's choices given to it, float32 is right for every parameter: 4e-6 and 9.9e-6 were seen.
     """
     scale = sum(g.norm() ** 2 for g in double.gradients.values()) ** 0.5
     flips = sum((a != b).sum().item() for name in double.choices
                 for a, b in zip(double.choices[name], single.choices[name]))
     assert flips < 100
     same_choices = step(torch.float32, double.choices)
-    for run, tolerance in ((single, 1e-3), (same_choices, FLOAT32)):
+    for run, tolerance in ((single, 5e-3), (same_choices, 2e-5)):
         for name, gradient in run.gradients.items():
             expected = values(f"gradnorm:{name}")
             if name == ZERO_GRADIENT:

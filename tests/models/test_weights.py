@@ -62,3 +62,10 @@ def test_unwrap():
     for nothing in ({}, [1], {"epoch": 3}, {"state_dict": {}}, {"a": torch.zeros(1), "b": 2}):
         with pytest.raises(ValueError, match="holds no state dict"):
             unwrap(nothing)
+
+
+def test_two_entries_of_one_name_are_refused():
+    backbone = build_backbone("r3d10")
+    state = {"stem.0.weight": backbone.stem[0].weight, "module.conv1.weight": backbone.stem[0].weight}
+    with pytest.raises(ValueError, match="two entries for stem.0.weight, the second under conv1.weight"):
+        convert(state, "3d-resnets", backbone)
