@@ -62,8 +62,9 @@ def timestamp_retrieval(embeddings: Tensor) -> tuple[Tensor, Tensor]:
 
     `embeddings` [B, V+1, D, t]: V clips in temporal order, then the overview; t a multiple of V. Each clip is
     average-pooled over time to t / V, before the L2 normalization, and the results concatenated to length t, so that
-    row m of this sequence and row m of the overview's cover the same moment: the positive pair. The other rows of the same video are the
-    negatives. Cross-entropy both ways, averaged over the two ways, the videos and the timestamps.
+    row m of this sequence and row m of the overview's cover the same moment: the positive pair. The other rows of
+    the same video are the negatives. Cross-entropy both ways, averaged over the two ways, the videos and the
+    timestamps.
     """
     embeddings = at_least_float32(embeddings)
     b, views, d, t = embeddings.shape

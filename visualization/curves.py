@@ -19,7 +19,8 @@ PANELS = {
     "contrast": ("instance_high", "motion_mid", "motion_low"),
     "timestamps": ("timestamp_high", "timestamp_mid", "timestamp_low"),
     "prototypes and graph": ("prototype", "graph_high", "graph_mid", "graph_low"),
-    "retrieval accuracy, top-1": ("accuracy_instance_high", "accuracy_timestamp_high", "accuracy_timestamp_mid",
+    "retrieval accuracy, top-1": ("accuracy_instance_high", "accuracy_motion_mid", "accuracy_motion_low",
+                                  "accuracy_timestamp_high", "accuracy_timestamp_mid",
                                   "accuracy_timestamp_low", "accuracy_prototype"),
 }
 
