@@ -43,7 +43,7 @@ from utils.checkpoint import (checkpoint_path, list_checkpoints, pretraining_sta
                               restore_pretraining, resume_source, write_checkpoint)
 from utils.distributed import Process, gather_rows, launch, wait_for_all
 from utils.metrics import EpochMeter, StepValues
-from utils.runlog import RunLog, write_config
+from utils.runlog import RunLog, device_name, write_config
 
 
 def pretrain(process: Process, flags: argparse.Namespace) -> None:
@@ -161,11 +161,6 @@ def wrap(model: MultiLevelModel, process: Process, flags: argparse.Namespace) ->
 def run_directory(flags: argparse.Namespace) -> Path:
     """The run directory of these flags."""
     return Path(flags.out or f"runs/{Path(flags.csv_file).stem}_{flags.net}")
-
-
-def device_name(device: torch.device) -> str:
-    """The GPU's name, or "cpu" and its number of threads."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({torch.get_num_threads()} threads)"
 
 
 if __name__ == "__main__":

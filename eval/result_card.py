@@ -2,20 +2,14 @@
 from __future__ import annotations
 
 import json
-import platform
 import sys
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy
 import torch
-import torchvision
 
 from utils.errors import InputError
-from utils.runlog import file_sha256, git_commit, replace_text
-
-LIBRARIES = (torch, torchvision, numpy, cv2)
+from utils.runlog import device_name, file_sha256, git_commit, library_versions, replace_text
 
 
 def build_card(
@@ -37,10 +31,8 @@ def build_card(
         "csv_files": {role: {"path": str(path), "sha256": file_sha256(path)}
                       for role, path in csv_files.items()},
         "git_commit": git_commit(),
-        "versions": {"python": platform.python_version(),
-                     **{library.__name__: library.__version__ for library in LIBRARIES}},
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else
-                  f"cpu ({torch.get_num_threads()} threads)",
+        "versions": library_versions(),
+        "device": device_name(device),
         "duration_s": round(duration_s, 3),
         "command": [sys.executable, *sys.argv],
     }

@@ -83,8 +83,7 @@ def write_config(folder: Path, flags: dict[str, Any], facts: dict[str, Any]) -> 
         "command": [sys.executable, *sys.argv],
         "csv_sha256": file_sha256(flags["csv_file"]),
         "git_commit": git_commit(),
-        "versions": {"python": platform.python_version(),
-                     **{library.__name__: library.__version__ for library in LIBRARIES}},
+        "versions": library_versions(),
         **facts,
         "earlier_starts": earlier,
     }
@@ -105,6 +104,16 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that results depend on."""
+    return {"python": platform.python_version(), **{library.__name__: library.__version__ for library in LIBRARIES}}
+
+
+def device_name(device: torch.device) -> str:
+    """The GPU's name, or "cpu" and its number of threads."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({torch.get_num_threads()} threads)"
 
 
 def git_commit() -> str | None:
