@@ -26,6 +26,7 @@ if __name__ == "__main__":  # first, so that --help and a wrong flag answer befo
 
 import argparse
 import sys
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -36,23 +37,77 @@ from torch.utils.data import DataLoader
 
 from dataset.records import read_records, usable_for_pretraining
 from dataset.transforms import normalize
-from dataset.videos import EpochBatchSampler, PretrainVideos, build_loader
+from dataset.videos import EpochBatchSampler, PretrainVideos, build_loader, collate_pretraining
 from models.multilevel import MultiLevelModel
 from models.objective import Objective
-from utils.checkpoint import (checkpoint_path, list_checkpoints, pretraining_state, prune_checkpoints,
-                              restore_pretraining, resume_source, write_checkpoint)
-from utils.distributed import Process, gather_rows, launch, wait_for_all
+from utils.checkpoint import (checkpoint_path, find_checkpoint, list_checkpoints, pretraining_state, prune_checkpoints,
+                              restore_pretraining, write_checkpoint)
+from utils.distributed import Process, gather_rows, launch, require_alike, wait_for_all
+from utils.errors import STOPPED, NonFiniteError
+from utils.health import StepUndo, agree, handle_not_finite, note_bad_videos, require_finite_weights
 from utils.metrics import EpochMeter, StepValues
-from utils.runlog import RunLog, device_name, write_config
+from utils.progress import Progress
+from utils.runlog import RunLog, device_name, file_sha256, write_config
+from utils.signals import StopRequest
 
 
-def pretrain(process: Process, flags: argparse.Namespace) -> None:
-    """The whole run in this process: build, resume, and an epoch after the other, each with its checkpoint."""
+@dataclass
+class Run:
+    """The parts of a run in this process."""
+
+    flags: argparse.Namespace
+    process: Process
+    out: Path
+    batches: EpochBatchSampler
+    loader: DataLoader
+    model: MultiLevelModel
+    optimizer: torch.optim.Optimizer
+    objective: Objective
+    stop: StopRequest
+    progress: Progress
+    meter: EpochMeter
+    log: RunLog
+
+
+def pretrain(process: Process, flags: argparse.Namespace) -> int:
+    """The whole run in this process; returns the exit status."""
+    run = build(process, flags)
+    progress, begin = run.progress, run.progress.epoch
+    end = min(flags.epochs, begin + (flags.stop_after or flags.epochs))
+    if begin >= flags.epochs:
+        run.log.say(f"nothing to do: {begin} of {flags.epochs} epochs are done")
+
+    train_model, stopped = None, False
+    while not stopped and progress.epoch < end:
+        # What is not in use yet is frozen and so unknown to the wrapper, which is made anew when that changes.
+        changed = run.model.set_trainable(prototypes=progress.epoch > 0, graph=run.objective.uses_graph(progress.epoch))
+        if changed or train_model is None:
+            train_model = wrap(run.model, process, flags)
+        for group in run.optimizer.param_groups:
+            group["lr"] = flags.lr * (0.1 if progress.epoch >= flags.lr_decay_epoch else 1.0)
+        run.batches.set_epoch(progress.epoch, progress.step)
+        stopped = train_one_epoch(run, train_model)
+        if progress.step == run.batches.steps_per_epoch:
+            progress.epoch, progress.step = progress.epoch + 1, 0
+            run.meter = EpochMeter(run.batches.global_batch, process.device)
+        save(run)
+    run.log.close()
+    if list_checkpoints(run.out / "checkpoints"):
+        run.log.say(f"newest checkpoint: {list_checkpoints(run.out / 'checkpoints')[-1][1]}")
+    if stopped and progress.epoch < flags.epochs:
+        run.log.say("stopped on request; --resume goes on from there")
+        return STOPPED
+    return 0
+
+
+def build(process: Process, flags: argparse.Namespace) -> Run:
+    """Everything that a run needs, as it was where an earlier start left off."""
+    stop = StopRequest()
     videos, num_dropped = usable_for_pretraining(
         read_records(flags.csv_file, labelled=False), flags.num_clips, flags.clip_frames, flags.csv_file)
     batches = EpochBatchSampler(len(videos), flags.batch_per_gpu, process.rank, process.world_size, flags.seed)
     dataset = PretrainVideos(videos, flags.num_clips, flags.clip_frames, flags.max_stride, flags.img_dim, flags.seed)
-    loader = build_loader(dataset, batches, flags.num_workers, process.device)
+    loader = build_loader(dataset, batches, flags.num_workers, process.device, collate_pretraining)
 
     torch.manual_seed(flags.seed)
     model = MultiLevelModel(flags.net, flags.embedding_dim, flags.num_prototypes).to(process.device)
@@ -66,87 +121,115 @@ def pretrain(process: Process, flags: argparse.Namespace) -> None:
                           flags.graph_reduction)
 
     out = run_directory(flags)
-    source = resume_source(out, flags.resume)
-    wait_for_all()  # every process has looked for checkpoints before the main one writes anything
-    start, notes = 0, []
-    if source:
-        start, notes = restore_pretraining(source, model, optimizer, objective.queue, flags, process)
+    source, checkpoint, notes = find_checkpoint(out, flags.resume)
+    progress, sums = Progress(), None
+    if checkpoint:
+        progress, sums, differences = restore_pretraining(checkpoint, source, model, optimizer, objective.queue,
+                                                          batches.global_batch, flags, process)
+        notes += [f"resumed from {source}: {progress.epoch} epoch(s) and {progress.step} step(s) done", *differences]
+    if progress.step >= batches.steps_per_epoch:  # with a larger batch, too few videos of the epoch are left for a step
+        progress.epoch, progress.step = progress.epoch + 1, 0
+    # Also waits until every process has looked for checkpoints, before the main one writes anything.
+    require_alike({"--csv_file (SHA-256)": file_sha256(flags.csv_file), "--train_batch": flags.batch_per_gpu,
+                   "--epoch": flags.epochs, "--stop_after": flags.stop_after, "--save_steps": flags.save_steps,
+                   "--seed": flags.seed, "newest checkpoint (is --out on a file system that all share?)":
+                   (progress.epoch, progress.step)}, process)
+    meter = EpochMeter(batches.global_batch, process.device)
+    if sums:
+        meter.load_state_dict(sums)
+
     if process.is_main:
         (out / "checkpoints").mkdir(parents=True, exist_ok=True)
         write_config(out, vars(flags), {"device": device_name(process.device), "processes": process.world_size,
                                         "videos": len(videos), "videos_too_short": num_dropped,
-                                        "start_epoch": start})
-    log = RunLog(out, process.is_main, start * batches.steps_per_epoch)
+                                        "start_epoch": progress.epoch, "start_step": progress.step})
+    log = RunLog(out, process.is_main, progress.total_steps)
     for line in (
         f"{out}: {len(videos)} videos ({num_dropped} of {num_dropped + len(videos)} dropped: not more than "
         f"{flags.num_clips * flags.clip_frames} frames), {batches.steps_per_epoch} steps an epoch of "
         f"{batches.global_batch} videos ({batches.num_dropped} left out of each), {process.world_size} process(es) on "
-        f"{device_name(process.device)}",
-        *([f"resumed from {source} after epoch {start}"] if source else []), *notes,
+        f"{device_name(process.device)}", *notes,
     ):
         log.say(line)
-    if start >= flags.epochs:
-        log.say(f"nothing to do: {start} of {flags.epochs} epochs are done")
-
-    train_model = None
-    for epoch in range(start, min(flags.epochs, start + (flags.stop_after or flags.epochs))):
-        # What is not in use yet is frozen and so unknown to the wrapper, which is made anew when that changes.
-        changed = model.set_trainable(prototypes=epoch > 0, graph=objective.uses_graph(epoch))
-        if changed or train_model is None:
-            train_model = wrap(model, process, flags)
-        for group in optimizer.param_groups:
-            group["lr"] = flags.lr * (0.1 if epoch >= flags.lr_decay_epoch else 1.0)
-        batches.set_epoch(epoch)
-        train_one_epoch(train_model, model, objective, optimizer, loader, epoch, process, flags, log)
-        state = pretraining_state(model, optimizer, objective.queue, epoch + 1, flags, process)
-        if process.is_main:
-            write_checkpoint(state, checkpoint_path(out / "checkpoints", epoch + 1))
-            prune_checkpoints(out / "checkpoints", flags.save_every)
-    log.close()
-    if list_checkpoints(out / "checkpoints"):
-        log.say(f"newest checkpoint: {list_checkpoints(out / 'checkpoints')[-1][1]}")
+    return Run(flags, process, out, batches, loader, model, optimizer, objective, stop, progress, meter, log)
 
 
-def train_one_epoch(train_model: nn.Module, model: MultiLevelModel, objective: Objective,
-                    optimizer: torch.optim.Optimizer, loader: DataLoader, epoch: int, process: Process,
-                    flags: argparse.Namespace, log: RunLog) -> None:
-    """One pass over the videos; `train_model` is `model`, compiled or wrapped for several processes."""
-    device = process.device
+def train_one_epoch(run: Run, train_model: nn.Module) -> bool:
+    """The rest of an epoch, or less on request, which it returns. `train_model` is `run.model`, compiled or wrapped."""
+    flags, process, progress, epoch = run.flags, run.process, run.progress, run.progress.epoch
+    records = run.loader.dataset.records
     gather = partial(gather_rows, all_gradients=flags.gather_gradient == "all")
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=flags.amp == "bf16")
-    meter = EpochMeter(flags.batch_per_gpu * process.world_size, device)
-    first_step = epoch * len(loader)
+    autocast = torch.autocast(process.device.type, torch.bfloat16, enabled=flags.amp == "bf16")
+    undo = StepUndo(run.model, run.objective.queue) if flags.on_nonfinite == "skip" else None
     train_model.train()
 
-    for step, clips in enumerate(log.progress(meter.time_waiting(loader), epoch, flags.epochs), start=1):
+    for batch in run.log.progress(run.meter.time_waiting(run.loader), epoch, flags.epochs):
         # Input: uint8 [B, V+1, T, H, W, 3] -> float [B, V+1, 3, T, H, W].
-        views = normalize(clips.to(device, non_blocking=True))
+        views = normalize(batch.clips.to(process.device, non_blocking=True))
         if not flags.channels_last:
             views = views.contiguous()
+        if undo:
+            undo.save()
 
         # Forward, and all losses in float32.
-        model.prototype_head.normalize_()
+        run.model.prototype_head.normalize_()
         with autocast:
-            output = train_model(views, with_graph=objective.uses_graph(epoch))
-        loss = objective(output, epoch, gather, process.rank)
-        values = StepValues(loss)
+            output = train_model(views, with_graph=run.objective.uses_graph(epoch))
+        loss = run.objective(output, epoch, gather, process.rank)
 
-        # Backward; nothing is updated by a loss that is not finite.
-        optimizer.zero_grad(set_to_none=True)
+        # Backward.
+        run.optimizer.zero_grad(set_to_none=True)
         loss.total.backward()
-        values.require_finite(epoch, step)
-        optimizer.step()
+        values = StepValues(loss, [p.grad for p in run.model.parameters() if p.grad is not None])
 
-        meter.update(values)
-        if step % flags.log_every == 0:
-            log.write("step", epoch, first_step + step, {**values.to_dict(), **meter.speed()})
+        # What all processes agree on; nothing is updated by numbers that are not finite.
+        report = agree(run.stop.requested, {records[i].path: reason for i, reason in batch.bad_videos.items()},
+                       values.not_finite(), [records[i].path for i in batch.videos], process)
+        note_bad_videos(report, progress, len(records), flags.max_bad_fraction, run.log)
+        if report.not_finite:
+            handle_not_finite(report, progress, flags.on_nonfinite, flags.max_skips, run.out, run.log)
+            undo.restore()
+            progress.skipped_steps += 1
+        else:
+            run.optimizer.step()
+            require_finite_weights(run.model, progress)
+            run.meter.update(values)
+        progress.step, progress.total_steps = progress.step + 1, progress.total_steps + 1
 
-    summary = {**meter.averages(), "lr": optimizer.param_groups[0]["lr"], **meter.speed()}
-    log.write("epoch", epoch, first_step + len(loader), summary)
-    log.say(f"epoch {epoch + 1}/{flags.epochs}  loss {summary['total']:.4f}  "
-            f"instance top-1 {summary['accuracy_instance_high']:.3f}  "
-            f"prototypes in use {summary['prototypes_in_use']:.0f}  lr {summary['lr']:.1e}  "
-            f"{summary['samples_per_s']:.1f} videos/s  {summary['data_wait']:.0%} waiting for data")
+        if progress.step % flags.log_every == 0 and not report.not_finite:
+            run.log.write("step", epoch, progress.total_steps, {**values.to_dict(), **run.meter.speed()})
+        if progress.step < run.batches.steps_per_epoch:
+            if report.stop:
+                return True
+            if flags.save_steps and progress.step % flags.save_steps == 0:
+                save(run)
+
+    write_summary(run)
+    return report.stop
+
+
+def write_summary(run: Run) -> None:
+    """Log an epoch's means, and say some of them."""
+    epoch, epochs = run.progress.epoch, run.flags.epochs
+    if not run.meter.steps:
+        raise NonFiniteError(f"epoch {epoch + 1}: not one of its steps had finite numbers")
+    summary = {**run.meter.averages(), "lr": run.optimizer.param_groups[0]["lr"], **run.meter.speed()}
+    run.log.write("epoch", epoch, run.progress.total_steps, summary)
+    run.log.say(f"epoch {epoch + 1}/{epochs}  loss {summary['total']:.4f}  "
+                f"instance top-1 {summary['accuracy_instance_high']:.3f}  "
+                f"prototypes in use {summary['prototypes_in_use']:.0f}  lr {summary['lr']:.1e}  "
+                f"{summary['samples_per_s']:.1f} videos/s  {summary['data_wait']:.0%} waiting for data")
+
+
+def save(run: Run) -> None:
+    """Write a checkpoint; returns when it is safe, in every process."""
+    progress, folder = run.progress, run.out / "checkpoints"
+    state = pretraining_state(run.model, run.optimizer, run.objective.queue, progress, run.meter.state_dict(),
+                              run.batches.global_batch, run.flags, run.process)
+    if run.process.is_main:
+        write_checkpoint(state, checkpoint_path(folder, progress.epoch, progress.step))
+        prune_checkpoints(folder, run.flags.save_every)
+    wait_for_all()
 
 
 def wrap(model: MultiLevelModel, process: Process, flags: argparse.Namespace) -> nn.Module:
@@ -164,4 +247,4 @@ def run_directory(flags: argparse.Namespace) -> Path:
 
 
 if __name__ == "__main__":
-    sys.exit(launch(pretrain, FLAGS))
+    sys.exit(launch(pretrain, FLAGS, "train.py"))

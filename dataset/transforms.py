@@ -5,7 +5,9 @@ kept apart from applying them, so that each can be checked alone. Every draw tak
 """
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -28,7 +30,8 @@ FINETUNE_JITTER_PROBABILITY = 0.3
 TEST_RESIZE_RATIO = 128 / 112  # short side before a test crop, in units of the crop's side
 
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
-_LEVELS = np.arange(256, dtype=np.float32)
+# OpenCV rounds a blend where Pillow cuts off; the offset stops short of a half, so that whole values stay.
+CUT = -0.4999
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,17 +44,22 @@ class CropBox:
     width: int
 
 
-@dataclass(frozen=True, slots=True)
-class ColorDraws:
-    """Color changes of n frames.
+class ColorDraws(NamedTuple):
+    """Color changes of frames: of n frames, of views of them [V + 1, T], of a batch of these [B, V + 1, T].
 
-    ``channel`` [n]: the channel 0..2 that replaces all three, -1 for none. ``factors`` [n, 4]: brightness,
-    contrast and saturation factors and the hue shift in turns. ``order`` [n, 4]: the order of these four.
+    ``channel`` int8 [...]: the channel 0..2 that replaces all three, -1 for none. ``factors`` float32 [..., 4]:
+    brightness, contrast and saturation factors and the hue shift in turns. ``order`` int8 [..., 4]: the order of
+    these four. Arrays in a sample; a loader's collation stacks them to tensors.
     """
 
-    channel: np.ndarray
-    factors: np.ndarray
-    order: np.ndarray
+    channel: np.ndarray | torch.Tensor
+    factors: np.ndarray | torch.Tensor
+    order: np.ndarray | torch.Tensor
+
+
+def stack_draws(draws: Sequence[ColorDraws]) -> ColorDraws:
+    """Returns the draws of several views as those of one sample, with a new first dimension."""
+    return ColorDraws(*map(np.stack, zip(*draws)))
 
 
 def draw_crop(height: int, width: int, min_area: float, rng: np.random.Generator) -> CropBox:
@@ -84,19 +92,23 @@ def draw_jitter(
     """
     center, reach = np.array([1.0, 1.0, 1.0, 0.0]), np.array(strengths)
     factors = rng.uniform(center - reach, center + reach, (num, 4))
-    return factors, rng.permuted(np.tile(np.arange(4), (num, 1)), axis=1)
+    order = rng.permuted(np.tile(np.arange(4), (num, 1)), axis=1)
+    return factors.astype(np.float32), order.astype(np.int8)
 
 
 def draw_channels(num: int, rng: np.random.Generator) -> np.ndarray:
     """Returns [num]: for each frame, with p 0.5, a channel 0..2 chosen uniformly, else -1."""
-    return np.where(rng.random(num) < SPLIT_PROBABILITY, rng.integers(0, 3, num), -1)
+    split = rng.random(num) < SPLIT_PROBABILITY
+    return np.where(split, rng.integers(0, 3, num), -1).astype(np.int8)
 
 
 def crop_and_flip(frames: np.ndarray, box: CropBox, flip: bool, img_dim: int) -> np.ndarray:
     """Returns [T, S, S, 3]: one crop for all frames, antialiased bilinear, mirrored when ``flip``."""
     cropped = frames[:, box.top : box.top + box.height, box.left : box.left + box.width]
     resized = resize_frames(cropped, (img_dim, img_dim), "bilinear")
-    return np.stack([cv2.flip(frame, 1) for frame in resized]) if flip else resized
+    if flip:  # all frames one below the other
+        return cv2.flip(resized.reshape(-1, img_dim, 3), 1).reshape(resized.shape)
+    return resized
 
 
 def apply_color(frames: np.ndarray, draws: ColorDraws) -> np.ndarray:
@@ -123,20 +135,19 @@ def apply_color(frames: np.ndarray, draws: ColorDraws) -> np.ndarray:
 
 def adjust_brightness(frame: np.ndarray, factor: float) -> np.ndarray:
     """Returns the uint8 frame, [H, W, 3] or grey [H, W], times ``factor``, clipped, fractions cut off."""
-    return cv2.LUT(frame, _blend_table(0, factor))
+    return _blend(frame, factor, 0)
 
 
 def adjust_contrast(frame: np.ndarray, factor: float) -> np.ndarray:
     """Returns the uint8 frame, [H, W, 3] or grey [H, W], stretched by ``factor`` about its mean grey."""
     grey = frame if frame.ndim == 2 else cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
-    return cv2.LUT(frame, _blend_table(int(cv2.mean(grey)[0] + 0.5), factor))
+    return _blend(frame, factor, int(cv2.mean(grey)[0] + 0.5))
 
 
 def adjust_saturation(frame: np.ndarray, factor: float) -> np.ndarray:
     """Returns the uint8 frame [H, W, 3]: ``factor`` parts of it and 1 - ``factor`` parts of its grey."""
     grey = cv2.cvtColor(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-    # OpenCV rounds where Pillow cuts off; the offset stops short of a half, so that whole values stay.
-    return cv2.addWeighted(frame, factor, grey, 1 - factor, -0.499)
+    return cv2.addWeighted(frame, factor, grey, 1 - factor, CUT)
 
 
 def adjust_hue(frame: np.ndarray, shift: float) -> np.ndarray:
@@ -149,9 +160,9 @@ def adjust_hue(frame: np.ndarray, shift: float) -> np.ndarray:
 _ADJUST = (adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)
 
 
-def _blend_table(base: int, factor: float) -> np.ndarray:
-    """Returns, for each of the 256 levels x, base + factor * (x - base), clipped and cut off to uint8."""
-    return np.clip(base + np.float32(factor) * (_LEVELS - base), 0, 255).astype(np.uint8)
+def _blend(frame: np.ndarray, factor: float, base: int) -> np.ndarray:
+    """Returns ``factor`` parts of the frame and 1 - ``factor`` parts of one level, clipped, fractions cut off."""
+    return cv2.addWeighted(frame, factor, frame, 0, (1 - factor) * base + CUT)
 
 
 class PretrainAugmentation:
@@ -165,10 +176,17 @@ class PretrainAugmentation:
 
     def __call__(self, frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Returns uint8 [T, S, S, 3] from uint8 [T, H, W, 3]."""
+        return apply_color(*self.before_color(frames, rng))
+
+    def before_color(self, frames: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, ColorDraws]:
+        """Returns the view uint8 [T, S, S, 3], cropped and flipped, and the color changes that it is still to get.
+
+        By `apply_color` here, or by `dataset.device_color.apply_color_on_device` on whole batches.
+        """
         box = draw_crop(frames.shape[1], frames.shape[2], PRETRAIN_MIN_AREA, rng)
         flip = rng.random() < FLIP_PROBABILITY
         color = ColorDraws(draw_channels(len(frames), rng), *draw_jitter(len(frames), PRETRAIN_JITTER, rng))
-        return apply_color(crop_and_flip(frames, box, flip, self.img_dim), color)
+        return crop_and_flip(frames, box, flip, self.img_dim), color
 
 
 class FinetuneAugmentation:
@@ -206,11 +224,17 @@ class TestCrops:
 
     def __call__(self, frames: np.ndarray) -> np.ndarray:
         """Returns uint8 [num_crops, T, S, S, 3] from uint8 [T, H, W, 3]."""
+        return self.cut(self.resize(frames))
+
+    def resize(self, frames: np.ndarray) -> np.ndarray:
+        """Returns the frames with their short side at 128/112 of S; each frame's pixels depend on it alone."""
         height, width = frames.shape[1:3]
         scale = round(self.img_dim * TEST_RESIZE_RATIO) / min(height, width)
-        height, width = round(height * scale), round(width * scale)
-        resized = resize_frames(frames, (width, height), "bilinear")
-        bottom, right = height - self.img_dim, width - self.img_dim
+        return resize_frames(frames, (round(width * scale), round(height * scale)), "bilinear")
+
+    def cut(self, resized: np.ndarray) -> np.ndarray:
+        """Returns uint8 [num_crops, T, S, S, 3] from frames that `resize` gave."""
+        bottom, right = (side - self.img_dim for side in resized.shape[1:3])
         corners = [(bottom // 2, right // 2), (0, 0), (0, right), (bottom, 0), (bottom, right)]
         crops = np.stack(
             [
@@ -227,5 +251,8 @@ def normalize(clips: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.
     Works on the clips' device, in float32, then casts. The result is a permuted view: the channels stay
     innermost in memory, which for [M, 3, T, H, W] is torch.channels_last_3d.
     """
-    mean, std = (torch.tensor(values, device=clips.device) for values in (IMAGENET_MEAN, IMAGENET_STD))
-    return clips.float().mul_(1 / (255 * std)).sub_(mean / std).to(dtype).movedim(-1, -4)
+    width = clips.shape[-2]
+    mean, std = (torch.tensor(values).repeat(width) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    scale, shift = (x.to(clips.device, non_blocking=True) for x in (1 / (255 * std), mean / std))
+    rows = clips.flatten(-2).float().mul_(scale).sub_(shift).to(dtype)  # whole rows: three values would be a slow loop
+    return rows.unflatten(-1, (width, 3)).movedim(-1, -4)

@@ -6,7 +6,11 @@ depend on which worker or process reads it, nor on how many there are.
 """
 from __future__ import annotations
 
+import multiprocessing
+import signal
 from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.util import Finalize
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -18,8 +22,24 @@ from dataset.records import VideoRecord
 from dataset.sampling import pretraining_indices, split_views, training_clip
 from dataset.transforms import FinetuneAugmentation, PretrainAugmentation, TestCrops
 from utils.errors import InputError
+from utils.signals import leave_signals_to_parent
 
 PRETRAIN_FRAME_SIZE = (200, 150)  # width, height before cropping
+MAX_REPLACEMENTS = 20  # unreadable videos in a row that one sample may meet
+
+
+class PretrainBatch(NamedTuple):
+    """A batch as the loader hands it over; a sample has the same fields, for one video."""
+
+    clips: torch.Tensor         # uint8 [B, V + 1, T, S, S, 3]: the clips in order, then the overview
+    videos: list[int]           # [B] index of the video that each sample shows
+    bad_videos: dict[int, str]  # index -> reason of those that could not be read, and that others stand in for
+
+
+def collate_pretraining(samples: Sequence[PretrainBatch]) -> PretrainBatch:
+    """Returns one batch of single samples."""
+    bad = {index: reason for sample in samples for index, reason in sample.bad_videos.items()}
+    return PretrainBatch(torch.stack([sample.clips for sample in samples]), [sample.videos[0] for sample in samples], bad)
 
 
 class PretrainVideos(Dataset):
@@ -44,12 +64,26 @@ class PretrainVideos(Dataset):
     def __len__(self) -> int:
         return len(self.records)
 
-    def __getitem__(self, key: tuple[int, int]) -> torch.Tensor:
-        """Returns uint8 [V + 1, T, S, S, 3] for (epoch, index): the clips in order, then the overview."""
+    def __getitem__(self, key: tuple[int, int]) -> PretrainBatch:
+        """Returns the sample of (epoch, index), whose clips are uint8 [V + 1, T, S, S, 3].
+
+        Another video, drawn from (seed, epoch, index) too, stands in for one that cannot be read. InputError when
+        MAX_REPLACEMENTS in a row cannot.
+        """
         epoch, index = key
         rng = _generator(self.seed, epoch, index)
-        frames, views = self.read_views(index, rng)
-        return torch.from_numpy(np.stack([self.augment(frames[view], rng) for view in views]))
+        bad: dict[int, str] = {}
+        for replacements_left in reversed(range(MAX_REPLACEMENTS + 1)):
+            try:
+                frames, views = self.read_views(index, rng)
+                break
+            except InputError as error:
+                bad[index] = str(error)
+                if not replacements_left:
+                    raise
+                index = int(rng.integers(len(self.records)))
+        clips = torch.from_numpy(np.stack([self.augment(frames[view], rng) for view in views]))
+        return PretrainBatch(clips, [index], bad)
 
     def read_views(self, index: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Returns (frames [V*T, H, W, 3], views [V + 1, T]): the frames, and which of them make each view."""
@@ -108,9 +142,9 @@ class LabelledTestVideos(Dataset):
         record = self.records[index]
         clips = self.sample_clips(record.num_frames)
         distinct, positions = np.unique(clips, return_inverse=True)
-        frames = read_frames(record.path, distinct, record.num_frames)
-        views = self.crops(frames)[:, positions.reshape(clips.shape)].swapaxes(0, 1)
-        return torch.from_numpy(views.reshape(-1, *views.shape[2:])), record.label, index
+        frames = read_frames(record.path, distinct, record.num_frames, shrink=self.crops.resize)
+        views = np.concatenate([self.crops.cut(frames[clip]) for clip in positions.reshape(clips.shape)])
+        return torch.from_numpy(views), record.label, index
 
 
 class EpochBatchSampler(Sampler):
@@ -159,22 +193,25 @@ class EpochBatchSampler(Sampler):
 
 
 def build_loader(
-    dataset: Dataset, batches: EpochBatchSampler, num_workers: int, device: torch.device
+    dataset: Dataset, batches: EpochBatchSampler, num_workers: int, device: torch.device,
+    collate: Callable[[Sequence], object] | None = None,
 ) -> DataLoader:
     """Returns a loader of ``batches``: collated once, in the workers, pinned for a CUDA device.
 
-    Workers live as long as the loader and keep to one thread each. An InputError raised in a worker arrives
+    ``collate``: samples -> batch, None for torch's own. Workers live as long as the loader and keep to one thread each. An InputError raised in a worker arrives
     here as an InputError; ``utils.errors.one_line`` gives its message. The loader draws from no global
     random state.
     """
     _limit_threads()
+    Finalize(None, _end_workers, exitpriority=0)
     return DataLoader(
         dataset,
         batch_sampler=batches,
         num_workers=num_workers,
         pin_memory=device.type == "cuda",
         persistent_workers=num_workers > 0,
-        worker_init_fn=_limit_threads,
+        worker_init_fn=_start_worker,
+        collate_fn=collate,
         generator=torch.Generator(),
     )
 
@@ -184,6 +221,20 @@ def _generator(seed: int, *key: int) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
 
 
-def _limit_threads(_worker_id: int = 0) -> None:
+def _start_worker(_worker_id: int) -> None:
+    """What a worker process does first."""
+    leave_signals_to_parent()
+    _limit_threads()
+
+
+def _end_workers() -> None:
+    """At the end of this process, before it would send workers SIGTERM, to which they are deaf, and wait for them."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler takes a killed worker for an error
+    for process in multiprocessing.active_children():
+        if process.daemon:
+            process.kill()
+
+
+def _limit_threads() -> None:
     """OpenCV's own threads cost more than they give on small frames; torch limits its own in workers."""
     cv2.setNumThreads(0)

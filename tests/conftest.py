@@ -47,3 +47,19 @@ def read_codes() -> Callable[[np.ndarray], np.ndarray]:
         return (bits * 2 ** np.arange(8)).sum(-1)
 
     return read
+
+
+@pytest.fixture(scope="session")
+def videos_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Returns a csv of eight videos of 40 frames, without labels."""
+    folder = tmp_path_factory.mktemp("eight_videos")
+    draw = np.random.default_rng(0)
+    for number in range(8):
+        (folder / f"v{number}").mkdir()
+        base = cv2.resize(draw.integers(0, 256, (6, 8, 3), dtype=np.uint8), (64, 48))
+        for index in range(40):
+            path = folder / f"v{number}" / f"image_{index + 1:05d}.jpg"
+            assert cv2.imwrite(str(path), np.roll(base, index * number, axis=1))
+    csv = folder / "videos.csv"
+    csv.write_text("".join(f"v{number},40\n" for number in range(8)))
+    return csv

@@ -74,7 +74,7 @@ def flatten(value, prefix=""):
 
 
 def assert_same_state(a: dict, b: dict) -> None:
-    parts = ("model", "optimizer", "queue", "random", "epochs_done")
+    parts = ("model", "optimizer", "queue", "processes", "progress", "epochs_done")
     left, right = (dict(flatten({part: state[part] for part in parts})) for state in (a, b))
     assert left.keys() == right.keys()
     for name, value in left.items():
@@ -133,7 +133,7 @@ def test_stopped_and_resumed_is_the_straight_run_bit_for_bit(straight, videos, t
     run(tmp_path, *flags, "--stop_after", "1")
     run(tmp_path, *flags, "--resume", "--stop_after", "2", "--workers", "2")
     result = run(tmp_path, *flags, "--resume")
-    assert "resumed from run/checkpoints/epoch_0003.pt after epoch 3" in result.stdout
+    assert "resumed from run/checkpoints/epoch_0003.pt: 3 epoch(s) and 0 step(s) done" in result.stdout
     assert_same_state(load(tmp_path / "run"), load(straight))
     assert log_values(tmp_path / "run") == log_values(straight)
     assert len(json.loads((tmp_path / "run/config.json").read_text())["earlier_starts"]) == 2
@@ -165,10 +165,10 @@ def test_launch_forms_of_two_processes_give_the_same_run(videos, tmp_path):
     assert log_values(tmp_path / "spawn") == log_values(tmp_path / "torchrun")
     assert sorted(path.name for path in (tmp_path / "spawn").iterdir()) == sorted(
         path.name for path in (tmp_path / "torchrun").iterdir())
-    assert len(load(tmp_path / "spawn", 3)["random"]) == 2
+    assert len(load(tmp_path / "spawn", 3)["processes"]) == 2
     # Another number of processes goes on too, and says what that changes.
     result = run(tmp_path, "--csv_file", str(videos), *SMALL, "--out", "spawn", "--resume")
-    assert "changed since: 2 process(es) -> 1" in result.stdout and "epoch 4/4" in result.stdout
+    assert "changed since: 2 process(es) with 4 videos a step -> 1 with 2" in result.stdout and "epoch 4/4" in result.stdout
 
 
 def test_two_machines_meet_at_the_url(videos, tmp_path):
@@ -195,8 +195,8 @@ def test_a_rank_that_fails_takes_the_others_down(videos, tmp_path):
 
 
 def test_diverged_loss_stops_and_names_the_term(videos, tmp_path):
-    result = run(tmp_path, "--csv_file", str(videos), *SMALL, "--lr", "1e30", status=2)
-    assert result.stderr.count("\n") == 1 and "the loss is not finite (" in result.stderr
+    result = run(tmp_path, "--csv_file", str(videos), *SMALL, "--lr", "1e30", status=4)
+    assert result.stderr.count("\n") == 1 and "not finite: " in result.stderr
     assert "instance_high = nan" in result.stderr
     assert not list(tmp_path.glob("runs/*/checkpoints/*"))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,16 @@ import torch
 
 from utils.distributed import Process, gather_objects
 from utils.errors import InputError
+from utils.progress import Progress
 
 FORMAT = "mfo"
-NAME = re.compile(r"epoch_(\d+)\.pt")
+NAME = re.compile(r"epoch_(\d+)(?:_step_(\d+))?\.pt")
 # Flags that say what the weights and the optimizer's state are; a resumed run must have the same.
 FIXED_FLAGS = {"net": "--net", "embedding_dim": "--channel", "num_prototypes": "--cluster", "num_clips": "--sample"}
 # Flags that say where and how fast a run goes, not what it computes.
-FREE_FLAGS = {"resume", "path", "out", "num_workers", "save_every", "stop_after", "log_every", "gpu", "nproc",
-              "multiprocessing_distributed", "num_nodes", "node_rank", "dist_url", "dist_backend", "dist_timeout"}
+FREE_FLAGS = {"resume", "path", "out", "num_workers", "save_every", "save_steps", "stop_after", "log_every", "gpu", "nproc",
+              "multiprocessing_distributed", "num_nodes", "node_rank", "dist_url", "dist_backend", "dist_timeout",
+              "max_bad_fraction", "max_skips", "monitor_csv", "monitor_every", "dry_run", "checkpoint_activations"}
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -50,7 +53,11 @@ def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
         os.replace(partial, path)
     except (OSError, RuntimeError) as error:
         partial.unlink(missing_ok=True)
-        raise InputError(f"{path}: the checkpoint could not be written: {error}") from error
+        cause = error if isinstance(error, OSError) else error.__context__  # torch.save hides why it could not write
+        reason = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(error).splitlines()[0]
+        raise InputError(f"{path}: the checkpoint could not be written: {reason}; it needs about "
+                         f"{num_bytes(checkpoint) / 1e6:.1f} MB, {shutil.disk_usage(path.parent).free / 1e6:.1f} MB are "
+                         "free there; earlier checkpoints are as they were") from error
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
@@ -58,22 +65,56 @@ def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
         os.close(folder)
 
 
-def checkpoint_path(folder: Path, epochs_done: int) -> Path:
-    """Where the checkpoint after `epochs_done` epochs lies."""
-    return folder / f"epoch_{epochs_done:04d}.pt"
+def num_bytes(value: Any) -> int:
+    """Bytes of all tensors inside `value`."""
+    if isinstance(value, torch.Tensor):
+        return value.numel() * value.element_size()
+    if isinstance(value, dict):
+        return sum(map(num_bytes, value.values()))
+    return sum(map(num_bytes, value)) if isinstance(value, (list, tuple)) else 0
 
 
-def list_checkpoints(folder: Path) -> list[tuple[int, Path]]:
-    """(epochs done, path) of every checkpoint in `folder`, oldest first."""
+def checkpoint_path(folder: Path, epochs: int, steps: int = 0) -> Path:
+    """Where the checkpoint after `epochs` whole epochs and `steps` steps of the next lies."""
+    return folder / (f"epoch_{epochs:04d}_step_{steps:06d}.pt" if steps else f"epoch_{epochs:04d}.pt")
+
+
+def list_checkpoints(folder: Path) -> list[tuple[tuple[int, int], Path]]:
+    """((whole epochs, steps of the next), path) of every checkpoint in `folder`, oldest first."""
     found = ((NAME.fullmatch(path.name), path) for path in folder.glob("epoch_*.pt"))
-    return sorted((int(match[1]), path) for match, path in found if match)
+    return sorted(((int(match[1]), int(match[2] or 0)), path) for match, path in found if match)
 
 
 def prune_checkpoints(folder: Path, save_every: int) -> None:
-    """Delete all but the newest checkpoint and those of every `save_every`-th epoch."""
-    for epochs_done, path in list_checkpoints(folder)[:-1]:
-        if epochs_done % save_every:
+    """Delete all but the newest checkpoint and those of every `save_every`-th whole epoch, and what a kill cut off."""
+    for (epochs, steps), path in list_checkpoints(folder)[:-1]:
+        if steps or epochs % save_every:
             path.unlink()
+    for path in folder.glob("*.partial"):
+        path.unlink()
+
+
+def find_checkpoint(out: Path, resume: str | None) -> tuple[Path | None, dict[str, Any] | None, list[str]]:
+    """(path, checkpoint, lines to tell) of what to go on from; None twice for a fresh run.
+
+    `resume` None: `out` must hold no checkpoint, or InputError. "auto": the newest in `out` that is whole, None if
+    there is none at all; InputError if there are some, and all are torn. Otherwise a path.
+    """
+    if resume not in (None, "auto"):
+        return Path(resume), read_checkpoint(resume), []
+    present = list_checkpoints(out / "checkpoints")
+    if resume is None and present:
+        raise InputError(f"--out {out}: holds a run already ({present[-1][1].name}); add --resume to go on with it, or name "
+                         "another directory")
+    torn: list[str] = []
+    for _, path in reversed(present):
+        try:
+            return path, read_checkpoint(path), torn
+        except InputError as error:
+            torn.append(f"passed over: {error}")
+    if torn:
+        raise InputError(f"--resume: no whole checkpoint in {out / 'checkpoints'} ({torn[0]}); remove them to begin anew")
+    return None, None, []
 
 
 def random_state(device: torch.device) -> dict[str, torch.Tensor]:
@@ -91,55 +132,54 @@ def set_random_state(state: dict[str, torch.Tensor], device: torch.device) -> No
         torch.cuda.set_rng_state(state["cuda"], device)
 
 
-def resume_source(out: Path, resume: str | None) -> Path | None:
-    """The checkpoint to go on from, None for a fresh run.
-
-    `resume` None: `out` must hold no checkpoint, or InputError. "auto": the newest in `out`, None if there is none.
-    Otherwise a path.
-    """
-    if resume not in (None, "auto"):
-        return Path(resume)
-    present = list_checkpoints(out / "checkpoints")
-    if resume is None and present:
-        raise InputError(f"--out {out}: holds a run of {present[-1][0]} epoch(s) already; add --resume to go on with it, or "
-                         "name another directory")
-    return present[-1][1] if present else None
-
-
-def pretraining_state(model: torch.nn.Module, optimizer: torch.optim.Optimizer, queue: Any, epochs_done: int,
-                      flags: argparse.Namespace, process: Process) -> dict[str, Any]:
-    """All that a run needs to go on as if it had not stopped. Every process must call this."""
+def pretraining_state(model: torch.nn.Module, optimizer: torch.optim.Optimizer, queue: Any, progress: Progress,
+                      sums: dict[str, Any], global_batch: int, flags: argparse.Namespace,
+                      process: Process) -> dict[str, Any]:
+    """All that a run needs to go on as if it had not stopped. Every process must call this, each with its own `sums`."""
     return {
         "format": FORMAT, "kind": "model", "net": flags.net, "embedding_dim": flags.embedding_dim,
         "num_prototypes": flags.num_prototypes, "model": model.state_dict(), "optimizer": optimizer.state_dict(),
-        "queue": queue.state_dict(), "epochs_done": epochs_done, "flags": vars(flags),
-        "random": gather_objects(random_state(process.device)),
+        "queue": queue.state_dict(), "epochs_done": progress.epoch, "progress": progress.state_dict(),
+        "global_batch": global_batch, "flags": vars(flags),
+        "processes": gather_objects({"random": random_state(process.device), "sums": sums}),
     }
 
 
-def restore_pretraining(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, queue: Any,
-                        flags: argparse.Namespace, process: Process) -> tuple[int, list[str]]:
-    """Set everything to the state at `path`; returns the epochs done and lines on what differs from then."""
-    checkpoint = read_checkpoint(path)
-    missing = {"optimizer", "queue", "epochs_done", "flags", "random", "model"} - checkpoint.keys()
+def restore_pretraining(checkpoint: dict[str, Any], path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer,
+                        queue: Any, global_batch: int, flags: argparse.Namespace,
+                        process: Process) -> tuple[Progress, dict[str, Any] | None, list[str]]:
+    """Set everything to the state of `checkpoint`; returns (progress, this process's sums, lines on what differs).
+
+    With another global batch or number of processes the position in the epoch is that of the videos seen (rounded down
+    to whole steps), and the sums of the epoch so far are not known.
+    """
+    missing = ({"optimizer", "queue", "progress", "global_batch", "flags", "processes", "model"} - checkpoint.keys())
     if missing:
         raise InputError(f"{path}: no pretraining checkpoint to resume from: it lacks {', '.join(sorted(missing))}")
     then, now = checkpoint["flags"], vars(flags)
     for name, flag in FIXED_FLAGS.items():
-        if canonical(then[name]) != canonical(now[name]):
-            raise InputError(f"{flag} {now[name]}: {path} was trained with {flag} {then[name]}")
+        if canonical(then.get(name)) != canonical(now[name]):
+            raise InputError(f"{flag} {now[name]}: {path} was trained with {flag} {then.get(name)}")
     notes = [f"changed since: {name} {then[name]} -> {now[name]}" for name in sorted(now.keys() - FREE_FLAGS)
              if name in then and canonical(then[name]) != canonical(now[name])]
-    model.load_state_dict(checkpoint["model"])
-    optimizer.load_state_dict(checkpoint["optimizer"])
-    queue.load_state_dict(checkpoint["queue"], process.device)
-    states = checkpoint["random"]
-    if len(states) == process.world_size:
-        set_random_state(states[process.rank], process.device)
-    else:
-        notes.append(f"changed since: {len(states)} process(es) -> {process.world_size}: global batch and random states "
-                     "differ from what they would have been")
-    return checkpoint["epochs_done"], notes
+    try:
+        model.load_state_dict(checkpoint["model"])
+        optimizer.load_state_dict(checkpoint["optimizer"])
+        queue.load_state_dict(checkpoint["queue"], process.device)
+        progress, processes = Progress(**checkpoint["progress"]), checkpoint["processes"]
+        same = len(processes) == process.world_size and checkpoint["global_batch"] == global_batch
+        own = processes[process.rank] if same else None
+        if same:
+            set_random_state(own["random"], process.device)
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:  # a stranger's or a damaged file
+        raise InputError(f"{path}: its state does not fit this run: {str(error).splitlines()[0]}") from error
+    if same:
+        return progress, own["sums"], notes
+    notes.append(f"changed since: {len(processes)} process(es) with {checkpoint['global_batch']} videos a step -> "
+                 f"{process.world_size} with {global_batch}: random states and batches differ from what they would have been, "
+                 "and the means of the epoch at hand are those from here on")
+    progress.step = progress.step * checkpoint["global_batch"] // global_batch
+    return progress, None, notes
 
 
 def canonical(value: Any) -> Any:

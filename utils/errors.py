@@ -1,13 +1,36 @@
-"""The one exception for what a user can mend."""
+"""Exit statuses, and the exceptions that a user can act on.
+
+    0    done
+    1    a fault of the program: a traceback tells where
+    2    a mistake in what was given (flags, csv, files), or a disk that is full: one line
+    3    another process, one that loads data among them, was lost, or silent for longer than --dist_timeout: start again with --resume
+    4    numbers that are not finite: the newest checkpoint is from before
+    75   stopped on request (SIGTERM, SIGUSR1) after a checkpoint was written: start again with --resume
+    130  interrupted (Ctrl-C)
+"""
 from __future__ import annotations
+
+FAULT, MISTAKE, LOST, NOT_FINITE, STOPPED, INTERRUPTED = 1, 2, 3, 4, 75, 130
 
 
 class InputError(ValueError):
     """A user's mistake, in one line: what was given, what is accepted, and where (flag, path, csv line).
 
-    Entry points print it without a traceback and exit with status 2. Everything else that is raised is a
+    Entry points print it without a traceback and exit with `exit_status`. Everything else that is raised is a
     fault of this project and keeps its traceback.
     """
+
+    exit_status = MISTAKE
+
+
+class AgreedError(InputError):
+    """An InputError that every process raises alike; the main one alone tells it."""
+
+
+class NonFiniteError(AgreedError):
+    """A loss term, a gradient or a weight is NaN or infinite; the run cannot go on."""
+
+    exit_status = NOT_FINITE
 
 
 def one_line(error: InputError) -> str:

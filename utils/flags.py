@@ -49,6 +49,9 @@ def pretraining_parser() -> argparse.ArgumentParser:
     data.add_argument("--workers", dest="num_workers", type=int, default=8, metavar="N",
                       help="loader processes of each training process; 0 loads in it")
 
+    data.add_argument("--max_bad_fraction", type=float, default=0.01, metavar="SHARE",
+                      help="share of the videos, 0 to 1, that may turn out unreadable; others stand in for them")
+
     model = parser.add_argument_group("model")
     model.add_argument("--net", choices=NETS, default="resnet18", help="backbone; resnet18 is r3d18")
     model.add_argument("--channel", dest="embedding_dim", type=int, default=128, metavar="D", help="embedding width")
@@ -79,6 +82,10 @@ def pretraining_parser() -> argparse.ArgumentParser:
     optimization.add_argument("--lr_decay", dest="lr_decay_epoch", type=int, default=70, metavar="EPOCH",
                               help="first epoch (from 0) at a tenth of --lr")
     optimization.add_argument("--wd", dest="weight_decay", type=float, default=1e-5, help="weight decay (L2)")
+    optimization.add_argument("--on_nonfinite", choices=("stop", "skip"), default="stop",
+                              help="stop: a loss or gradient that is not finite ends the run; skip: its step is left out")
+    optimization.add_argument("--max_skips", type=int, default=10, metavar="STEPS",
+                              help="steps that --on_nonfinite skip may leave out in the whole run")
     optimization.add_argument("--seed", type=int, default=0, help="seed of weights, order and augmentation, from 0")
 
     speed = parser.add_argument_group("precision and speed")
@@ -94,12 +101,19 @@ def pretraining_parser() -> argparse.ArgumentParser:
     run.add_argument("--path", metavar="CHECKPOINT", help="checkpoint for --resume, as the reference has it")
     run.add_argument("--save_every", type=int, default=10, metavar="EPOCHS",
                      help="checkpoints kept besides the newest, which is written after each epoch")
+    run.add_argument("--save_steps", type=int, metavar="STEPS", help="write checkpoints inside an epoch too, so often")
     run.add_argument("--stop_after", type=int, metavar="EPOCHS",
                      help="stop after this many epochs of this start; schedules stay those of --epoch")
     run.add_argument("--log_every", type=int, default=20, metavar="STEPS", help="steps between two lines of the log")
 
+    add_launch_flags(parser)
+    return parser
+
+
+def add_launch_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags of processes and machines, which `utils.distributed.launch` reads."""
     launch = parser.add_argument_group("launch")
-    launch.add_argument("--gpu", metavar="IDS", help="GPUs of this machine to use, such as 0,1,2,3 (default: all)")
+    launch.add_argument("--gpu", metavar="IDS", help="GPUs of this machine to use, such as 0,1,2,3; none: the CPU (default: all)")
     launch.add_argument("--multiprocessing-distributed", action="store_true",
                         help="start one process for each GPU here, or --nproc CPU processes where there is none")
     launch.add_argument("--nproc", type=int, default=1, metavar="N",
@@ -110,7 +124,6 @@ def pretraining_parser() -> argparse.ArgumentParser:
     launch.add_argument("--dist-backend", choices=("nccl", "gloo"), default="nccl", help="gloo is taken without GPUs")
     launch.add_argument("--dist_timeout", type=float, default=600, metavar="S",
                         help="seconds after which a silent process ends the run")
-    return parser
 
 
 def parse_pretraining_flags(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -136,28 +149,52 @@ def find_problem(flags: argparse.Namespace) -> str | None:
              "--queue_start": (flags.queue_start_epoch, 0), "--epoch": (flags.epochs, 1),
              "--train_batch": (flags.batch_per_gpu, 2), "--lr_decay": (flags.lr_decay_epoch, 0),
              "--wd": (flags.weight_decay, 0), "--seed": (flags.seed, 0), "--save_every": (flags.save_every, 1),
-             "--stop_after": (flags.stop_after, 1), "--log_every": (flags.log_every, 1), "--nproc": (flags.nproc, 1),
-             "--world-size": (flags.num_nodes, 1), "--rank": (flags.node_rank, 0), "--rate": (flags.max_stride, 1)}
-    for name, (value, bound) in least.items():
-        if value is not None and not (value >= bound and math.isfinite(value)):
-            return f"{name} {value}: must be at least {bound}"
-    for name, value in (("--lr", flags.lr), ("--dist_timeout", flags.dist_timeout)):
-        if not (value > 0 and math.isfinite(value)):
-            return f"{name} {value}: must be positive"
+             "--save_steps": (flags.save_steps, 1), "--max_skips": (flags.max_skips, 0),
+             "--stop_after": (flags.stop_after, 1), "--log_every": (flags.log_every, 1), "--rate": (flags.max_stride, 1)}
+    problem = find_too_small(least) or find_not_positive({"--lr": flags.lr}) or find_launch_problem(flags)
+    if problem:
+        return problem
     step = 8 * flags.num_clips
     if flags.clip_frames < step or flags.clip_frames % step:
         return (f"--seq {flags.clip_frames}: must be a multiple of 8 * --sample = {step}, so that every level's "
                 "timestamps can be shared among the clips")
-    if not 0 <= flags.graph_threshold <= 1:
-        return f"--thres {flags.graph_threshold}: must be between 0 and 1"
-    if flags.node_rank >= flags.num_nodes:
-        return f"--rank {flags.node_rank}: must be below --world-size {flags.num_nodes}"
+    for name, share in (("--thres", flags.graph_threshold), ("--max_bad_fraction", flags.max_bad_fraction)):
+        if not 0 <= share <= 1:
+            return f"{name} {share}: must be between 0 and 1"
     if flags.path and flags.resume is None:
         return f"--path {flags.path}: names the checkpoint for --resume; add --resume, or name the run directory by --out"
     if flags.path and flags.resume != "auto":
         return f"--path {flags.path}: --resume names {flags.resume} already"
-    if flags.gpu is not None:
+    return None
+
+
+def find_launch_problem(flags: argparse.Namespace) -> str | None:
+    """What cannot work among the flags of `add_launch_flags`, as a line, or None."""
+    problem = (find_too_small({"--nproc": (flags.nproc, 1), "--world-size": (flags.num_nodes, 1),
+                               "--rank": (flags.node_rank, 0)})
+               or find_not_positive({"--dist_timeout": flags.dist_timeout}))
+    if problem:
+        return problem
+    if flags.node_rank >= flags.num_nodes:
+        return f"--rank {flags.node_rank}: must be below --world-size {flags.num_nodes}"
+    if flags.gpu not in (None, "none"):
         ids = flags.gpu.split(",")
         if not all(part.isdecimal() for part in ids) or len(set(ids)) < len(ids):
-            return f"--gpu {flags.gpu}: must be distinct numbers such as 0,1,2,3"
+            return f"--gpu {flags.gpu}: must be none, or distinct numbers such as 0,1,2,3"
+    return None
+
+
+def find_too_small(values: dict[str, tuple[float | None, float]]) -> str | None:
+    """A line on the first flag -> (value, least value) that is smaller or not finite, or None; a value of None may be."""
+    for name, (value, least) in values.items():
+        if value is not None and not (value >= least and math.isfinite(value)):
+            return f"{name} {value}: must be at least {least}"
+    return None
+
+
+def find_not_positive(values: dict[str, float]) -> str | None:
+    """A line on the first flag -> value that is not a positive finite number, or None."""
+    for name, value in values.items():
+        if not (value > 0 and math.isfinite(value)):
+            return f"{name} {value}: must be positive"
     return None

@@ -3,13 +3,12 @@ from __future__ import annotations
 
 import math
 import time
-from typing import Iterable, Iterator, Protocol
+from typing import Any, Iterable, Iterator, Protocol, Sequence
 
 import torch
 from torch import Tensor
 
 from utils.distributed import average
-from utils.errors import InputError
 
 
 class NamedScalars(Protocol):
@@ -20,17 +19,17 @@ class NamedScalars(Protocol):
     metrics: dict[str, Tensor]
 
 
-class NonFiniteLoss(InputError):
-    """A loss term is NaN or infinite; the run cannot go on."""
-
-
 class StepValues:
-    """The scalars of one step in one tensor, on their way to the host while the device goes on."""
+    """The scalars of one step in one tensor, on their way to the host while the device goes on.
 
-    def __init__(self, loss: NamedScalars) -> None:
-        scalars = {"total": loss.total, **loss.terms, **loss.metrics}
+    Beside the loss's: `gradient_norm`, the L2 norm of all gradients together.
+    """
+
+    def __init__(self, loss: NamedScalars, gradients: Sequence[Tensor]) -> None:
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)).double())
+        scalars = {"total": loss.total, **loss.terms, "gradient_norm": norm, **loss.metrics}
         self.names = list(scalars)
-        self.num_losses = 1 + len(loss.terms)
+        self.num_checked = 2 + len(loss.terms)
         self.on_device = torch.stack([value.detach().double() for value in scalars.values()])
         self.on_host = self.on_device.to("cpu", non_blocking=True)
         self.arrived = torch.cuda.Event() if self.on_device.is_cuda else None
@@ -43,14 +42,10 @@ class StepValues:
             self.arrived.synchronize()
         return dict(zip(self.names, self.on_host.tolist()))
 
-    def require_finite(self, epoch: int, step: int) -> None:
-        """NonFiniteLoss, naming each term, where the loss is not finite."""
+    def not_finite(self) -> dict[str, float]:
+        """Those of the losses and the gradient's norm that are NaN or infinite; waits until they are here."""
         values = self.to_dict()
-        wrong = {name: values[name] for name in self.names[:self.num_losses] if not math.isfinite(values[name])}
-        if wrong:
-            named = ", ".join(f"{name} = {value}" for name, value in wrong.items())
-            raise NonFiniteLoss(f"epoch {epoch + 1}, step {step}: the loss is not finite ({named}); nothing was updated, "
-                                "the newest checkpoint is from before")
+        return {name: values[name] for name in self.names[:self.num_checked] if not math.isfinite(values[name])}
 
 
 class EpochMeter:
@@ -62,12 +57,14 @@ class EpochMeter:
         self.names: list[str] = []
         self.sums: Tensor | None = None
         self.steps = 0
+        self.steps_before = 0  # of these, steps of an earlier start
         self.waited_s = 0.0
         self.begin = time.perf_counter()
 
     def time_waiting(self, batches: Iterable) -> Iterator:
         """`batches`, with the time until each arrives counted as waiting."""
         iterator = iter(batches)
+        self.begin = time.perf_counter()
         while True:
             asked = time.perf_counter()
             batch = next(iterator, None)
@@ -75,6 +72,16 @@ class EpochMeter:
             if batch is None:
                 return
             yield batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """The sums so far, as plain values; clocks are not part of it."""
+        return {"names": self.names, "sums": None if self.sums is None else self.sums.cpu(), "steps": self.steps}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state`. The speed is that of the steps from here on."""
+        self.names, self.steps = state["names"], state["steps"]
+        self.sums = None if state["sums"] is None else state["sums"].to(self.device)
+        self.steps_before = self.steps
 
     def update(self, values: StepValues) -> None:
         """Take in a step's values."""
@@ -89,4 +96,4 @@ class EpochMeter:
     def speed(self) -> dict[str, float]:
         """Videos of all processes per second, and the share of time in which this one waited for data, 0 to 1."""
         elapsed = max(time.perf_counter() - self.begin, 1e-9)
-        return {"samples_per_s": self.steps * self.videos_per_step / elapsed, "data_wait": self.waited_s / elapsed}
+        return {"samples_per_s": (self.steps - self.steps_before) * self.videos_per_step / elapsed, "data_wait": self.waited_s / elapsed}

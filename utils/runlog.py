@@ -23,8 +23,8 @@ LIBRARIES = (torch, torchvision, numpy, cv2)
 class RunLog:
     """The log of a run directory, written by the main process alone; elsewhere every call does nothing.
 
-    log.jsonl has a line per `--log_every` steps ("kind": "step") and per epoch ("epoch"); TensorBoard has the same
-    values. Lines past `steps_done`, which a resumed run is about to repeat, are taken out first.
+    log.jsonl has a line per `--log_every` steps ("kind": "step") and per epoch ("epoch"), of which TensorBoard has the
+    same values, and one per event ("bad_video", "skipped_step"). Lines past `steps_done`, which a resumed run is about to repeat, are taken out first.
     """
 
     def __init__(self, folder: Path, active: bool, steps_done: int) -> None:
@@ -50,6 +50,13 @@ class RunLog:
             file.write(json.dumps({"kind": kind, "epoch": epoch, "step": step, **values}) + "\n")
         for name, value in values.items():
             self.writer.add_scalar(f"{kind}/{name}", value, step)
+
+    def note(self, kind: str, epoch: int, step: int, facts: dict[str, str], line: str) -> None:
+        """Log an event of `kind` with its `facts`, and say `line`."""
+        if self.active:
+            with open(self.path, "a") as file:
+                file.write(json.dumps({"kind": kind, "epoch": epoch, "step": step, **facts}) + "\n")
+            self.say(line)
 
     def say(self, line: str) -> None:
         """Show a line on the terminal, above the progress bar if there is one."""

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,14 @@ from dataset.decode import read_frames
 from dataset.records import VideoRecord
 from dataset.sampling import uniform_clips, window_clips
 from dataset.transforms import FinetuneAugmentation, TestCrops
-from dataset.videos import EpochBatchSampler, LabelledTestVideos, LabelledVideos, PretrainVideos, build_loader
+from dataset.videos import (
+    EpochBatchSampler,
+    LabelledTestVideos,
+    LabelledVideos,
+    PretrainVideos,
+    build_loader,
+    collate_pretraining,
+)
 from utils.errors import InputError, one_line
 
 CPU = torch.device("cpu")
@@ -44,7 +52,7 @@ def test_views_hold_the_frames_of_the_sampling(
     starts = set()
     for epoch in range(4):
         for index, record in enumerate(usable):
-            views = read_codes(videos[epoch, index].numpy())
+            views = read_codes(videos[epoch, index].clips.numpy())
             assert views.shape == (num_clips + 1, 8)
             frames = views[:-1].ravel()
             assert views[-1].tolist() == frames[::num_clips].tolist()
@@ -58,9 +66,10 @@ def test_views_hold_the_frames_of_the_sampling(
 
 def test_a_sample_is_a_uint8_tensor_that_repeats_itself(records: list[VideoRecord]) -> None:
     videos = pretrain_videos(records)
-    sample = videos[3, 2]
+    sample = videos[3, 2].clips
+    assert videos[3, 2].videos == [2] and videos[3, 2].bad_videos == {}
     assert sample.shape == (3, 8, 16, 16, 3) and sample.dtype == torch.uint8 and len(videos) == 7
-    assert torch.equal(sample, pretrain_videos(records)[3, 2])
+    assert torch.equal(sample, pretrain_videos(records)[3, 2].clips)
 
 
 def test_no_two_draws_repeat(records: list[VideoRecord]) -> None:
@@ -70,20 +79,37 @@ def test_no_two_draws_repeat(records: list[VideoRecord]) -> None:
         for seed in (0, 1)
         for epoch in range(3)
         for index in range(3)
-        for view in pretrain_videos([records[3]] * 3, seed)[epoch, index]
+        for view in pretrain_videos([records[3]] * 3, seed)[epoch, index].clips
     ]
     assert len(set(views)) == len(views) == 54
+
+
+def test_another_video_stands_in_for_one_that_cannot_be_read(records: list[VideoRecord], tmp_path: Path) -> None:
+    gone = str(tmp_path / "gone")
+    records[2] = VideoRecord(gone, 60)
+    videos = pretrain_videos(records)
+    stand_ins = set()
+    for epoch in range(6):
+        sample = videos[epoch, 2]
+        assert list(sample.bad_videos) == [2] and gone in sample.bad_videos[2] and sample.videos != [2]
+        assert torch.equal(sample.clips, videos[epoch, 2].clips)
+        stand_ins |= set(sample.videos)
+    assert len(stand_ins) > 2
+    batch = collate_pretraining([videos[0, 1], videos[0, 2]])
+    assert batch.clips.shape[0] == 2 and batch.videos == [1, videos[0, 2].videos[0]] and list(batch.bad_videos) == [2]
+    with pytest.raises(InputError, match="gone"):
+        pretrain_videos([VideoRecord(gone, 60)] * 3)[0, 0]
 
 
 def batches_of(
     num_workers: int, records: list[VideoRecord], epochs: tuple[int, ...] = (0, 1)
 ) -> list[torch.Tensor]:
     sampler = EpochBatchSampler(len(records), batch_size=2, rank=0, world_size=1, seed=5)
-    loader = build_loader(pretrain_videos(records, seed=5), sampler, num_workers, CPU)
+    loader = build_loader(pretrain_videos(records, seed=5), sampler, num_workers, CPU, collate_pretraining)
     out = []
     for epoch in epochs:
         sampler.set_epoch(epoch)
-        out += list(loader)
+        out += [batch.clips for batch in loader]
     return out
 
 
@@ -141,7 +167,7 @@ def test_a_users_mistake_arrives_as_one_line(records: list[VideoRecord], num_wor
     for file in missing.parent.iterdir():
         file.unlink()
     with pytest.raises(InputError) as caught:
-        batches_of(num_workers, records)
+        batches_of(num_workers, [records[0]] * 2)
     assert (
         one_line(caught.value) == f"{missing.parent}: no frames in it, expected files such as image_00001.jpg"
     )
@@ -183,3 +209,26 @@ def test_test_videos_with_uniform_clips(records: list[VideoRecord]) -> None:
         records, partial(uniform_clips, clip_frames=4, stride=2, num_clips=5), TestCrops(14, 5)
     )
     assert videos[1][0].shape == (25, 4, 14, 14, 3) and len(videos) == 7
+
+
+def test_a_long_test_video_is_never_in_memory_as_stored(tmp_path: Path, write_coded_video: Callable) -> None:
+    record = VideoRecord(write_coded_video(tmp_path / "long", 120, size=(320, 240)), 120, 0)
+    videos = LabelledTestVideos([record], partial(window_clips, clip_frames=8, stride=1), TestCrops(16, 1))
+    tracemalloc.start()
+    views, _, _ = videos[0]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert views.shape == (29, 8, 16, 16, 3)
+    stored = 120 * 320 * 240 * 3
+    assert views.numel() < peak < stored / 5
+
+
+def test_frames_of_two_sizes_in_a_test_video_are_told(tmp_path: Path, write_coded_video: Callable) -> None:
+    folder = Path(write_coded_video(tmp_path / "v", 40))
+    other = Path(write_coded_video(tmp_path / "w", 40, size=(48, 64)))
+    (other / "image_00040.jpg").rename(folder / "image_00040.jpg")
+    videos = LabelledTestVideos(
+        [VideoRecord(str(folder), 40, 0)], partial(window_clips, clip_frames=8, stride=1), TestCrops(16, 1)
+    )
+    with pytest.raises(InputError, match="48x64.*64x48"):
+        videos[0]

@@ -3,14 +3,18 @@ from __future__ import annotations
 
 import os
 import pickle
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 
-from utils.checkpoint import (checkpoint_path, list_checkpoints, prune_checkpoints, read_checkpoint, resume_source,
+from utils.checkpoint import (checkpoint_path, find_checkpoint, list_checkpoints, prune_checkpoints, read_checkpoint,
                               write_checkpoint)
 from utils.errors import InputError
 
+ROOT = Path(__file__).resolve().parents[2]
 
 def test_round_trip_leaves_no_partial_file(tmp_path):
     write_checkpoint({"x": torch.arange(3), "n": 1}, tmp_path / "a.pt")
@@ -73,14 +77,62 @@ def test_newest_and_every_nth_stay(tmp_path):
     for epoch in range(1, 8):
         write_checkpoint({"n": epoch}, checkpoint_path(tmp_path, epoch))
         prune_checkpoints(tmp_path, 3)
-    assert [epoch for epoch, _ in list_checkpoints(tmp_path)] == [3, 6, 7]
+    assert [place for place, _ in list_checkpoints(tmp_path)] == [(3, 0), (6, 0), (7, 0)]
+
+
+def test_inside_an_epoch_only_the_newest_stays(tmp_path):
+    (tmp_path / "epoch_0009.pt.partial").write_bytes(b"cut off")
+    for epoch, step in ((0, 2), (0, 4), (1, 0), (1, 2), (1, 4), (2, 0), (2, 10), (2, 100)):
+        write_checkpoint({"n": step}, checkpoint_path(tmp_path, epoch, step))
+        prune_checkpoints(tmp_path, 2)
+        assert list_checkpoints(tmp_path)[-1][0] == (epoch, step)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["epoch_0002.pt", "epoch_0002_step_000100.pt"]
 
 
 def test_where_a_run_goes_on_from(tmp_path):
-    assert resume_source(tmp_path, None) is None and resume_source(tmp_path, "auto") is None
-    (tmp_path / "checkpoints").mkdir()
-    write_checkpoint({"n": 1}, checkpoint_path(tmp_path / "checkpoints", 4))
-    assert resume_source(tmp_path, "auto").name == "epoch_0004.pt"
-    assert str(resume_source(tmp_path, "other.pt")) == "other.pt"
-    with pytest.raises(InputError, match="4 epoch.s. already; add --resume"):
-        resume_source(tmp_path, None)
+    assert find_checkpoint(tmp_path, None) == find_checkpoint(tmp_path, "auto") == (None, None, [])
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    write_checkpoint({"n": 1}, checkpoint_path(folder, 4))
+    write_checkpoint({"n": 2}, checkpoint_path(folder, 4, 7))
+    path, checkpoint, notes = find_checkpoint(tmp_path, "auto")
+    assert path.name == "epoch_0004_step_000007.pt" and checkpoint["n"] == 2 and not notes
+    assert find_checkpoint(tmp_path, str(folder / "epoch_0004.pt"))[1]["n"] == 1
+    with pytest.raises(InputError, match="epoch_0004_step_000007.pt.; add --resume"):
+        find_checkpoint(tmp_path, None)
+
+
+def test_a_torn_checkpoint_is_passed_over(tmp_path):
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    for epoch in (1, 2):
+        write_checkpoint({"x": torch.zeros(1000), "n": epoch}, checkpoint_path(folder, epoch))
+    newest = checkpoint_path(folder, 2)
+    newest.write_bytes(newest.read_bytes()[:1000])
+    path, checkpoint, notes = find_checkpoint(tmp_path, "auto")
+    assert path == checkpoint_path(folder, 1) and checkpoint["n"] == 1
+    assert len(notes) == 1 and "passed over" in notes[0] and str(newest) in notes[0]
+    checkpoint_path(folder, 1).write_bytes(b"")
+    with pytest.raises(InputError, match="no whole checkpoint"):  # rather than from epoch 0 without a word
+        find_checkpoint(tmp_path, "auto")
+
+
+def test_a_write_that_fails_says_what_is_needed(tmp_path):
+    """A limit on the size of files stands for a full disk; it holds for a process of its own."""
+    script = """
+import resource, sys, torch
+from pathlib import Path
+from utils.checkpoint import write_checkpoint
+resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+write_checkpoint({"x": torch.zeros(10_000)}, Path(sys.argv[1]))
+try:
+    write_checkpoint({"x": torch.zeros(1_000_000)}, Path(sys.argv[1]))
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+    path = tmp_path / "a.pt"
+    result = subprocess.run([sys.executable, "-c", script, str(path)], cwd=ROOT, capture_output=True, text=True)
+    assert result.stdout.startswith(f"InputError {path}: the checkpoint could not be written: File too large; it needs "
+                                    "about 4.0 MB, "), result.stdout + result.stderr
+    assert len(read_checkpoint(path)["x"]) == 10_000
+    assert [p.name for p in tmp_path.iterdir()] == ["a.pt"]
