@@ -2,12 +2,14 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, Callable
 
+import safetensors.torch
 import torch
 
 from utils.distributed import Process, gather_objects
@@ -27,8 +29,11 @@ FREE_FLAGS = {"resume", "path", "out", "num_workers", "save_every", "save_steps"
 def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The checkpoint at `path`, on the CPU. InputError, in one line, where it cannot be read.
 
-    Only tensors and plain values are accepted (`weights_only`): a crafted file runs nothing.
+    Only tensors and plain values are accepted (`weights_only`): a crafted file runs nothing. A file that ends in
+    ".safetensors" must be one of `write_safetensors`.
     """
+    if Path(path).suffix == ".safetensors":
+        return read_safetensors(path)
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
@@ -42,12 +47,39 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     return checkpoint
 
 
+def read_safetensors(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What `write_safetensors` wrote: its configuration, and the weights under "model". InputError if it is not whole."""
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot read the checkpoint: {error.strerror or error}") from error
+    try:
+        state = safetensors.torch.load(data)
+        header = json.loads(data[8:8 + int.from_bytes(data[:8], "little")])
+        configuration = json.loads(header["__metadata__"]["configuration"])
+        return {**configuration, "model": state}
+    except (safetensors.SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(f"{path}: no whole file of weights with their configuration: "
+                         f"{str(error).splitlines()[0] if str(error) else type(error).__name__}") from error
+
+
+def write_safetensors(state: dict[str, torch.Tensor], configuration: dict[str, Any], path: Path) -> None:
+    """Write weights and, as metadata, their `configuration` (plain values), as safely as `write_checkpoint`."""
+    data = safetensors.torch.save(state, {"configuration": json.dumps(configuration)})
+    write_whole(lambda file: file.write(data), len(data), path)
+
+
 def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
     """Write so that `path` holds either what it held before or all of `checkpoint`, whatever happens meanwhile."""
+    write_whole(lambda file: torch.save(checkpoint, file), num_bytes(checkpoint), path)
+
+
+def write_whole(write: Callable[[BinaryIO], object], size: int, path: Path) -> None:
+    """Have `write` fill a file beside `path`, then put it there; InputError, with the `size` needed, where that fails."""
     partial = path.with_name(path.name + ".partial")
     try:
         with open(partial, "wb") as file:
-            torch.save(checkpoint, file)
+            write(file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
@@ -56,7 +88,7 @@ def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
         cause = error if isinstance(error, OSError) else error.__context__  # torch.save hides why it could not write
         reason = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(error).splitlines()[0]
         raise InputError(f"{path}: the checkpoint could not be written: {reason}; it needs about "
-                         f"{num_bytes(checkpoint) / 1e6:.1f} MB, {shutil.disk_usage(path.parent).free / 1e6:.1f} MB are "
+                         f"{size / 1e6:.1f} MB, {shutil.disk_usage(path.parent).free / 1e6:.1f} MB are "
                          "free there; earlier checkpoints are as they were") from error
     folder = os.open(path.parent, os.O_RDONLY)
     try:

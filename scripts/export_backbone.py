@@ -1,0 +1,73 @@
+"""Write the backbone of a checkpoint for use elsewhere.
+
+    python scripts/export_backbone.py runs/k400/checkpoints/epoch_0100.pt exported/k400
+
+writes `exported/k400.safetensors`: the backbone's weights, and as metadata its configuration (architecture, channels of each
+level, epochs of pretraining, SHA-256 of the checkpoint, how clips are scaled). Every command here that takes `--weights`
+reads it back. Where torchvision has the same architecture (r2plus1d18: r2plus1d_18, s3d: s3d) it also writes
+`exported/k400_torchvision.pt`, a state dict without classifier:
+
+    model = torchvision.models.video.r2plus1d_18()
+    model.load_state_dict(torch.load("exported/k400_torchvision.pt"), strict=False)    # only fc.* is missing
+"""
+# ruff: noqa: E402
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Sequence
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it starts from any folder
+
+from dataset.transforms import IMAGENET_MEAN, IMAGENET_STD
+from eval.features import load_backbone
+from utils.checkpoint import FORMAT, write_checkpoint, write_safetensors
+from utils.errors import InputError, one_line
+from utils.flags import OneLineParser
+
+TORCHVISION = {"r2plus1d18": "r2plus1d_18", "s3d": "s3d"}
+
+
+def export(weights: str, prefix: Path) -> list[Path]:
+    """The files written; InputError where `weights` is no checkpoint of ours or the place cannot be written to."""
+    backbone, info = load_backbone(weights, None, seed=0)
+    state = {name: value.contiguous() for name, value in backbone.state_dict().items()}
+    configuration = {
+        "format": FORMAT, "kind": "backbone", "net": info["net"], "channels": backbone.channels,
+        "epochs_done": info["pretrained_epochs"], "checkpoint_sha256": info["checkpoint_sha256"],
+        "input": {"shape": "[M, 3, T, H, W]", "mean": IMAGENET_MEAN, "std": IMAGENET_STD},
+    }
+    try:
+        prefix.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{prefix.parent}: cannot make this folder: {error.strerror}") from error
+    files = [prefix.with_name(f"{prefix.name}.safetensors")]
+    write_safetensors(state, configuration, files[0])
+    if info["net"] in TORCHVISION:
+        files.append(prefix.with_name(f"{prefix.name}_torchvision.pt"))
+        write_checkpoint(state, files[1])
+    return files
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit status: 0, or 2 after one line on stderr about what cannot be exported."""
+    parser = OneLineParser(prog="export_backbone.py", description=__doc__)
+    parser.add_argument("weights", metavar="CHECKPOINT", help="a checkpoint of this project")
+    parser.add_argument("prefix", metavar="OUT", type=Path, help="files to write, without their endings")
+    flags = parser.parse_args(arguments)
+    try:
+        if flags.weights == "random":
+            raise InputError("random: name a checkpoint")
+        files = export(flags.weights, flags.prefix)
+    except InputError as error:
+        print(f"{parser.prog}: error: {one_line(error)}", file=sys.stderr)
+        return 2
+    for path in files:
+        print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
+    if len(files) == 1:
+        print("no torchvision model has this architecture: no state dict for it")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
