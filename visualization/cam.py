@@ -1,0 +1,156 @@
+"""Activation maps as pictures: colored over their frames as JPEG files, and side by side as a film.
+
+Shapes: row 0 is a clip in natural order, row 1 its time reversal, each in its own time; T frames, S = side of
+a frame in px. Frames are uint8 RGB `[2, T, S, S, 3]`, maps float `[2, T, S, S]`.
+"""
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from utils.errors import InputError
+
+CODEC = "libx264"
+JPEG_QUALITY = 95
+PANEL_PX = 224  # least side of a panel in the film; smaller frames are enlarged
+GAP_PX, TITLE_PX, CURVE_PX = 4, 28, 180
+PANELS = ("natural order", "reversed order, back in time", "mean of both")
+CURVE_COLORS = ("tab:red", "tab:blue", "black")
+
+
+def to_levels(maps: np.ndarray, scale: str) -> np.ndarray:
+    """uint8, shaped as `maps` [..., S, S]: 0 for the least value, 255 for the greatest.
+
+    `scale` "clip": least and greatest of all of `maps`, so that colors can be compared throughout; "frame":
+    of each frame alone. Where there is but one value, all is 0.
+    """
+    axes = {"clip": None, "frame": (-2, -1)}[scale]
+    low, high = maps.min(axis=axes, keepdims=True), maps.max(axis=axes, keepdims=True)
+    return np.round((maps - low) / np.where(high > low, high - low, 1) * 255).astype(np.uint8)
+
+
+def overlay(frames: np.ndarray, levels: np.ndarray) -> np.ndarray:
+    """uint8 RGB [T, S, S, 3]: half the frame, half the JET color of its level, from blue (0) to red (255)."""
+    colored = np.stack([cv2.applyColorMap(level, cv2.COLORMAP_JET)[..., ::-1] for level in levels])
+    return ((frames.astype(np.uint16) + colored + 1) // 2).astype(np.uint8)
+
+
+def write_cams(
+    folder: Path, name: str, frames: np.ndarray, maps: np.ndarray, evidence: np.ndarray, *,
+    scale: str, folders: tuple[str, str], fps: int,
+) -> Path:
+    """Path of the film FOLDER/NAME.mp4, written together with a JPEG file of each frame of both orders.
+
+    FOLDER/`folders[0]`/NAME/image_00001.jpg ... show the natural clip, FOLDER/`folders[1]`/NAME/... the
+    reversed one in its own time; earlier pictures there are removed. Both orders share their color scale
+    (`to_levels`), `evidence` [T, S, S], their mean in natural time, has its own.
+    """
+    overlays = np.stack([overlay(*row) for row in zip(frames, to_levels(maps, scale))])
+    for kind, pictures in zip(folders, overlays):
+        write_pictures(folder / kind / name, pictures)
+
+    # Natural time for all, so that the panels play in step.
+    panels = [frames[0], overlays[0], overlays[1][::-1], overlay(frames[0], to_levels(evidence, scale))]
+    titles = ["frames", *(f"{title} ({color_range(values, scale)})"
+                          for title, values in zip(PANELS, (maps, maps, evidence)))]
+    curves = np.stack([x.mean(axis=(1, 2)) for x in (maps[0], maps[1][::-1], evidence)])
+    path = folder / f"{name}.mp4"
+    write_film(path, film_frames(panels, titles, curves), fps)
+    return path
+
+
+def color_range(values: np.ndarray, scale: str) -> str:
+    """What blue and red stand for."""
+    return f"{values.min():+.2g} to {values.max():+.2g}" if scale == "clip" else "own scale"
+
+
+def write_pictures(folder: Path, pictures: np.ndarray) -> None:
+    """Write uint8 RGB [T, S, S, 3] as image_00001.jpg ... into `folder`, in place of earlier ones."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for old in folder.glob("image_*.jpg"):
+            old.unlink()
+        for number, picture in enumerate(pictures, start=1):
+            encoded, data = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+            assert encoded, folder
+            (folder / f"image_{number:05d}.jpg").write_bytes(data.tobytes())
+    except OSError as error:
+        raise InputError(f"{folder}: cannot write pictures there: {error.strerror}") from error
+
+
+def film_frames(
+    panels: Sequence[np.ndarray], titles: Sequence[str], curves: np.ndarray
+) -> Iterator[np.ndarray]:
+    """Yields T pictures, uint8 RGB of even sides: panels side by side, and below them curves with a cursor.
+
+    `panels`: uint8 [T, S, S, 3] each, all in the same time; `titles`: one for each; `curves` [3, T].
+    """
+    side = panels[0].shape[1] * max(1, -(-PANEL_PX // panels[0].shape[1]))
+    lefts = [number * (side + GAP_PX) for number in range(len(panels))]
+    width = lefts[-1] + side
+    width += width % 2
+    below, columns, (top, bottom) = draw_curves(curves, width, CURVE_PX)
+    above = np.full((TITLE_PX, width, 3), 255, np.uint8)
+    for left, title in zip(lefts, titles):
+        cv2.putText(above, title, (left + 4, TITLE_PX - 10), cv2.FONT_HERSHEY_SIMPLEX, 0.33, (0, 0, 0), 1,
+                    cv2.LINE_AA)
+    for frames, column in zip(zip(*panels), columns):
+        middle = np.full((side + GAP_PX, width, 3), 255, np.uint8)
+        for left, frame in zip(lefts, frames):
+            middle[:side, left:left + side] = cv2.resize(frame, (side, side), interpolation=cv2.INTER_LINEAR)
+        marked = cv2.line(below.copy(), (column, top), (column, bottom), (90, 90, 90), 1)
+        picture = np.concatenate([above, middle, marked])
+        yield np.pad(picture, ((0, len(picture) % 2), (0, 0), (0, 0)), mode="edge")
+
+
+def draw_curves(
+    curves: np.ndarray, width: int, height: int
+) -> tuple[np.ndarray, list[int], tuple[int, int]]:
+    """(picture uint8 [height, width, 3], column of each frame, top and bottom row of the axes, px)."""
+    figure = Figure(figsize=(width / 100, height / 100), dpi=100)
+    canvas = FigureCanvasAgg(figure)
+    axes = figure.add_axes((0.07, 0.25, 0.91, 0.7))
+    numbers = np.arange(1, curves.shape[1] + 1)
+    for values, title, color in zip(curves, PANELS, CURVE_COLORS):
+        axes.plot(numbers, values, marker=".", label=title, color=color)
+    axes.axhline(0, color="grey", linewidth=0.8, linestyle=":")
+    axes.set_xlabel("frame", fontsize=8)
+    axes.set_ylabel("mean evidence", fontsize=8)
+    axes.tick_params(labelsize=7)
+    axes.legend(fontsize=7)
+    canvas.draw()
+    columns = axes.transData.transform(np.stack([numbers, np.zeros(len(numbers))], axis=1))[:, 0]
+    rows = height - round(axes.bbox.y1), height - round(axes.bbox.y0)
+    return np.array(canvas.buffer_rgba())[..., :3].copy(), np.rint(columns).astype(int).tolist(), rows
+
+
+def require_h264() -> None:
+    """InputError where this PyAV cannot write H.264."""
+    if CODEC not in av.codecs_available:
+        raise InputError(f"PyAV {av.__version__} has no {CODEC} to write films with; its wheel has: "
+                         "pip install --force-reinstall av")
+
+
+def write_film(path: Path, pictures: Iterable[np.ndarray], fps: int) -> None:
+    """Write uint8 RGB pictures of one even size as an MP4 that browsers play: H.264, yuv420p, index first."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with av.open(str(partial), "w", format="mp4", options={"movflags": "faststart"}) as container:
+            stream = container.add_stream(CODEC, rate=fps, options={"crf": "18"})
+            stream.pix_fmt = "yuv420p"
+            for number, picture in enumerate(pictures):
+                if number == 0:
+                    stream.height, stream.width = picture.shape[:2]
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            container.mux(stream.encode())
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise InputError(f"{path}: cannot write the film: {error.strerror}") from error

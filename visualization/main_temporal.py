@@ -1,0 +1,275 @@
+"""Temporal-order head on a frozen backbone, and its class activation maps: where a clip shows its order.
+
+    python visualization/main_temporal.py --weights CHECKPOINT --train_csv train.csv --test_csv test.csv
+    python visualization/main_temporal.py --mode eval --weights CHECKPOINT --test_csv test.csv
+    python visualization/main_temporal.py --mode visualize --weights CHECKPOINT --test_csv test.csv
+
+A linear head without bias tells a clip (class 0, natural order) from its time reversal (class 1) by the mean
+over time and space of the backbone's map. The maps show what each position adds to that. In a notebook:
+
+    backbone, weights = load_backbone("CHECKPOINT", None, seed=0)
+    head = load_head(read_checkpoint("runs/order/checkpoints/epoch_0050.pt"), torch.device("cpu"))
+    maps = returncam(backbone, head, both_orders(normalize(clips)))   # clips: uint8 [B, T, H, W, 3]
+    evidence = order_evidence(maps)                                   # [B, T, H, W]
+
+Shapes: M clips [M, 3, T, H, W] as `both_orders` gives them, rows 2p natural and 2p + 1 reversed;
+C channels, t timestamps, h and w positions of the backbone's map; P pairs of clips in a set.
+"""
+# ruff: noqa: E402
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+if not __package__:  # started as `python visualization/main_temporal.py`
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+import argparse
+import math
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dataset.records import VideoRecord
+from dataset.transforms import normalize
+from eval.feature_store import feature_fingerprint, read_features, store_path, write_features
+from eval.features import load_backbone
+from eval.result_card import Outcome, build_card, make_out_dir, markdown_table, write_card
+from eval.splits import Split
+from utils.checkpoint import checkpoint_path, find_checkpoint, prune_checkpoints, write_checkpoint
+from utils.distributed import report
+from utils.errors import InputError, NonFiniteError
+from utils.runlog import RunLog, device_name, write_config
+from visualization.cam import require_h264, write_cams
+from visualization.order_flags import (CLIP_DEFAULTS, check_flags, choose_device, clip_settings,
+                                       complete_flags, order_parser)
+from visualization.order_head import check_head, find_head, head_state, load_head, new_head, order_accuracy
+from visualization.order_videos import (FULL_FLOAT32, AugmentedRows, PairBatches, StoredRows, both_orders,
+                                        order_features, order_targets, read_clips, refuse_shared,
+                                        videos_long_enough)
+
+KEEP_EVERY = 10  # epochs between two heads that stay beside the newest
+TRAINING_CHOICES = ("augment", "epochs", "batch_pairs", "lr", "lr_decay_epoch", "weight_decay")
+
+
+def order_maps(backbone: nn.Module, head: nn.Linear, clips: Tensor, level: str = "high") -> Tensor:
+    """[M, 2, t, h, w]: evidence for natural (channel 0) and for reversed order (channel 1) at each position.
+
+    It is the head's weight times the feature there, so that its mean over t, h and w is the head's logit for
+    the clip (class activation mapping, Zhou et al. 2016). Computed on the head's device in full float32;
+    the backbone is left in eval mode.
+    """
+    backbone.eval()
+    with torch.no_grad(), torch.backends.cudnn.flags(**FULL_FLOAT32):
+        features = getattr(backbone(clips.to(head.weight.device)), level)
+        return torch.einsum("mcthw,kc->mkthw", features, head.weight)
+
+
+def returncam(backbone: nn.Module, head: nn.Linear, clips: Tensor, level: str = "high") -> Tensor:
+    """[M, T, H, W]: each clip's evidence for the order it is played in, at each of its own frames and pixels.
+
+    Even rows are natural clips and show channel 0 of `order_maps`; odd rows are reversed ones and show
+    channel 1, in the reversed clip's own time. Values are neither scaled nor clipped, only enlarged
+    trilinearly (align_corners False). Where T, H and W are multiples of t, h and w this keeps the mean, the
+    logit of the clip's own order; elsewhere it keeps it approximately. InputError for an odd number of clips.
+    """
+    if len(clips) % 2:
+        raise InputError(f"{len(clips)} clip(s): must be pairs of a natural clip and its reversal, as "
+                         "both_orders gives them")
+    maps = order_maps(backbone, head, clips, level)
+    own = maps[torch.arange(len(maps)), order_targets(len(maps), maps.device)]
+    return F.interpolate(own[:, None], size=clips.shape[2:], mode="trilinear", align_corners=False)[:, 0]
+
+
+def order_evidence(maps: Tensor) -> Tensor:
+    """[M/2, T, H, W]: mean of a clip's map and its reversal's, both in natural time, of `returncam`'s maps.
+
+    What says "natural" in the one and "reversed" in the other adds up. Evidence that is the same whichever
+    way the clip is played, such as that of how things look, cancels, as the two rows of a head from
+    `new_head` are each other's negative.
+    """
+    natural, reverse = maps.unflatten(0, (-1, 2)).unbind(1)
+    return (natural + reverse.flip(1)) / 2
+
+
+def train(
+    backbone: nn.Module, weights: dict[str, Any], flags: argparse.Namespace, device: torch.device
+) -> nn.Linear:
+    """The head after `--epoch` epochs, its run directory written; the backbone stays as it is, bit for bit.
+
+    `weights` is what `load_backbone` tells of the backbone. Held-out videos are looked at once, at the end.
+    """
+    begin = time.monotonic()
+    out, (source, state, lines) = Path(flags.out), find_checkpoint(Path(flags.out), flags.resume)
+    if state:
+        check_head(state, source, weights, flags.seed)
+        lines += [f"going on from {source}", *complete_flags(flags, state["trained_with"])]
+    complete_flags(flags, CLIP_DEFAULTS)
+    if state and flags.level != state["trained_with"]["level"]:
+        raise InputError(f"--level {flags.level}: {source} is for level {state['trained_with']['level']}")
+    videos, counts = read_videos(flags)
+    num_pairs = len(videos["train"]) * (1 if flags.augment else flags.clips)
+    batches = PairBatches(num_pairs, flags.batch_pairs, flags.seed)
+    head = load_head(state, device) if state else new_head(backbone.channels[flags.level]).to(device)
+    optimizer = torch.optim.Adam(head.parameters(), flags.lr, weight_decay=flags.weight_decay)
+    if state:
+        optimizer.load_state_dict(state["optimizer"])
+    start = state["epochs_done"] if state else 0
+
+    make_out_dir(out / "checkpoints")
+    write_config(out, {**vars(flags), "csv_file": flags.train_csv},
+                 {"device": device_name(device), "start_epoch": start, "backbone": weights, **counts})
+    log = RunLog(out, True, start * len(batches))
+    for line in (*lines, f"{out}: order head on level {flags.level} of {weights['net']} "
+                         f"({weights['weights']}), {num_pairs} clips and their reversals, {len(batches)} "
+                         f"step(s) an epoch, on {device_name(device)}"):
+        log.say(line)
+    if flags.augment:
+        rows = AugmentedRows(backbone, videos["train"], clip_settings(flags), flags.level, batches,
+                             flags.num_workers, flags.batch, device)
+    else:
+        features = features_of("train", backbone, weights, videos["train"], flags, device)
+        rows = StoredRows(features, batches, device)
+
+    for epoch in range(start, flags.epochs):
+        batches.epoch = epoch
+        lr = flags.lr * (0.1 if epoch >= flags.lr_decay_epoch else 1.0)
+        for group in optimizer.param_groups:
+            group.update(lr=lr, weight_decay=flags.weight_decay)
+        loss, accuracy = train_one_epoch(head, optimizer, rows)
+        if not math.isfinite(loss):
+            raise NonFiniteError(f"epoch {epoch + 1}: the loss is {loss}; the newest head is from before")
+        values = {"loss": loss, "accuracy": accuracy, "lr": lr}
+        log.write("epoch", epoch, (epoch + 1) * len(batches), values)
+        log.say(f"epoch {epoch + 1}/{flags.epochs}  loss {loss:.4f}  order accuracy {accuracy:.3f}  "
+                f"lr {lr:.1e}")
+        write_checkpoint(head_state(head, optimizer, epoch + 1, weights, flags),
+                         checkpoint_path(out / "checkpoints", epoch + 1))
+        prune_checkpoints(out / "checkpoints", KEEP_EVERY)
+    log.close()
+    choices = {name: getattr(flags, name) for name in TRAINING_CHOICES}
+    write_result(head, backbone, weights, videos["test"], flags, device, choices, counts, begin)
+    return head
+
+
+def train_one_epoch(
+    head: nn.Linear, optimizer: torch.optim.Optimizer, rows: Iterable[Tensor]
+) -> tuple[float, float]:
+    """(mean loss, accuracy) over the epoch, each row as its step found it; `rows` yields [2B, C]."""
+    loss_sum, num_right, num_rows = 0.0, 0, 0
+    for features in rows:
+        targets = order_targets(len(features), features.device)
+        logits = head(features)
+        loss = F.cross_entropy(logits, targets)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        loss_sum += loss.item() * len(features)
+        num_right += int((logits.argmax(dim=1) == targets).sum())
+        num_rows += len(features)
+    return loss_sum / num_rows, num_right / num_rows
+
+
+def evaluate(
+    backbone: nn.Module, weights: dict[str, Any], flags: argparse.Namespace, device: torch.device
+) -> None:
+    """Test a trained head on held-out videos, and write the card into `--out`."""
+    begin = time.monotonic()
+    head = find_head(weights, flags, device)
+    videos, counts = read_videos(flags)
+    write_result(head, backbone, weights, videos["test"], flags, device, {"head": flags.head}, counts,
+                 begin)
+
+
+def write_result(
+    head: nn.Linear, backbone: nn.Module, weights: dict[str, Any], videos: Sequence[VideoRecord],
+    flags: argparse.Namespace, device: torch.device, choices: dict[str, Any], counts: dict[str, int],
+    begin: float,
+) -> None:
+    """Measure the head's order accuracy on `videos`, write result.json, print its table."""
+    features = features_of("test", backbone, weights, videos, flags, device)
+    metrics = {flags.level: order_accuracy(head, torch.from_numpy(features).to(device))}
+    outcome = Outcome(Split(None, flags.train_csv, flags.test_csv), metrics, counts)
+    settings = {**asdict(clip_settings(flags)), "seed": flags.seed, **choices}
+    card = build_card("temporal_order", [outcome], settings, weights, device, time.monotonic() - begin)
+    make_out_dir(Path(flags.out))
+    print(f"wrote {write_card(Path(flags.out), card)}\n")
+    print(markdown_table(card, ("clips", "clip_frames", "img_dim", "seed")), flush=True)
+
+
+def read_videos(flags: argparse.Namespace) -> tuple[dict[str, list[VideoRecord]], dict[str, int]]:
+    """(role -> videos long enough, numbers of these and of all left out); InputError where roles overlap."""
+    videos, counts = {}, {}
+    for role, path in (("train", flags.train_csv), ("test", flags.test_csv)):
+        videos[role], num_short = videos_long_enough(path, clip_settings(flags))
+        num = len(videos[role])
+        counts |= {f"num_{role}_videos": num, f"num_{role}_videos_shorter_than_clip": num_short}
+        print(f"{role}: {num} videos of {path}, {num_short} left out as shorter than a clip", flush=True)
+    refuse_shared(videos["train"], videos["test"], flags.train_csv, flags.test_csv)
+    return videos, counts
+
+
+def features_of(
+    role: str, backbone: nn.Module, weights: dict[str, Any], videos: Sequence[VideoRecord],
+    flags: argparse.Namespace, device: torch.device,
+) -> np.ndarray:
+    """float32 [2P, C] at `--level`: those kept in `--feature_dir`, else computed now and kept there."""
+    settings, csv_path = clip_settings(flags), getattr(flags, f"{role}_csv")
+    fingerprint = {**feature_fingerprint(weights, flags.seed, csv_path, settings),
+                   "orders": "natural, reversed"}
+    path = store_path(flags.feature_dir or str(Path(flags.out) / "features"), fingerprint, f"order_{role}")
+    make_out_dir(path.parent, "--feature_dir")
+    stored = read_features(path, fingerprint)
+    features = stored or order_features(backbone, videos, settings, device, batch=flags.batch,
+                                        num_workers=flags.num_workers, label=role)
+    if stored is None:
+        write_features(path, fingerprint, features)
+    print(f"{role}: features of {len(features[flags.level])} clips "
+          f"{'computed' if stored is None else f'read from {path}'}", flush=True)
+    return features[flags.level]
+
+
+def visualize(
+    backbone: nn.Module, weights: dict[str, Any], flags: argparse.Namespace, device: torch.device
+) -> None:
+    """Write pictures and a film of the maps of each of the first `--num_videos` videos' middle clip."""
+    require_h264()
+    head = find_head(weights, flags, device)
+    settings = replace(clip_settings(flags), clips=1)
+    videos, _ = videos_long_enough(flags.test_csv, settings)
+    backbone.to(device)
+    for number, video in enumerate(videos[:flags.num_videos]):
+        clips = both_orders(read_clips(video, settings), time_dim=1)
+        inputs = normalize(clips.to(device)).contiguous()
+        maps = returncam(backbone, head, inputs, flags.level).cpu()
+        film = write_cams(Path(flags.out) / "cam", f"{number:04d}_{Path(video.path).stem}", clips.numpy(),
+                          maps.numpy(), order_evidence(maps)[0].numpy(), scale=flags.scale,
+                          folders=(flags.pos, flags.neg), fps=flags.fps)
+        print(f"{film}: mean evidence {maps[0].mean():+.3f} for natural order of the natural clip, "
+              f"{maps[1].mean():+.3f} for reversed order of the reversed one", flush=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit status: 0, or that of a user's mistake (2), told in one line."""
+    parser = order_parser(__doc__)
+    flags = parser.parse_args(arguments)
+    try:
+        check_flags(flags)
+        device = choose_device(flags.gpu)
+        backbone, weights = load_backbone(flags.weights, flags.net, flags.seed)
+        backbone.requires_grad_(False).eval()
+        mode = {"train": train, "eval": evaluate, "visualize": visualize}[flags.mode]
+        mode(backbone, weights, flags, device)
+    except InputError as error:
+        return report(error, parser.prog)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
