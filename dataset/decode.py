@@ -1,96 +1,72 @@
-"""Frame folders read from disk as uint8 RGB arrays ``[n, H, W, 3]``.
+"""Frames of a video as uint8 RGB arrays ``[n, H, W, 3]``, however the video is kept.
 
-A folder holds one video's frames as numbered pictures: ``image_00001.jpg``, ``image_00002.jpg``, ... Other
-prefixes, digit counts, jpg/png and numbering from 0 are found out from the folder itself.
+A video is a folder of numbered pictures (``frame_folder.py``), a video file (``video_file.py``), or a folder
+of pictures inside a packed shard, ``SHARD.tar/VIDEO`` (``packed.py``). ``read_frames`` takes each alike, and
+gives the same pixels for a folder and for the shard that it was packed into.
 """
 from __future__ import annotations
 
+import functools
 import os
-import re
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 
 import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
 
+from dataset.frame_folder import read_folder
+from dataset.packed import read_packed, split_reference
+from dataset.video_file import names_video_file, read_video
 from utils.errors import InputError
 
 # OpenCV without its EXIF rotation: extraction wrote the pixels the right way up, and every frame alike.
 _READ_FLAGS = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-_FRAME_FILE = re.compile(r"(?P<prefix>.*?)(?P<number>[0-9]+)(?P<suffix>\.(?:jpg|jpeg|png))", re.IGNORECASE)
 
-
-@dataclass(frozen=True, slots=True)
-class FrameNaming:
-    """How a folder names its frames: prefix, zero-padded number counted from ``first``, suffix."""
-
-    prefix: str = "image_"
-    digits: int = 5
-    suffix: str = ".jpg"
-    first: int = 1
-
-    def file_name(self, index: int) -> str:
-        """Returns the file name of frame ``index``, counted from 0."""
-        return f"{self.prefix}{index + self.first:0{self.digits}d}{self.suffix}"
-
-
-def find_naming(folder: str) -> FrameNaming:
-    """Returns the folder's naming: from two look-ups where it is the usual one, else from the list of files.
-
-    Raises InputError when the folder cannot be read, has no frames, or leaves open which files are frames.
-    """
-    for naming in (FrameNaming(first=0), FrameNaming()):
-        if os.path.exists(os.path.join(folder, naming.file_name(0))):
-            return naming
-    try:
-        names = os.listdir(folder)
-    except OSError as error:
-        raise InputError(f"{folder}: cannot read the frame folder: {error.strerror}") from error
-    numbers: dict[tuple[str, str], list[str]] = {}
-    for match in filter(None, map(_FRAME_FILE.fullmatch, names)):
-        numbers.setdefault((match["prefix"], match["suffix"]), []).append(match["number"])
-    if not numbers:
-        raise InputError(f"{folder}: no frames in it, expected files such as image_00001.jpg")
-    if len(numbers) > 1:
-        kinds = ", ".join(sorted(f"{prefix}*{suffix}" for prefix, suffix in numbers))
-        raise InputError(f"{folder}: several series of frames ({kinds}), expected one like image_00001.jpg")
-    [((prefix, suffix), found)] = numbers.items()
-    naming = FrameNaming(prefix, min(map(len, found)), suffix, min(map(int, found)))
-    if any(number != f"{int(number):0{naming.digits}d}" for number in found):
-        raise InputError(f"{folder}: frame numbers of different digit counts ({min(found)}, {max(found)})")
-    if naming.first > 1:
-        raise InputError(f"{folder}: the first frame is {naming.file_name(0)}, expected number 0 or 1")
-    return naming
+RESIZED_AT_ONCE = 8  # as fast as all at once; more full-size frames of a large video are not held
 
 
 def read_frames(
-    folder: str, indices: np.ndarray, num_frames: int, size: tuple[int, int] | None = None
+    path: str,
+    indices: np.ndarray,
+    num_frames: int,
+    size: tuple[int, int] | None = None,
+    shrink: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> np.ndarray:
     """Returns the frames at ``indices`` as uint8 RGB ``[n, H, W, 3]``, each distinct one decoded once.
 
     Args:
-        folder: the video's frame folder.
+        path: the video's frame folder, its file, or its place in a shard.
         indices: [n] frame indices from 0, in any order, repeats allowed.
         num_frames: the number of frames that the video is said to have; only named in errors.
         size: (width, height) to resize to, aspect ratio ignored, antialiased bicubic; None: as stored.
+        shrink: instead of ``size``, what to do to frames, [n, H, W, 3] -> [n, h, w, 3], whenever n =
+            ``RESIZED_AT_ONCE`` are decoded; for long videos, which as stored would not fit into memory.
 
     Raises InputError that names the file when a frame is missing, broken, or of another size than the others.
     """
-    naming = find_naming(folder)
+    assert size is None or shrink is None
     distinct, positions = np.unique(indices, return_inverse=True)
-    frames: list[np.ndarray] = []
-    for index in distinct.tolist():
-        path = os.path.join(folder, naming.file_name(index))
-        frame = _read_image(path, index, num_frames)
-        if frames and frame.shape != frames[0].shape:
-            raise InputError(f"{path}: {_extent(frame)}, other frames of this video {_extent(frames[0])}")
-        frames.append(frame)
-    stacked = np.stack(frames)
-    if size is not None and size != (stacked.shape[2], stacked.shape[1]):
-        stacked = resize_frames(stacked, size, "bicubic")
-    in_order = np.array_equal(positions, np.arange(len(stacked)))
-    return stacked if in_order else stacked[positions]
+    groups: list[np.ndarray] = []
+    waiting: list[np.ndarray] = []
+    extent = None
+    for where, frame in _distinct_frames(path, distinct.tolist(), num_frames):
+        height, width = frame.shape[:2]
+        extent = extent or (width, height)
+        if (width, height) != extent:
+            raise InputError(f"{where}: {width}x{height}, other frames of this video {extent[0]}x{extent[1]}")
+        if size is not None and size != extent:
+            shrink = functools.partial(resize_frames, size=size, mode="bicubic")
+        waiting.append(frame)
+        if shrink is not None and len(waiting) == RESIZED_AT_ONCE:
+            groups.append(shrink(np.stack(waiting)))
+            waiting = []
+    if waiting:
+        stacked = np.stack(waiting)
+        groups.append(shrink(stacked) if shrink else stacked)
+    frames = groups[0] if len(groups) == 1 else np.concatenate(groups)
+    in_order = np.array_equal(positions, np.arange(len(frames)))
+    return frames if in_order else frames[positions]
 
 
 def resize_frames(frames: np.ndarray, size: tuple[int, int], mode: str) -> np.ndarray:
@@ -105,18 +81,25 @@ def resize_frames(frames: np.ndarray, size: tuple[int, int], mode: str) -> np.nd
     return np.ascontiguousarray(resized.permute(0, 2, 3, 1).numpy())
 
 
-def _read_image(path: str, index: int, num_frames: int) -> np.ndarray:
-    try:
-        data = np.fromfile(path, dtype=np.uint8)
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot read frame {index + 1} of the {num_frames} that the csv gives: {error.strerror}"
-        ) from error
-    frame = cv2.imdecode(data, _READ_FLAGS) if data.size else None
+def decode_picture(data: bytes, where: str) -> np.ndarray:
+    """Returns a JPEG or PNG as uint8 RGB [H, W, 3]; InputError naming ``where`` if broken or cut short.
+
+    Always in full: libjpeg's decoding at 5/8 of the size, for 340x256 pictures that are needed at 200x150, is
+    slower (only halves and quarters are vectorized) and changes the resized pixels by 2 grey levels.
+    """
+    frame = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), _READ_FLAGS) if data else None
     if frame is None:
-        raise InputError(f"{path}: not a readable picture ({data.size} bytes)")
+        raise InputError(f"{where}: not a readable picture ({len(data)} bytes)")
     return frame
 
 
-def _extent(frame: np.ndarray) -> str:
-    return f"{frame.shape[1]}x{frame.shape[0]}"
+def _distinct_frames(path: str, wanted: Sequence[int], num_frames: int) -> Iterator[tuple[str, np.ndarray]]:
+    """Yields (the file to name in errors, frame) for each of ``wanted``, ascending."""
+    if names_video_file(path) and not os.path.isdir(path):
+        for frame in read_video(path, wanted, num_frames):
+            yield path, frame
+        return
+    packed = split_reference(path)
+    pictures = read_packed(*packed, wanted, num_frames) if packed else read_folder(path, wanted, num_frames)
+    for where, data in pictures:
+        yield where, decode_picture(data, where)

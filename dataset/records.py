@@ -1,4 +1,8 @@
-"""Videos named by a csv file, one a line: ``frame_dir,number_of_frames[,label]``."""
+"""Videos named by a csv file, one a line: ``frame_dir,number_of_frames[,label]``.
+
+In place of a frame folder a line may name a video file, and then leave the number of frames empty
+(``clip.mp4,,3``), or a folder inside a packed shard (``shard.tar/clip,40,3``).
+"""
 from __future__ import annotations
 
 import csv
@@ -8,16 +12,27 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from dataset.frame_counts import find_counts
+from dataset.video_file import names_video_file
 from utils.errors import InputError
 
 
 @dataclass(frozen=True, slots=True)
 class VideoRecord:
-    """One video: its frame folder, its number of frames, and its class (0-based; None when not asked for)."""
+    """One video: where it is, its number of frames, and its class (0-based; None when not asked for)."""
 
     path: str
     num_frames: int
     label: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CsvRow:
+    """A csv line as it stands; ``num_frames`` is None where a video file's count was left empty."""
+
+    path: str
+    num_frames: int | None
+    label: int | None
 
 
 def read_records(csv_path: str | os.PathLike[str], labelled: bool) -> list[VideoRecord]:
@@ -25,30 +40,45 @@ def read_records(csv_path: str | os.PathLike[str], labelled: bool) -> list[Video
 
     Two or three columns. With ``labelled`` the third is needed: a class number from 0; without it a third
     column is ignored. The first line is taken as a header when its second field holds no digit. Blank
-    lines, CRLF and a byte order mark are allowed. A relative frame folder is relative to the csv's own
-    folder. Folders are not looked at here: 240,000 of them would take minutes.
+    lines, CRLF and a byte order mark are allowed. A relative path is relative to the csv's own folder.
+    Only video files whose count is empty are looked at here: 240,000 folders would take minutes.
 
-    Raises InputError with ``file:line`` on the first line that breaks the format.
+    Raises InputError with ``file:line`` on the first line that breaks the format, or whose file cannot be
+    counted.
     """
     folder = os.path.dirname(os.path.abspath(csv_path))
-    records = []
-    for line, fields in _numbered_rows(csv_path):
-        where = f"{csv_path}:{line}"
-        if len(fields) > 3 or len(fields) < (3 if labelled else 2):
-            label_column = ",label" if labelled else "[,label]"
-            raise InputError(
-                f"{where}: {len(fields)} column(s), expected frame_dir,number_of_frames{label_column}"
-            )
-        if not fields[0]:
-            raise InputError(f"{where}: the frame folder (first column) is empty")
-        num_frames = _integer(fields[1], "number of frames (second column)", where)
-        if labelled and num_frames == 0:
-            raise InputError(f"{where}: number of frames (second column) is 0, expected at least 1")
-        label = _integer(fields[2], "label (third column)", where) if labelled else None
-        records.append(VideoRecord(os.path.join(folder, fields[0]), num_frames, label))
-    if not records:
+    rows = []
+    for line, fields in numbered_rows(csv_path):
+        rows.append((line, parse_row(fields, labelled, f"{csv_path}:{line}", folder)))
+    if not rows:
         raise InputError(f"{csv_path}: names no video, expected lines of frame_dir,number_of_frames[,label]")
-    return records
+    counts = iter(find_counts(csv_path, [(line, row.path) for line, row in rows if row.num_frames is None]))
+    return [
+        VideoRecord(row.path, next(counts) if row.num_frames is None else row.num_frames, row.label)
+        for _, row in rows
+    ]
+
+
+def parse_row(fields: Sequence[str], labelled: bool, where: str, folder: str) -> CsvRow:
+    """Returns the row of these fields; ``where`` (``file:line``) begins the InputError for what breaks it.
+
+    A relative path is relative to ``folder``.
+    """
+    if len(fields) > 3 or len(fields) < (3 if labelled else 2):
+        label_column = ",label" if labelled else "[,label]"
+        raise InputError(
+            f"{where}: {len(fields)} column(s), expected frame_dir,number_of_frames{label_column}"
+        )
+    if not fields[0]:
+        raise InputError(f"{where}: the frame folder (first column) is empty")
+    if fields[1] or not names_video_file(fields[0]):
+        num_frames = _integer(fields[1], "number of frames (second column)", where)
+    else:
+        num_frames = None
+    if labelled and num_frames == 0:
+        raise InputError(f"{where}: number of frames (second column) is 0, expected at least 1")
+    label = _integer(fields[2], "label (third column)", where) if labelled else None
+    return CsvRow(os.path.join(folder, fields[0]), num_frames, label)
 
 
 def usable_for_pretraining(
@@ -70,7 +100,7 @@ def usable_for_pretraining(
     return usable, len(records) - len(usable)
 
 
-def _numbered_rows(csv_path: str | os.PathLike[str]) -> Iterator[tuple[int, list[str]]]:
+def numbered_rows(csv_path: str | os.PathLike[str]) -> Iterator[tuple[int, list[str]]]:
     """Yields (line number from 1, stripped fields) of each row that is neither blank nor the header."""
     rows = csv.reader(io.StringIO(_read_text(csv_path), newline=""), strict=True)
     line, first = 1, True

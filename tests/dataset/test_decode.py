@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -9,57 +11,12 @@ import pytest
 from PIL import Image
 
 from dataset import decode
-from dataset.decode import FrameNaming, find_naming, read_frames, resize_frames
+from dataset.decode import decode_picture, read_frames, resize_frames
+from dataset.frame_folder import read_folder
+from dataset.packed import write_shard
+from dataset.video_file import iterate_frames
+from tests.encoded_videos import encode_video
 from utils.errors import InputError
-
-
-@pytest.mark.parametrize(
-    ("pattern", "first"),
-    [
-        ("image_{:05d}.jpg", 1),
-        ("image_{:05d}.jpg", 0),
-        ("image_{:06d}.jpg", 1),
-        ("image_{:03d}.JPG", 0),
-        ("{:04d}.jpeg", 1),
-        ("img{:d}.png", 1),
-        ("frame-2-{:d}.jpg", 0),
-    ],
-)
-def test_naming_is_found_in_the_folder(
-    tmp_path: Path, write_coded_video: Callable, read_codes: Callable, pattern: str, first: int
-) -> None:
-    folder = write_coded_video(tmp_path / "v", 12, pattern, first)
-    (tmp_path / "v" / "notes.txt").write_text("no frame")
-    indices = np.array([0, 3, 11])
-    assert read_codes(read_frames(folder, indices, 12)).tolist() == [0, 3, 11]
-
-
-def test_the_usual_naming_needs_no_list_of_files(
-    tmp_path: Path, write_coded_video: Callable, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = write_coded_video(tmp_path / "v", 2)
-    (tmp_path / "v" / "flow_x_00001.jpg").write_bytes(b"")
-    monkeypatch.delattr(decode.os, "listdir")
-    assert find_naming(folder) == FrameNaming("image_", 5, ".jpg", 1)
-
-
-@pytest.mark.parametrize(
-    ("names", "says"),
-    [
-        ([], "no frames in it"),
-        (["readme.txt", "image.jpg"], "no frames in it"),
-        (["img_1.jpg", "flow_1.jpg"], r"several series of frames \(flow_\*.jpg, img_\*.jpg\)"),
-        (["img_1.jpg", "img_2.png"], "several series"),
-        (["image_00003.jpg", "image_00004.jpg"], "first frame is image_00003.jpg, expected number 0 or 1"),
-        (["img_01.jpg", "img_002.jpg"], "different digit counts"),
-    ],
-)
-def test_folders_that_leave_the_frames_open(tmp_path: Path, names: list[str], says: str) -> None:
-    for name in names:
-        (tmp_path / name).write_bytes(b"")
-    with pytest.raises(InputError, match=says) as caught:
-        find_naming(str(tmp_path))
-    assert str(caught.value).startswith(f"{tmp_path}: ")
 
 
 def test_a_missing_folder(tmp_path: Path) -> None:
@@ -89,13 +46,48 @@ def test_colors_are_rgb_and_exif_rotation_is_left_alone(tmp_path: Path) -> None:
     assert np.abs(frames[0, 8, 16].astype(int) - (250, 100, 10)).max() <= 2
 
 
-@pytest.mark.parametrize("content", [b"", b"no picture at all", "truncated"])
-def test_a_broken_frame_is_named(tmp_path: Path, write_coded_video: Callable, content: bytes | str) -> None:
+@pytest.mark.parametrize("content", [b"", b"no picture at all", 400, -20])
+def test_a_broken_frame_is_named(tmp_path: Path, write_coded_video: Callable, content: bytes | int) -> None:
     folder = write_coded_video(tmp_path / "v", 5)
     path = tmp_path / "v" / "image_00003.jpg"
-    path.write_bytes(path.read_bytes()[:400] if content == "truncated" else content)
-    with pytest.raises(InputError, match="image_00003.jpg: not a readable picture"):
+    path.write_bytes(path.read_bytes()[:content] if isinstance(content, int) else content)
+    with pytest.raises(InputError, match=r"image_00003.jpg: not a readable picture \(\d+ bytes"):
         read_frames(folder, np.arange(5), 5)
+
+
+def jpeg(**options: Any) -> bytes:
+    """A JPEG of 96x80 noise, written by Pillow with these options."""
+    pixels = np.random.default_rng(0).integers(0, 256, (80, 96, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", **options)
+    return file.getvalue()
+
+
+def with_preview(data: bytes) -> bytes:
+    """The JPEG with a whole small JPEG in an application segment before its own pixels."""
+    preview = jpeg()
+    return data[:2] + b"\xff\xe1" + (len(preview) + 2).to_bytes(2, "big") + preview + data[2:]
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"progressive": True}, {"subsampling": 0}, {"restart_marker_rows": 1}]
+)
+@pytest.mark.parametrize("preview", [False, True])
+def test_no_cut_goes_unseen(options: dict[str, Any], preview: bool) -> None:
+    """A JPEG of which an end is missing is an error, never filled up with grey, wherever the cut is."""
+    data = with_preview(jpeg(**options)) if preview else jpeg(**options)
+    whole = decode_picture(data, "x")
+    assert np.array_equal(decode_picture(data + b"more", "x"), whole)
+    for end in range(0, len(data) - 2, 7):
+        with pytest.raises(InputError, match=rf"^x: not a readable picture \({end} bytes\)$"):
+            decode_picture(data[:end], "x")
+
+
+def test_a_png_that_was_cut_short() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    data = cv2.imencode(".png", pixels)[1].tobytes()
+    with pytest.raises(InputError, match=r"^x: not a readable picture \(900 bytes\)$"):
+        decode_picture(data[:900], "x")
 
 
 def test_a_missing_frame_is_named_with_the_count_of_the_csv(
@@ -131,3 +123,62 @@ def test_resizing_equals_pillow(mode: str, resample: int, size: tuple[int, int])
     theirs = np.stack([np.asarray(Image.fromarray(frame).resize(size, resample)) for frame in frames])
     difference = np.abs(ours.astype(int) - theirs)
     assert difference.max() <= 2 and difference.mean() < 0.01
+
+
+def test_a_packed_folder_a_folder_and_a_video_file_are_read_alike(tmp_path: Path) -> None:
+    """Bit for bit, at any size: the pictures hold the very frames of the video file, as png and jpg."""
+    video = encode_video(tmp_path / "v.mp4", 20, options={"g": "6"})
+    frames = [frame for _, frame in iterate_frames(str(video))]
+    for suffix in (".png", ".jpg"):
+        folder = tmp_path / f"folder{suffix}"
+        folder.mkdir()
+        for number, frame in enumerate(frames, start=1):
+            cv2.imwrite(str(folder / f"image_{number:05d}{suffix}"), frame[..., ::-1])
+        pictures = read_folder(str(folder), range(20), 20)
+        write_shard(
+            str(tmp_path / f"s{suffix}.tar"), [("a/v", [(Path(path).name, data) for path, data in pictures])]
+        )
+    indices = np.array([13, 2, 2, 19, 0, 7])
+    for size in (None, (64, 48), (40, 30), (100, 90)):
+        expected = read_frames(str(video), indices, 20, size)
+        for kind in ("folder.png", "s.png.tar/a/v"):
+            assert np.array_equal(read_frames(str(tmp_path / kind), indices, 20, size), expected), (
+                kind,
+                size,
+            )
+        loose = read_frames(str(tmp_path / "folder.jpg"), indices, 20, size)
+        assert np.array_equal(read_frames(str(tmp_path / "s.jpg.tar/a/v"), indices, 20, size), loose)
+        assert loose.shape == expected.shape
+        if size is not None:
+            assert np.array_equal(
+                expected, resize_frames(read_frames(str(video), indices, 20), size, "bicubic")
+            )
+
+
+def test_few_full_size_frames_are_held(
+    tmp_path: Path, write_coded_video: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Resizing in groups gives what resizing all at once gives."""
+    folder = write_coded_video(tmp_path / "v", 21)
+    expected = resize_frames(read_frames(folder, np.arange(21), 21), (40, 30), "bicubic")
+    groups = []
+    resize = decode.resize_frames
+
+    def counting(frames: np.ndarray, **how: Any) -> np.ndarray:
+        groups.append(len(frames))
+        return resize(frames, **how)
+
+    monkeypatch.setattr(decode, "resize_frames", counting)
+    assert np.array_equal(read_frames(folder, np.arange(21), 21, (40, 30)), expected)
+    assert max(groups) == decode.RESIZED_AT_ONCE and sum(groups) == 21
+    halves = read_frames(folder, np.array([20, 3, 3]), 21, shrink=lambda frames: frames[:, ::2, ::2])
+    assert np.array_equal(halves, read_frames(folder, np.array([20, 3, 3]), 21)[:, ::2, ::2])
+
+
+def test_names_decide_only_with_what_lies_there(
+    tmp_path: Path, write_coded_video: Callable, read_codes: Callable
+) -> None:
+    """Frame folders called like video files and shards stay frame folders."""
+    for name in ("clip.mp4", "videos.tar/clip", "x.tar"):
+        folder = write_coded_video(tmp_path / name, 4)
+        assert read_codes(read_frames(folder, np.array([3, 1]), 4)).tolist() == [3, 1]

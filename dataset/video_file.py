@@ -1,0 +1,261 @@
+"""Frames of video files, decoded by PyAV (FFmpeg's libraries) as uint8 RGB arrays ``[H, W, 3]``.
+
+A file's frames are those that its decoder gives from the file's start to its end, in presentation order, with
+the file's rotation applied: ``iterate_frames`` yields them all, ``read_video`` some of them, pixel for pixel
+the same. Their times may be uneven; a frame's index is its rank, whatever the time between frames.
+
+Random access goes by an index of the file's packets, read without decoding: each frame's time and which
+frames start anew (keyframes). Decoding starts at the last keyframe at or before the wanted frame, and each
+frame's time is compared with the index on the way. Where packets are no reliable index (without times; before
+the first keyframe; to be discarded; of codecs whose packets may hold no frame, such as Xvid's mpeg4 and vp8),
+frames are counted by decoding from the start. Only in a file that is damaged inside may the two ways differ.
+
+Nothing is kept between calls: each opens the file, decodes in the calling thread alone, and closes it.
+"""
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from utils.errors import InputError
+
+VIDEO_SUFFIXES = frozenset(".mp4 .m4v .mov .3gp .avi .mkv .webm .mpg .mpeg .ts .flv .wmv .ogv".split())
+# Codecs of which each packet gives exactly one frame, by the decoder that PyAV picks.
+_ONE_FRAME_A_PACKET = frozenset("h264 hevc vp9 libvpx-vp9 av1 libdav1d mjpeg".split())
+
+
+@dataclass(frozen=True, slots=True)
+class _PacketIndex:
+    """What the packets tell of the frames: times [n] in the stream's unit, ascending; start points [k].
+
+    ``starts`` are ranks of frames at which decoding may start, ascending; ``start_dts`` their decoding times.
+    """
+
+    times: np.ndarray
+    starts: np.ndarray
+    start_dts: list[int | None]
+
+
+class _Unindexed(Exception):
+    """The decoder's frames are not those of the packet index."""
+
+
+def names_video_file(path: str) -> bool:
+    """Whether the path ends as video files' names do. A folder may be called so all the same."""
+    return os.path.splitext(path)[1].lower() in VIDEO_SUFFIXES
+
+
+def iterate_frames(path: str) -> Iterator[tuple[float, np.ndarray]]:
+    """Yields (time in s, frame uint8 RGB [H, W, 3]) of every frame in presentation order.
+
+    Times rise strictly; the first need not be 0. A frame without a time, or with one that does not rise,
+    comes one average frame interval after the frame before it.
+
+    Raises InputError, which names the path and the reason, for a file without video, without frames, that
+    is no video file, or that breaks on the way.
+    """
+    with _open_video(path) as (container, stream):
+        convert = _RgbConverter(path)
+        interval = float(1 / (stream.average_rate or 25))
+        previous = None
+        for frame in _decode(path, container, stream):
+            time = frame.time
+            if previous is not None and (time is None or time <= previous):
+                time = previous + interval
+            previous = time or 0.0
+            yield previous, convert(frame)
+        if previous is None:
+            raise InputError(f"{path}: no frame in the video file")
+
+
+def count_frames(path: str) -> int:
+    """Returns how many frames ``iterate_frames`` yields: from the packets where they tell, else by decoding.
+
+    A file that is damaged inside may decode to fewer frames than its packets promise; reading then fails.
+    """
+    with _open_video(path) as (container, stream):
+        index = _read_index(path, container, stream)
+        if index is not None:
+            return len(index.times)
+    with _open_video(path) as (container, stream):
+        count = sum(1 for _ in _decode(path, container, stream))
+    if count == 0:
+        raise InputError(f"{path}: no frame in the video file")
+    return count
+
+
+def read_video(path: str, wanted: Sequence[int], num_frames: int) -> Iterator[np.ndarray]:
+    """Yields the frames at ``wanted`` (ascending, from 0), uint8 RGB [H, W, 3], equal to ``iterate_frames``'.
+
+    Decodes each group of pictures at most once, and none between. ``num_frames``, the number of frames that
+    the video is said to have, is only named in errors. Raises InputError as ``iterate_frames``, and for an
+    index behind the last frame.
+    """
+    convert = _RgbConverter(path)
+    done = 0
+    with _open_video(path) as (container, stream):
+        index = _read_index(path, container, stream)
+        if index is not None and wanted[-1] < len(index.times):
+            with contextlib.suppress(_Unindexed):  # then from the file's start, below
+                for frame in _seek_and_decode(path, container, stream, index, wanted):
+                    yield convert(frame)
+                    done += 1
+    if done < len(wanted):
+        with _open_video(path) as (container, stream):
+            rank = -1
+            for rank, frame in enumerate(_decode(path, container, stream)):
+                if rank == wanted[done]:
+                    yield convert(frame)
+                    done += 1
+                    if done == len(wanted):
+                        return
+        raise InputError(
+            f"{path}: frame {wanted[done] + 1} of the {num_frames} that the csv gives is asked for, "
+            f"the video file has {rank + 1}"
+        )
+
+
+@contextlib.contextmanager
+def _open_video(path: str) -> Iterator[tuple[Any, Any]]:
+    """Opens the file; gives (PyAV container, its video stream) and closes the file at the end."""
+    try:
+        import av
+    except ImportError as error:
+        raise InputError(f"{path}: reading video files needs PyAV: pip install 'av>=17'") from error
+    try:
+        container = av.open(path, metadata_errors="replace")
+    except av.FFmpegError as error:
+        raise InputError(f"{path}: cannot open the video file: {error.strerror}") from error
+    with container:
+        stream = container.streams.best("video")
+        if stream is None or stream.codec_context is None:
+            raise InputError(f"{path}: no video in the file that can be decoded")
+        stream.codec_context.thread_count = 1  # a loader has a process for each core
+        yield container, stream
+
+
+def _decode(path: str, container: Any, stream: Any) -> Iterator[Any]:
+    """Yields the stream's PyAV frames from where the container stands to its end."""
+    import av
+
+    try:
+        yield from container.decode(stream)
+    except av.FFmpegError as error:
+        raise InputError(f"{path}: the video file breaks on the way: {error.strerror}") from error
+
+
+def _read_index(path: str, container: Any, stream: Any) -> _PacketIndex | None:
+    """Returns the index of an open file, which it reads to its end; None where packets do not tell."""
+    import av
+
+    if stream.codec_context.name not in _ONE_FRAME_A_PACKET:
+        return None
+    times, decoding_times, keys = [], [], []
+    try:
+        for packet in container.demux(stream):
+            if packet.size == 0:  # PyAV's sign of the end
+                continue
+            if packet.pts is None or packet.is_corrupt or packet.is_discard:
+                return None
+            times.append(packet.pts)
+            decoding_times.append(packet.dts)
+            keys.append(packet.is_keyframe)
+    except av.FFmpegError as error:
+        raise InputError(f"{path}: the video file breaks on the way: {error.strerror}") from error
+    order = np.argsort(times, kind="stable")  # [n]: for each frame, its packet's position in the file
+    ranked = np.array(times, dtype=np.int64)[order]
+    if not len(order) or order[0] != 0 or not keys[0] or not (np.diff(ranked) > 0).all():
+        return None
+    first_from_here = np.minimum.accumulate(order[::-1])[::-1]
+    starts = np.flatnonzero(np.array(keys)[order] & (first_from_here == order))
+    return _PacketIndex(ranked, starts, [decoding_times[order[start]] for start in starts])
+
+
+def _seek_and_decode(
+    path: str, container: Any, stream: Any, index: _PacketIndex, wanted: Sequence[int]
+) -> Iterator[Any]:
+    """Yields the PyAV frames at ``wanted``; raises _Unindexed where the decoder contradicts the index."""
+    frames, following = iter(()), len(index.times)  # the running decoder, the rank of its next frame
+    for rank in wanted:
+        number = int(np.searchsorted(index.starts, rank, side="right")) - 1
+        start = int(index.starts[number])
+        if not start <= following <= rank:
+            frames = _decode_from(path, container, stream, int(index.times[start]), index.start_dts[number])
+            following = start
+        for frame in frames:
+            if frame.pts != index.times[following]:
+                raise _Unindexed
+            following += 1
+            if following > rank:
+                yield frame
+                break
+        else:
+            raise _Unindexed
+
+
+def _decode_from(
+    path: str, container: Any, stream: Any, time: int, decoding_time: int | None
+) -> Iterator[Any]:
+    """Yields the PyAV frames from the keyframe with these times on; raises _Unindexed if it is not found.
+
+    Formats differ in which of the two times they look for.
+    """
+    import av
+
+    for target in (decoding_time, time):
+        if target is None:
+            continue
+        try:
+            container.seek(target, stream=stream)
+            packets = container.demux(stream)
+            first = next(packets)
+        except av.FFmpegError as error:
+            raise _Unindexed from error
+        if first.pts == time:
+            break
+    else:
+        raise _Unindexed
+    try:
+        for packet in itertools.chain([first], packets):
+            yield from packet.decode()
+    except av.FFmpegError as error:
+        raise InputError(f"{path}: the video file breaks on the way: {error.strerror}") from error
+
+
+class _RgbConverter:
+    """Turns PyAV frames into RGB arrays the right way up, with one conversion context for all frames."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.reformatter = None
+
+    def __call__(self, frame: Any) -> np.ndarray:
+        """Returns uint8 RGB [H, W, 3], contiguous."""
+        from av.video.reformatter import VideoReformatter
+
+        if self.reformatter is None:
+            self.reformatter = VideoReformatter()
+        pixels = self.reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
+        matrix = frame.side_data.get("DISPLAYMATRIX")
+        if matrix is not None:
+            pixels = self._display(pixels, np.frombuffer(matrix, dtype=np.int32))
+        return np.ascontiguousarray(pixels)
+
+    def _display(self, pixels: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+        """Returns the picture as players show it: turned by quarters, mirrored, or both.
+
+        A pixel (x, y) is shown at (a x + c y, b x + d y) up to a shift, with a, b, c, d = matrix[0, 1, 3, 4].
+        """
+        matrix = matrix[[0, 1, 3, 4]].astype(np.int64)
+        a, b, c, d = np.sign(np.where(100 * abs(matrix) > abs(matrix).max(), matrix, 0)).tolist()
+        if not ((a and d and not b and not c) or (b and c and not a and not d)):
+            raise InputError(f"{self.path}: turned by no multiple of 90 degrees, which is not supported")
+        if b:
+            pixels, a, d = pixels.swapaxes(0, 1), c, b
+        return pixels[::d, ::a]
