@@ -208,6 +208,7 @@ def build_loader(
         dataset,
         batch_sampler=batches,
         num_workers=num_workers,
+        multiprocessing_context="fork" if num_workers else None,  # "spawn", as in a spawned rank, imports all anew
         pin_memory=device.type == "cuda",
         persistent_workers=num_workers > 0,
         worker_init_fn=_start_worker,

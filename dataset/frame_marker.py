@@ -1,0 +1,46 @@
+"""The marker that extraction leaves in each finished frame folder."""
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from utils.errors import InputError
+
+MARKER = ".frames.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Marker:
+    """What extraction says of a finished folder: video, number of frames, settings, the file it had, and a note."""
+
+    video: str
+    frames: int
+    settings: dict[str, Any]
+    source_bytes: int
+    source_mtime_ns: int
+    note: str = ""
+
+    def to_json(self) -> str:
+        """Returns the text of the marker file."""
+        return json.dumps(asdict(self), indent=1) + "\n"
+
+
+def read_marker(folder: str | os.PathLike[str]) -> Marker | None:
+    """Returns the folder's marker; None where there is no folder, or no marker in it. InputError if damaged."""
+    path = os.path.join(folder, MARKER)
+    try:
+        with open(path, encoding="utf-8") as file:
+            text = file.read()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise InputError(f"{path}: cannot read: {error.strerror}") from error
+    try:
+        marker = Marker(**json.loads(text))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{path}: not a marker of extract_frames.py; remove its folder to extract it again") from error
+    if not (isinstance(marker.frames, int) and marker.frames > 0 and isinstance(marker.settings, dict)):
+        raise InputError(f"{path}: not a marker of extract_frames.py; remove its folder to extract it again")
+    return marker

@@ -1,0 +1,104 @@
+"""The official lists, as they are written, and what is said of lists that are not so."""
+from __future__ import annotations
+
+import pytest
+
+from dataset.annotations import (
+    GROUP_PATTERN, OFFICIAL_COUNTS, Annotated, group_finder, read_hmdb51, read_kinetics400, read_ucf101,
+)
+from utils.errors import InputError
+
+
+def write(folder, **files):
+    for name, text in files.items():
+        (folder / f"{name}.txt").write_text(text)
+    return folder
+
+
+def ucf(folder, **changed):
+    files = {"classInd": "1 ApplyEyeMakeup\r\n2 Archery\r\n", "trainlist01": "Archery/v_Archery_g08_c01.avi 2\r\n"
+             "ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c01.avi 1\n", "testlist01": "Archery/v_Archery_g01_c01.avi\r\n\r\n"}
+    return write(folder, **(files | changed))
+
+
+def test_ucf101(tmp_path):
+    annotations = read_ucf101(ucf(tmp_path), [1])
+    assert annotations.classes == ["ApplyEyeMakeup", "Archery"]  # labels from 0 in the order of classInd.txt
+    assert annotations.sets == {
+        "train_1": [Annotated("Archery", "v_Archery_g08_c01"),
+                    Annotated("ApplyEyeMakeup", "v_ApplyEyeMakeup_g08_c01")],
+        "test_1": [Annotated("Archery", "v_Archery_g01_c01")]}
+
+
+@pytest.mark.parametrize(("changed", "says"), [
+    ({"classInd": "0 Archery\n1 ApplyEyeMakeup\n"}, r"classInd.txt: class numbers are not 1, 2"),
+    ({"classInd": "1 Archery\n2 Archery\n"}, r"classInd.txt:2: '2 Archery'"),
+    ({"trainlist01": "Archery/v_Archery_g08_c01.avi 1\n"},
+     r"trainlist01.txt:1: class number 1, but classInd.txt has 2"),
+    ({"testlist01": "\nGolf/v_Golf_g01_c01.avi\n"}, r"testlist01.txt:2: 'Golf"),
+    ({"testlist01": "v_Archery_g01_c01.avi\n"}, r"testlist01.txt:1: 'v_Archery"),
+])
+def test_ucf101_lists_that_are_wrong(tmp_path, changed, says):
+    with pytest.raises(InputError, match=says):
+        read_ucf101(ucf(tmp_path, **changed), [1])
+
+
+def test_a_list_that_is_not_there(tmp_path):
+    with pytest.raises(InputError, match="trainlist02.txt: cannot read the official list: No such file"):
+        read_ucf101(ucf(tmp_path), [1, 2])
+
+
+def test_hmdb51(tmp_path):
+    write(tmp_path, wave_test_split1="b A_wave_u_0.avi 1 \nc.d_wave_1.avi 2 \nspare_wave_2.avi 0 \n",
+          brush_hair_test_split1="#1 x_brush_hair.avi 2 \n", brush_hair_test_split2="", wave_test_split2="q.avi 1\n")
+    annotations = read_hmdb51(tmp_path, [1])
+    assert annotations.classes == ["brush_hair", "wave"]
+    assert annotations.sets == {"train_1": [Annotated("wave", "b A_wave_u_0")],
+                                "test_1": [Annotated("brush_hair", "#1 x_brush_hair"), Annotated("wave", "c.d_wave_1")]}
+    assert annotations.unused == [Annotated("wave", "spare_wave_2")]
+    assert read_hmdb51(tmp_path, [1, 2]).sets["train_2"] == [Annotated("wave", "q")]
+
+
+def test_hmdb51_lists_that_are_wrong(tmp_path):
+    with pytest.raises(InputError, match="no files .*_test_split1.txt"):
+        read_hmdb51(tmp_path, [1])
+    write(tmp_path, wave_test_split1="a.avi 3\n", wave_test_split2="a.avi 1\n", golf_test_split2="b.avi 1\n")
+    with pytest.raises(InputError, match="wave_test_split1.txt:1: 'a.avi 3', expected video.avi and 0, 1 or 2"):
+        read_hmdb51(tmp_path, [1])
+    write(tmp_path, wave_test_split1="a.avi 1\n")
+    with pytest.raises(InputError, match="class golf has a list for split 2 or 1"):
+        read_hmdb51(tmp_path, [1, 2])
+
+
+def test_kinetics400(tmp_path):
+    (tmp_path / "train.csv").write_text("label,youtube_id,time_start,time_end,split\nriding a bike,--_x-0,7,17,train\n"
+                                        '"petting animal, dog",abc,120,130,train\n')
+    (tmp_path / "val.csv").write_text("youtube_id,time_start,time_end,split,label\nq_-Z,0,10,val,riding a bike\n")
+    annotations = read_kinetics400(tmp_path)
+    assert annotations.classes == ["petting animal, dog", "riding a bike"]
+    assert annotations.sets == {
+        "train": [Annotated("riding a bike", "--_x-0_000007_000017"),
+                  Annotated("petting animal, dog", "abc_000120_000130")],
+        "val": [Annotated("riding a bike", "q_-Z_000000_000010")]}
+    (tmp_path / "val.csv").write_text("label,youtube_id,time_start,time_end\nx,abc,zero,10\n")
+    with pytest.raises(InputError, match="val.csv:2: times 'zero' and '10'"):
+        read_kinetics400(tmp_path)
+    (tmp_path / "val.csv").write_text("youtube_id,time_start,time_end\nabc,0,10\n")
+    with pytest.raises(InputError, match="val.csv:1: columns youtube_id,time_start,time_end, expected label"):
+        read_kinetics400(tmp_path)
+
+
+def test_official_counts_are_whole_data_sets():
+    assert {sum(pair) for pair in OFFICIAL_COUNTS["ucf101"].values()} == {13320}
+    assert {pair for pair in OFFICIAL_COUNTS["hmdb51"].values()} == {(3570, 1530)}
+
+
+def test_groups():
+    find = group_finder(GROUP_PATTERN)
+    assert find("v_Archery_g03_c05") == "v_Archery_g03"
+    assert find("v_Archery_g03_c05x") is find("abc_000000_000010") is None
+    assert group_finder(r"(\d+)-.*")("12-a") == "12"
+    with pytest.raises(InputError, match="--group_pattern .*not a regular expression"):
+        group_finder("(")
+    with pytest.raises(InputError, match="--group_pattern .*needs a group"):
+        group_finder("abc")

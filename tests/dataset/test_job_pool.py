@@ -1,0 +1,91 @@
+"""Jobs in processes: every result arrives once, a crash costs one job, and no process outlives its caller."""
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from dataset.job_pool import Crash, run_jobs, show_progress
+from utils.errors import InputError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def work(job):
+    if job == "crash":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if job == "mistake":
+        raise InputError("a mistake")
+    if job == "fault":
+        raise KeyError("a fault")
+    if isinstance(job, Path):
+        job.write_text(str(os.getpid()))
+        time.sleep(60)
+    return job, os.getpid()
+
+
+def test_crashes_cost_their_jobs_alone():
+    jobs = [*range(10), "crash", *range(10, 20), "crash"]
+    results = list(run_jobs(work, jobs, 2))
+    assert sorted(job for job, _ in results if job != "crash") == list(range(20))
+    assert all(result[0] == job for job, result in results if job != "crash")
+    assert os.getpid() not in {result[1] for job, result in results if job != "crash"}
+    assert [result for job, result in results if job == "crash"] == [Crash("its process was killed by signal 11")] * 2
+
+
+def test_a_mistake_and_a_fault_end_it():
+    with pytest.raises(InputError, match="^a mistake$"):
+        list(run_jobs(work, [1, "mistake"], 1))
+    with pytest.raises(RuntimeError, match="KeyError: 'a fault'"):
+        list(run_jobs(work, [1, "fault"], 1))
+
+
+def test_nothing_to_do_starts_nothing():
+    assert list(run_jobs(work, [], 4)) == []
+
+
+def gone(pid: int) -> bool:
+    """Whether the process has ended within some seconds (a zombie has)."""
+    for _ in range(100):
+        try:
+            if "\nState:\tZ" in Path(f"/proc/{pid}/status").read_text():
+                return True
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def wait_for(path: Path) -> int:
+    for _ in range(400):
+        if path.exists() and path.read_text():
+            return int(path.read_text())
+        time.sleep(0.05)
+    raise AssertionError(f"{path} was never written")
+
+
+def test_processes_end_with_a_killed_caller_and_with_a_caller_that_stops(tmp_path):
+    module = "import sys; from pathlib import Path; from tests.dataset.test_job_pool import *\n"
+    line = module + f"list(run_jobs(work, [Path({str(tmp_path / 'pid')!r})], 1))"
+    caller = subprocess.Popen([sys.executable, "-c", line], cwd=ROOT)
+    worker = wait_for(tmp_path / "pid")
+    caller.kill()
+    caller.wait()
+    assert gone(worker)
+
+    jobs = run_jobs(work, [1, tmp_path / "second"], 2)
+    next(jobs)
+    worker = wait_for(tmp_path / "second")
+    jobs.close()
+    assert gone(worker)
+
+
+def test_progress_without_a_terminal_is_plain_lines(monkeypatch, capsys):
+    monkeypatch.setattr("dataset.job_pool.SECONDS_BETWEEN_LINES", 0)
+    assert list(show_progress(iter("ab"), 2, "reading", "videos")) == ["a", "b"]
+    assert capsys.readouterr().err.startswith("reading: 1 of 2 videos, ")

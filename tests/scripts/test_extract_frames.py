@@ -1,0 +1,217 @@
+"""Extraction as users start it: exit statuses, restarts, and the same tree however often it is killed."""
+from __future__ import annotations
+
+import csv
+import hashlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from dataset.extraction_plan import LOCK, REPORT, sole_writer
+from tests.encoded_videos import encode_video
+from utils.errors import InputError
+
+SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "extract_frames.py"
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, str(SCRIPT), *map(str, arguments)]
+
+
+def run(*arguments: object, limit_kib: int | None = None) -> subprocess.CompletedProcess[str]:
+    line = command(*arguments)
+    if limit_kib:  # writing more into a file fails, as on a full disk
+        line = ["bash", "-c", f'ulimit -f {limit_kib}; trap "" XFSZ; exec "$@"', "bash", *line]
+    return subprocess.run(line, capture_output=True, text=True, timeout=60)
+
+
+def one_error(result: subprocess.CompletedProcess[str]) -> str:
+    assert result.returncode == 2 and result.stdout == "", result
+    [line] = result.stderr.splitlines()
+    return line
+
+
+def tree_hash(root: Path) -> dict[str, str]:
+    """Path -> hash of every file, and every folder."""
+    return {path.relative_to(root).as_posix(): path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in sorted(root.rglob("*"))}
+
+
+def files(root: Path, name_end: str) -> list[Path]:
+    """Files below a folder in which another process renames folders meanwhile."""
+    return [Path(folder, name) for folder, _, names in os.walk(root) for name in names if name.endswith(name_end)]
+
+
+def report(destination: Path) -> dict[str, dict[str, str]]:
+    with open(destination / REPORT, newline="") as file:
+        return {row["path"]: row for row in csv.DictReader(file)}
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory) -> Path:
+    """A tree with the layouts of the data sets: classes, dots and odd signs in names, suffixes in capitals."""
+    root = tmp_path_factory.mktemp("videos")
+    for number in range(4):
+        encode_video(root / "Archery" / f"v_Archery_g01_c0{number}.avi", 40 + number)
+    encode_video(root / "brush_hair" / "#1 A.J. [x]&(y)_brush_hair_u_nm_np1_ba_goo_0.avi", 33)
+    for number in range(3):
+        encode_video(root / "riding a bike" / f"-a_{number}_000000_000010.mp4", 50)
+    encode_video(root / "a" / "b" / "deep.MKV", 20)
+    (root / "Archery" / "._v_Archery_g01_c00.avi").write_bytes(b"left by another system")
+    (root / "notes.txt").write_text("no video")
+    return root
+
+
+@pytest.fixture(scope="module")
+def whole(videos, tmp_path_factory) -> Path:
+    """The tree of one uninterrupted extraction."""
+    destination = tmp_path_factory.mktemp("whole") / "frames"
+    result = run(videos, destination, "--workers", 2)
+    assert result.returncode == 0, result.stderr
+    assert "9 videos: 9 extracted, 0 were there already, 0 broken; 369 frames in all" in result.stdout
+    return destination
+
+
+def test_the_tree_is_kept_and_reported(videos, whole):
+    for name, row in report(whole).items():
+        assert row["status"] == "ok" and row["reason"] == ""
+        pictures = sorted((whole / name).with_suffix("").glob("*.jpg"))
+        assert [p.name for p in pictures] == [f"image_{i:05d}.jpg" for i in range(1, int(row["frames"]) + 1)]
+    assert len(report(whole)) == 9
+
+
+def test_a_second_start_changes_nothing(videos, whole):
+    before = tree_hash(whole), {path: path.stat().st_mtime_ns for path in whole.rglob("*.jpg")}
+    result = run(videos, whole, "--workers", 2)
+    assert result.returncode == 0 and "0 extracted, 9 were there already" in result.stdout
+    assert (tree_hash(whole), {path: path.stat().st_mtime_ns for path in whole.rglob("*.jpg")}) == before
+
+
+def test_killed_at_random_moments_it_ends_with_the_same_tree(videos, whole, tmp_path):
+    """The main process alone is killed: its workers must end by themselves, though the next start is immediate."""
+    draw = random.Random(11)
+    destination = tmp_path / "frames"
+    for start in range(3):
+        goal = len(files(destination, ".jpg")) + draw.randrange(10, 80)
+        process = subprocess.Popen(command(videos, destination, "--workers", 2), stderr=subprocess.DEVNULL)
+        while len(files(destination, ".jpg")) < goal and process.poll() is None:
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        finished = [path.parent for path in files(destination, ".frames.json") if ".partial" not in path.parent.name]
+        assert start or len(finished) < 9, "killed too late to test anything"
+        for folder in finished:  # what looks finished is
+            assert tree_hash(folder) == tree_hash(whole / folder.relative_to(destination))
+    result = run(videos, destination, "--workers", 2)
+    assert result.returncode == 0, result.stderr
+    assert tree_hash(destination) == tree_hash(whole)
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_is_told_and_leaves_nothing_half_done(videos, whole, tmp_path, sent):
+    destination = tmp_path / "frames"
+    process = subprocess.Popen(command(videos, destination, "--workers", 1), stderr=subprocess.PIPE, text=True,
+                               start_new_session=True)
+    while not files(destination, "image_00003.jpg") and process.poll() is None:
+        time.sleep(0.002)
+    os.killpg(process.pid, sent)  # as a terminal does: workers get it too
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert errors.splitlines()[-1].startswith("interrupted with ") and "Traceback" not in errors
+    assert not [path for path in destination.rglob(".*") if path.name not in (LOCK, ".frames.json")]
+    assert {row["status"] for row in report(destination).values()} <= {"ok", "to do"}
+    assert run(videos, destination).returncode == 0
+    assert tree_hash(destination) == tree_hash(whole)
+
+
+def test_broken_videos_are_listed_and_tried_again(tmp_path):
+    whole = encode_video(tmp_path / "v" / "torn.avi", 100).read_bytes()
+    (tmp_path / "v" / "torn.avi").write_bytes(whole[: len(whole) // 2])
+    encode_video(tmp_path / "v" / "good.avi", 12)
+    (tmp_path / "v" / "text.mp4").write_text("<html>404</html>")
+    result = run(tmp_path / "v", tmp_path / "f")
+    assert result.returncode == 1
+    rows = report(tmp_path / "f")
+    assert {name: (row["status"], row["frames"]) for name, row in rows.items()} == {
+        "good.avi": ("ok", "12"), "text.mp4": ("broken", "0"), "torn.avi": ("broken", "0")}
+    assert all(rows[name]["reason"] for name in ("text.mp4", "torn.avi"))
+    assert "broken: text.mp4: " in result.stdout
+    assert sorted(path.name for path in (tmp_path / "f").iterdir()) == [LOCK, REPORT, "good"]
+    encode_video(tmp_path / "v" / "torn.avi", 5)
+    (tmp_path / "v" / "text.mp4").unlink()
+    result = run(tmp_path / "v", tmp_path / "f")
+    assert result.returncode == 0 and "1 extracted, 1 were there already" in result.stdout
+
+
+def test_other_settings_and_another_source_need_redo(tmp_path):
+    encode_video(tmp_path / "v" / "a.avi", 6)
+    encode_video(tmp_path / "v" / "b.avi", 7)
+    assert run(tmp_path / "v", tmp_path / "f").returncode == 0
+    before = tree_hash(tmp_path / "f")
+    error = one_error(run(tmp_path / "v", tmp_path / "f", "--size", "32x32", "--quality", 80))
+    assert "f/a: was extracted with quality 90, not 80; size unset, not 32x32" in error and "--redo" in error
+    encode_video(tmp_path / "v" / "b.avi", 9)
+    error = one_error(run(tmp_path / "v", tmp_path / "f"))
+    assert "f/b: was extracted from another file than" in error
+    assert tree_hash(tmp_path / "f") == before
+    (tmp_path / "f" / "b" / ".frames.json").unlink()
+    assert "f/b: is there, but was not written by this script" in one_error(run(tmp_path / "v", tmp_path / "f"))
+    result = run(tmp_path / "v", tmp_path / "f", "--redo")
+    assert result.returncode == 0 and "1 extracted, 1 were there already" in result.stdout
+    assert report(tmp_path / "f")["b.avi"]["frames"] == "9"
+
+
+def test_clashes_are_found_in_advance(tmp_path):
+    encode_video(tmp_path / "v" / "x" / "a.avi", 2)
+    encode_video(tmp_path / "v" / "x" / "a.mp4", 2)
+    error = one_error(run(tmp_path / "v", tmp_path / "f"))
+    assert "x/a.avi and x/a.mp4 would both become" in error
+    (tmp_path / "v" / "x" / "a.mp4").unlink()
+    encode_video(tmp_path / "v" / "x.avi", 2)
+    assert "x.avi would become" in one_error(run(tmp_path / "v", tmp_path / "f"))
+    assert not (tmp_path / "f").exists()
+
+
+def test_a_full_disk_is_one_line_and_leaves_no_half_video(tmp_path):
+    encode_video(tmp_path / "v" / "small.avi", 30, size=(64, 48))
+    encode_video(tmp_path / "v" / "wide.avi", 30, size=(640, 480))
+    error = one_error(run(tmp_path / "v", tmp_path / "f", "--workers", 1, limit_kib=4))
+    assert "wide/image_00001.jpg: cannot write: File too large" in error.replace(".wide.partial", "wide")
+    assert sorted(path.name for path in (tmp_path / "f").iterdir()) == [LOCK, "small"]
+    assert run(tmp_path / "v", tmp_path / "f").returncode == 0
+    (tmp_path / "file").write_text("")
+    assert "file: cannot read the folder: Not a directory" in one_error(run(tmp_path / "v", tmp_path / "file"))
+
+
+def test_users_mistakes_are_one_line(videos, tmp_path):
+    assert "absent: no such folder" in one_error(run(tmp_path / "absent", tmp_path / "f"))
+    (tmp_path / "empty").mkdir()
+    assert "no video file below it" in one_error(run(tmp_path / "empty", tmp_path / "f"))
+    assert "--size 200" in one_error(run(videos, tmp_path / "f", "--size", "200"))
+    assert "--workers 0" in one_error(run(videos, tmp_path / "f", "--workers", "0"))
+    assert not (tmp_path / "f").exists()
+
+
+def test_two_extractions_into_one_folder_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("dataset.extraction_plan._WAIT_FOR_LOCK_S", 0.2)
+    with sole_writer(tmp_path / "f"):
+        with pytest.raises(InputError, match="another extraction is writing into it"):
+            with sole_writer(tmp_path / "f"):
+                pass
+    with sole_writer(tmp_path / "f"):
+        pass
+
+
+def test_links_are_followed_and_circles_refused(videos, tmp_path):
+    (tmp_path / "v").mkdir()
+    (tmp_path / "v" / "linked").symlink_to(videos / "a")
+    assert run(tmp_path / "v", tmp_path / "f").returncode == 0
+    assert (tmp_path / "f" / "linked" / "b" / "deep" / "image_00020.jpg").exists()
+    (tmp_path / "v" / "circle").symlink_to(tmp_path / "v")
+    assert "v/circle: a link to a folder above itself" in one_error(run(tmp_path / "v", tmp_path / "f"))
