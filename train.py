@@ -38,6 +38,9 @@ from torch.utils.data import DataLoader
 from dataset.records import read_records, usable_for_pretraining
 from dataset.transforms import normalize
 from dataset.videos import EpochBatchSampler, PretrainVideos, build_loader, collate_pretraining
+from eval.features import ClipSettings
+from eval.monitor import Monitor
+from eval.sets import done_by_all
 from models.multilevel import MultiLevelModel
 from models.objective import Objective
 from utils.checkpoint import (checkpoint_path, find_checkpoint, list_checkpoints, pretraining_state, prune_checkpoints,
@@ -66,6 +69,7 @@ class Run:
     stop: StopRequest
     progress: Progress
     meter: EpochMeter
+    monitor: Monitor | None
     log: RunLog
 
 
@@ -88,6 +92,7 @@ def pretrain(process: Process, flags: argparse.Namespace) -> int:
         run.batches.set_epoch(progress.epoch, progress.step)
         stopped = train_one_epoch(run, train_model)
         if progress.step == run.batches.steps_per_epoch:
+            look(run)
             progress.epoch, progress.step = progress.epoch + 1, 0
             run.meter = EpochMeter(run.batches.global_batch, process.device)
         save(run)
@@ -120,6 +125,10 @@ def build(process: Process, flags: argparse.Namespace) -> Run:
     objective = Objective(flags.queue_rows, flags.queue_start_epoch, flags.graph_start_epoch, flags.graph_threshold,
                           flags.graph_reduction)
 
+    monitor = flags.monitor_csv and done_by_all(lambda: Monitor(
+        *flags.monitor_csv, ClipSettings(clips=1, clip_frames=flags.clip_frames, img_dim=flags.img_dim), process,
+        batch=flags.batch_per_gpu, num_workers=flags.num_workers))
+
     out = run_directory(flags)
     source, checkpoint, notes = find_checkpoint(out, flags.resume)
     progress, sums = Progress(), None
@@ -151,7 +160,7 @@ def build(process: Process, flags: argparse.Namespace) -> Run:
         f"{device_name(process.device)}", *notes,
     ):
         log.say(line)
-    return Run(flags, process, out, batches, loader, model, optimizer, objective, stop, progress, meter, log)
+    return Run(flags, process, out, batches, loader, model, optimizer, objective, stop, progress, meter, monitor, log)
 
 
 def train_one_epoch(run: Run, train_model: nn.Module) -> bool:
@@ -219,6 +228,16 @@ def write_summary(run: Run) -> None:
                 f"instance top-1 {summary['accuracy_instance_high']:.3f}  "
                 f"prototypes in use {summary['prototypes_in_use']:.0f}  lr {summary['lr']:.1e}  "
                 f"{summary['samples_per_s']:.1f} videos/s  {summary['data_wait']:.0%} waiting for data")
+
+
+def look(run: Run) -> None:
+    """After every `--monitor_every`-th epoch and the last, log how well frozen features tell labelled videos apart."""
+    epochs_done = run.progress.epoch + 1
+    if run.monitor and (epochs_done % run.flags.monitor_every == 0 or epochs_done == run.flags.epochs):
+        values = run.monitor(run.model.backbone)
+        run.log.write("monitor", run.progress.epoch, run.progress.total_steps, values)
+        run.log.say(f"epoch {epochs_done}/{run.flags.epochs}  monitor: R@1 {values['monitor_R@1']:.3f}  "
+                    f"top-1 {values['monitor_top1']:.3f}")
 
 
 def save(run: Run) -> None:

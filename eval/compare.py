@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any, Sequence
 
+from eval.table import markdown_rows, percent
 from utils.errors import InputError, one_line
 from utils.flags import OneLineParser
 
@@ -27,17 +28,15 @@ def read_card(path: Path) -> dict[str, Any]:
 
 
 def table(cards: Sequence[dict[str, Any]]) -> str:
-    """Markdown table, a row per card and level; metrics in per cent, "-" where a card has not got one."""
+    """Markdown table, a row per card and level; metrics in per cent, "-" where a card has not got one.
+
+    A card of several splits shows mean ± sample standard deviation over them.
+    """
     names = list(dict.fromkeys(name for card in cards for metrics in card["metrics"].values() for name in metrics))
-    rows = [["task", "weights", "level", *names], ["---"] * (3 + len(names))]
     levels = list(dict.fromkeys(level for card in cards for level in card["metrics"]))
-    for level in levels:
-        for card in cards:
-            if level in card["metrics"]:
-                metrics = card["metrics"][level]
-                rows.append([card["task"], str(card["weights"]), level,
-                             *(f"{100 * metrics[name]:.1f}" if name in metrics else "-" for name in names)])
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    return markdown_rows([["task", "weights", "level", *names],
+                          *([card["task"], str(card["weights"]), level, *(percent(card, level, name) for name in names)]
+                            for level in levels for card in cards if level in card["metrics"])])
 
 
 def differences(cards: Sequence[dict[str, Any]]) -> list[str]:

@@ -1,18 +1,13 @@
-"""Clip-averaged features of a pretrained backbone: extracted once, by dataset index, and kept.
+"""Clip-averaged features of a pretrained backbone, by dataset index.
 
 Shapes: N videos, each of several views (clips x crops) of T frames; M views in one forward; S = `--img_dim`;
 C channels of a level.
 """
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,11 +25,10 @@ from models.multilevel import build_backbone
 from models.weights import check_keys, unwrap
 from utils.checkpoint import FORMAT, canonical, read_checkpoint
 from utils.distributed import Process, gather_objects
-from utils.errors import InputError
+from utils.errors import AgreedError, InputError
 from utils.runlog import file_sha256
 
 RANDOM = "random"
-FEATURE_FORMAT = 1  # raised whenever the same checkpoint, csv and settings would give other features
 WINDOWS = "windows"
 
 
@@ -143,8 +137,10 @@ def extract_features(
     get all rows. That every row is filled exactly once is checked.
 
     A video that cannot be read is an InputError with its path; where `skipped` is given, its row is NaN and
-    the dictionary gets index -> reason. Features that are not finite are an InputError too.
+    the dictionary gets index -> reason. Features that are not finite are an InputError too. The backbone's
+    statistics, and what is in training mode, stay as they are.
     """
+    in_training = [module for module in backbone.modules() if module.training]
     backbone.to(process.device).eval()
     videos = LabelledTestVideos(records, settings.sampler(), TestCrops(settings.img_dim, settings.crops))
     own = range(process.rank, len(records), process.world_size)
@@ -167,6 +163,8 @@ def extract_features(
                   for owners, views in batch_views(readable(), batch))
         for index, rows in group_by_video(pooled):
             filled.append((index, {level: rows[level].mean(axis=0).astype(np.float32) for level in LEVELS}))
+    for module in in_training:
+        module.training = True
 
     # Every process's rows, each where its video stands.
     features = {level: np.full((len(records), backbone.channels[level]), np.nan, np.float32)
@@ -177,8 +175,8 @@ def extract_features(
             times_filled[index] += 1
             for level in LEVELS:
                 if not np.isfinite(row[level]).all():
-                    raise InputError(f"{records[index].path}: its features are not finite at level {level}: "
-                                     "are the weights those of a run that diverged?")
+                    raise AgreedError(f"{records[index].path}: its features are not finite at level {level}: "
+                                      "are the weights those of a run that diverged?")
                 features[level][index] = row[level]
         if skipped is not None:
             skipped.update(part_bad)
@@ -231,63 +229,8 @@ def group_by_video(
     rows: list[dict[str, np.ndarray]] = []
     for owners, pooled in batches:
         for position, (index, is_last) in enumerate(owners):
-            rows.append({level: pooled[level][position] for level in LEVELS})
+            rows.append({level: values[position] for level, values in pooled.items()})
             if is_last:
-                yield index, {level: np.stack([row[level] for row in rows]) for level in LEVELS}
+                yield index, {level: np.stack([row[level] for row in rows]) for level in pooled}
                 rows = []
     assert not rows, f"{len(rows)} view(s) of an unfinished video"
-
-
-def stored_features(
-    feature_dir: str | None, fingerprint: dict[str, Any], name: str,
-    extract: Callable[[], dict[str, np.ndarray]],
-) -> tuple[dict[str, np.ndarray], bool]:
-    """(features, whether they were stored before): from `feature_dir` if they are there, else `extract()`.
-
-    The file's name ends with a digest of the fingerprint, and the file holds the fingerprint itself: one that
-    does not match, or cannot be read, is an InputError. Features with rows missing (unreadable videos) are
-    not stored.
-    """
-    if feature_dir is None:
-        return extract(), False
-    mark = json.dumps(fingerprint, sort_keys=True)
-    path = Path(feature_dir) / f"{name}_{hashlib.sha256(mark.encode()).hexdigest()[:16]}.npz"
-    if path.exists():
-        return read_features(path, mark), True
-    features = extract()
-    if not any(np.isnan(rows).any() for rows in features.values()):
-        partial_path = path.with_name(f"{path.name}.{os.getpid()}.partial")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with open(partial_path, "wb") as file:
-                np.savez(file, fingerprint=np.array(mark), **features)
-            os.replace(partial_path, path)
-        except OSError as error:
-            partial_path.unlink(missing_ok=True)
-            raise InputError(f"--feature_dir {feature_dir}: cannot store there: {error.strerror}") from error
-    return features, False
-
-
-def read_features(path: Path, mark: str) -> dict[str, np.ndarray]:
-    """Stored features, level -> float32 [N, C]; InputError unless their fingerprint is `mark`."""
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            found = str(stored["fingerprint"])
-            features = {level: stored[level] for level in LEVELS}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: no whole file of features; remove it ({type(error).__name__})") from error
-    if found != mark:
-        raise InputError(f"{path}: holds features of other weights, videos or clips; remove it")
-    return features
-
-
-def feature_fingerprint(
-    info: dict[str, Any], seed: int, csv_path: str, settings: ClipSettings
-) -> dict[str, Any]:
-    """What decides the features: weights, csv, its folder (paths are relative to it), clips, torch."""
-    return {
-        "format": FEATURE_FORMAT, "net": info["net"], "checkpoint_sha256": info["checkpoint_sha256"],
-        "random_seed": seed if info["weights"] == RANDOM else None, "csv_sha256": file_sha256(csv_path),
-        "csv_folder": os.path.dirname(os.path.abspath(csv_path)), "torch": torch.__version__,
-        **asdict(settings),
-    }

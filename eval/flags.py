@@ -1,21 +1,26 @@
-"""Flags that every evaluation from features has."""
+"""Flags that the evaluations share, and how each of them is started."""
 from __future__ import annotations
 
 import argparse
-
-import torch
+from collections.abc import Callable, Sequence
 
 from eval.features import WINDOWS, ClipSettings
+from eval.splits import find_splits
+from utils.distributed import Process, launch, report
 from utils.errors import InputError
+from utils.flags import OneLineParser, find_launch_problem, find_too_small
 
 
-def add_feature_flags(parser: argparse.ArgumentParser) -> None:
-    """Flags of weights, clips and extraction, which every evaluation from features has."""
+def add_weight_flags(parser: argparse.ArgumentParser, required: bool = True) -> None:
+    """Flags of what is evaluated, and of the seed."""
     weights = parser.add_argument_group("weights")
-    weights.add_argument("--weights", required=True, metavar="CHECKPOINT|random", help="what to evaluate")
+    weights.add_argument("--weights", required=required, metavar="CHECKPOINT|random", help="what to evaluate")
     weights.add_argument("--net", help="architecture; needed for random weights, else told by the checkpoint")
-    weights.add_argument("--seed", type=int, default=0, help="seed of random weights")
+    weights.add_argument("--seed", type=int, default=0, help="seed of random weights, and of every other draw")
 
+
+def add_clip_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags of the clips that test videos, and all videos of which features are taken, are seen by."""
     clips = parser.add_argument_group("clips")
     clips.add_argument("--clips", default="10", metavar="N|windows",
                        help="N evenly spaced clips, or half-overlapping windows over the whole video")
@@ -27,35 +32,65 @@ def add_feature_flags(parser: argparse.ArgumentParser) -> None:
     clips.add_argument("--crops", type=int, choices=(1, 5, 10), default=1,
                        help="1: centre; 5: centre and corners; 10: these and their mirror images")
 
-    work = parser.add_argument_group("extraction")
-    work.add_argument("--device", help="cpu, cuda or cuda:N (default: cuda where there is one)")
-    work.add_argument("--batch", type=int, default=32, metavar="M",
-                      help="clips in one forward; decides speed, and no more than the last bits of a feature")
-    work.add_argument("--workers", dest="num_workers", type=int, default=4,
-                      help="reading processes; decides speed alone")
+
+def add_extraction_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags of how features are computed and kept."""
+    work = add_reading_flags(parser)
     work.add_argument("--feature_dir", metavar="DIR",
                       help="keep features here, and use those kept for the same weights, csv and clips")
+
+
+def add_reading_flags(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Flags of how videos are read and seen by the network; returns their group."""
+    work = parser.add_argument_group("reading")
+    work.add_argument("--batch", type=int, default=32, metavar="M",
+                      help="clips in one forward without training; decides speed, and no more than the last bits of "
+                           "what it gives")
+    work.add_argument("--workers", dest="num_workers", type=int, default=4,
+                      help="reading processes of each process; decides speed alone")
     work.add_argument("--skip_bad", action="store_true",
                       help="leave out and report videos that cannot be read (default: stop at the first)")
+    return work
 
 
-def read_feature_flags(flags: argparse.Namespace) -> tuple[ClipSettings, torch.device]:
-    """The clip settings and the device that `flags` name; InputError for a value that cannot work."""
-    least = {"--seq": (flags.clip_frames, 8), "--ds": (flags.stride, 1), "--img_dim": (flags.img_dim, 32),
-             "--batch": (flags.batch, 1), "--workers": (flags.num_workers, 0), "--seed": (flags.seed, 0)}
-    for name, (value, bound) in least.items():
-        if value < bound:
-            raise InputError(f"{name} {value}: must be at least {bound}")
+def read_clip_settings(flags: argparse.Namespace) -> ClipSettings:
+    """The clip settings that `flags` name; InputError for a value that cannot work."""
+    require_at_least({"--seq": (flags.clip_frames, 8), "--ds": (flags.stride, 1), "--img_dim": (flags.img_dim, 32)})
     if flags.clips != WINDOWS and not (flags.clips.isdecimal() and int(flags.clips) >= 1):
         raise InputError(f"--clips {flags.clips}: must be a number of clips from 1, or {WINDOWS}")
     clips = WINDOWS if flags.clips == WINDOWS else int(flags.clips)
-    name = flags.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return ClipSettings(clips, flags.clip_frames, flags.stride, flags.img_dim, flags.crops)
+
+
+def check_feature_flags(flags: argparse.Namespace) -> None:
+    """InputError for a value, among csv files, weights, clips and extraction, that cannot work."""
+    find_splits(flags)
+    read_clip_settings(flags)
+    require_at_least({"--batch": (flags.batch, 1), "--workers": (flags.num_workers, 0), "--seed": (flags.seed, 0)})
+
+
+def require_at_least(values: dict[str, tuple[float | None, float]]) -> None:
+    """InputError on the first flag -> (value, least value) that is smaller or not finite; a value of None may be."""
+    problem = find_too_small(values)
+    if problem:
+        raise InputError(problem)
+
+
+def run_command(
+    parser: OneLineParser, check: Callable[[argparse.Namespace], None],
+    worker: Callable[[Process, argparse.Namespace], None], arguments: Sequence[str] | None,
+) -> int:
+    """Exit status of an evaluation: 0, or 2 after a user's mistake, told in one line.
+
+    `check(flags)` raises InputError for flags that cannot work, before any process starts; then
+    `worker(process, flags)`, a function of a module, runs in each.
+    """
+    flags = parser.parse_args(arguments)
     try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise InputError(f"--device {name}: choose cpu, cuda or cuda:N") from error
-    if device.type not in ("cpu", "cuda"):
-        raise InputError(f"--device {name}: choose cpu, cuda or cuda:N")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise InputError(f"--device {name}: this machine has {torch.cuda.device_count()} GPU(s)")
-    return ClipSettings(clips, flags.clip_frames, flags.stride, flags.img_dim, flags.crops), device
+        check(flags)
+        problem = find_launch_problem(flags)
+        if problem:
+            raise InputError(problem)
+    except InputError as error:
+        return report(error, parser.prog)
+    return launch(worker, flags, parser.prog)

@@ -3,39 +3,89 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 import torch
 
+from eval.splits import Split
+from eval.table import markdown_rows, percent
 from utils.errors import InputError
 from utils.runlog import device_name, file_sha256, git_commit, library_versions, replace_text
 
+Metrics = dict[str, dict[str, float]]  # level -> metric -> fraction from 0 to 1
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the evaluation of one split found.
+
+    `details`: numbers of videos ("num_test_videos" is needed), those left out, what was chosen: plain values.
+    """
+
+    split: Split
+    metrics: Metrics
+    details: dict[str, Any]
+
 
 def build_card(
-    task: str, metrics: dict[str, dict[str, float]], settings: dict[str, Any], weights: dict[str, Any],
-    csv_files: dict[str, str], counts: dict[str, Any], device: torch.device, duration_s: float,
+    task: str, outcomes: Sequence[Outcome], settings: dict[str, Any], weights: dict[str, Any],
+    device: torch.device, duration_s: float,
 ) -> dict[str, Any]:
     """The card as a dictionary of plain values.
 
-    `metrics`: level -> metric -> fraction from 0 to 1. `settings`: every choice that the numbers depend on,
-    seed included. `weights`: as `load_backbone` tells them. `csv_files`: role ("train", "test") -> path.
-    `counts`: numbers of videos, and those left out.
+    `settings`: every choice that the numbers depend on, seed included. `weights`: as `load_backbone` tells
+    them. Without `--splits` there is one outcome, and its details stand in the card itself. With it "metrics"
+    holds the means over the splits, "metrics_std" their sample standard deviations (n - 1; for two splits and
+    more), "per_split" each split's metrics and details, and "num_test_videos" the sum.
     """
+    if len(outcomes) == 1 and outcomes[0].split.name is None:
+        [outcome] = outcomes
+        found = {"metrics": outcome.metrics}
+        details = outcome.details
+    else:
+        found = average_metrics([outcome.metrics for outcome in outcomes])
+        settings = {**settings, "splits": [outcome.split.name for outcome in outcomes]}
+        details = {"num_test_videos": sum(outcome.details["num_test_videos"] for outcome in outcomes),
+                   "per_split": {outcome.split.name: {"metrics": outcome.metrics, **outcome.details}
+                                 for outcome in outcomes}}
+    csv_files = {role if outcome.split.name is None else f"{role} {outcome.split.name}": path
+                 for outcome in outcomes for role, path in outcome.split.csv_files.items()}
     return {
         "task": task,
-        "metrics": metrics,
+        **found,
         **weights,
         "settings": settings,
-        **counts,
-        "csv_files": {role: {"path": str(path), "sha256": file_sha256(path)}
-                      for role, path in csv_files.items()},
+        **details,
+        "csv_files": {role: {"path": str(path), "sha256": file_sha256(path)} for role, path in csv_files.items()},
         "git_commit": git_commit(),
         "versions": library_versions(),
         "device": device_name(device),
         "duration_s": round(duration_s, 3),
         "command": [sys.executable, *sys.argv],
     }
+
+
+def average_metrics(per_split: Sequence[Metrics]) -> dict[str, Any]:
+    """{"metrics": means, "metrics_std": sample standard deviations, "std": which kind}; means alone of one split.
+
+    A metric that some split lacks, such as R@50 among fewer videos, is left out.
+    """
+    values = {level: {name: [metrics[level][name] for metrics in per_split]
+                      for name in names if all(name in metrics[level] for metrics in per_split)}
+              for level, names in per_split[0].items()}
+    found: dict[str, Any] = {"metrics": over(values, mean)}
+    if len(per_split) > 1:
+        found |= {"metrics_std": over(values, stdev), "std": "sample (n - 1) over splits"}
+    return found
+
+
+def over(values: dict[str, dict[str, list[float]]], statistic: Any) -> Metrics:
+    """`statistic` of each list."""
+    return {level: {name: float(statistic(each)) for name, each in names.items()} for level, names in values.items()}
 
 
 def write_card(out: Path, card: dict[str, Any]) -> Path:
@@ -45,20 +95,19 @@ def write_card(out: Path, card: dict[str, Any]) -> Path:
     return path
 
 
-def make_out_dir(out: Path) -> None:
-    """Make the folder for results; InputError where that cannot be."""
+def make_out_dir(out: Path, flag: str = "--out") -> None:
+    """Make the folder that `flag` names; InputError where that cannot be."""
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"--out {out}: cannot make this folder: {error.strerror}") from error
+        raise InputError(f"{flag} {out}: cannot make this folder: {error.strerror}") from error
 
 
 def markdown_table(card: dict[str, Any], shown: tuple[str, ...]) -> str:
     """A Markdown table, a row for each level of the card: weights, `shown` settings, metrics in per cent."""
     names = list(next(iter(card["metrics"].values())))
     rows = [["weights", "net", "level", *shown, "test videos", *names]]
-    for level, metrics in card["metrics"].items():
+    for level in card["metrics"]:
         rows.append([card["weights"], card["net"], level, *(str(card["settings"][name]) for name in shown),
-                     str(card["num_test_videos"]), *(f"{100 * metrics[name]:.1f}" for name in names)])
-    rows.insert(1, ["---"] * len(rows[0]))
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+                     str(card["num_test_videos"]), *(percent(card, level, name) for name in names)])
+    return markdown_rows(rows)

@@ -3,6 +3,8 @@
     python -m eval.retrieval --weights runs/ucf/checkpoints/epoch_0300.pt --train_csv train.csv \\
         --test_csv test.csv --centering each
     python -m eval.retrieval --weights random --net r3d18 --train_csv train.csv --test_csv test.csv
+    python -m eval.retrieval --weights ... --train_csv train_{split}.csv --test_csv test_{split}.csv --splits 1,2,3
+    torchrun --nproc_per_node 4 -m eval.retrieval --weights ... --train_csv train.csv --test_csv test.csv
 
 A query hits at k when any of its k nearest training videos, by cosine similarity of clip-averaged features,
 has its class; R@k is the share of queries that hit. `concat` is low, mid and high side by side, each centered
@@ -28,36 +30,21 @@ import numpy as np
 import torch
 
 from dataset.decode import read_frames, resize_frames
-from dataset.records import VideoRecord, read_records
-from eval.features import extract_features, feature_fingerprint, load_backbone, stored_features
-from eval.flags import add_feature_flags, read_feature_flags
-from eval.result_card import build_card, make_out_dir, markdown_table, write_card
-from models.levels import LEVELS
+from dataset.records import VideoRecord
+from eval.flags import (add_clip_flags, add_extraction_flags, add_weight_flags, check_feature_flags,
+                        read_clip_settings, require_at_least, run_command)
+from eval.result_card import Outcome, build_card, markdown_table, write_card
+from eval.sets import SplitSets, read_sets
+from eval.splits import add_split_flags
+from eval.vectors import LEVEL_CHOICES, add_levels_flag, level_vectors, parse_levels
 from utils.distributed import Process
-from utils.errors import InputError, one_line
-from utils.flags import OneLineParser
+from utils.flags import OneLineParser, add_launch_flags
 
 KS = (1, 5, 10, 20, 50)
-CONCAT = "concat"
 CHUNK = 128  # rows normalized, and queries ranked, at a time
 TILE_SIZE = (160, 120)  # width, height of a frame in the picture, px
 FRAME_PX = 6
 GREEN, RED, GREY = (0, 160, 0), (210, 0, 0), (150, 150, 150)
-
-
-def level_vectors(features: dict[str, np.ndarray], means: dict[str, np.ndarray], level: str) -> np.ndarray:
-    """Vectors float32 [N, C] whose cosine similarity compares videos at `level`, or at all three at once.
-
-    `means` (level -> [C]) are taken off first. Every level is then L2-normalized on its own; a zero vector
-    stays zero.
-    """
-    parts = []
-    for name in (LEVELS if level == CONCAT else (level,)):
-        centered = features[name] - means[name]
-        norms = np.sqrt(np.einsum("nc,nc->n", centered, centered, dtype=np.float64))[:, None]
-        centered /= np.where(norms > 0, norms, 1).astype(np.float32)
-        parts.append(centered)
-    return np.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
 
 
 def centering_means(
@@ -138,125 +125,82 @@ def framed_tile(video: VideoRecord, color: tuple[int, int, int]) -> np.ndarray:
     return tile
 
 
-def check_pair(
-    train: Sequence[VideoRecord], test: Sequence[VideoRecord], train_csv: str, test_csv: str
-) -> None:
-    """InputError where the two lists cannot be gallery and queries of one data set."""
-    gallery_labels = {record.label for record in train}
-    strange = [record for record in test if record.label not in gallery_labels]
-    if strange:
-        raise InputError(
-            f"{test_csv}: label {strange[0].label} ({strange[0].path}) occurs nowhere in {train_csv}; "
-            f"{len(strange)} test video(s) of such labels could never hit: are both files of one data set?")
-    gallery_paths = {record.path for record in train}
-    shared = [record for record in test if record.path in gallery_paths]
-    if shared:
-        raise InputError(f"{test_csv}: {len(shared)} video(s) are in {train_csv} too, such as "
-                         f"{shared[0].path}: they would find themselves")
+def evaluate(sets: SplitSets, levels: Sequence[str], centering: str) -> tuple[dict[str, dict[str, float]], dict]:
+    """(level -> R@k, level -> neighbors [Q, K]) of one split: the gallery ranked for each query."""
+    train_means, test_means = centering_means(sets.train.features, sets.test.features, centering)
+    num_neighbors = min(max(KS), len(sets.train.records))
+    metrics, neighbors = {}, {}
+    for level in levels:
+        neighbors[level] = nearest(level_vectors(sets.test.features, level, test_means),
+                                   level_vectors(sets.train.features, level, train_means), num_neighbors)
+        metrics[level] = recall_at(neighbors[level], sets.test.labels, sets.train.labels)
+    return metrics, neighbors
 
 
-def parse_levels(text: str) -> list[str]:
-    """The levels that --levels names, in its order."""
-    levels = text.split(",")
-    wrong = [level for level in levels if level not in (*LEVELS, CONCAT)]
-    if wrong or len(set(levels)) < len(levels):
-        raise InputError(f"--levels {text}: must be distinct names among {', '.join((*LEVELS, CONCAT))}")
-    return levels
+def retrieve(process: Process, flags: argparse.Namespace) -> None:
+    """Everything from flags to result.json, retrieval.png and the printed table.
 
-
-def retrieve(flags: argparse.Namespace) -> None:
-    """Everything from flags to result.json, retrieval.png and the printed table."""
+    All processes extract features together; the main one goes on alone. The picture is of the first split.
+    """
     start = time.monotonic()
     levels = parse_levels(flags.levels)
-    settings, device = read_feature_flags(flags)
-    for name in ("picture_queries", "picture_neighbors"):
-        if getattr(flags, name) < 1:
-            raise InputError(f"--{name} {getattr(flags, name)}: must be at least 1")
-    csv_files = {"train": flags.train_csv, "test": flags.test_csv}
-    records = {role: read_records(path, labelled=True) for role, path in csv_files.items()}
-    check_pair(records["train"], records["test"], flags.train_csv, flags.test_csv)
-    backbone, weights = load_backbone(flags.weights, flags.net, flags.seed)
+    all_sets, weights = read_sets(flags, process)
+    if not process.is_main:
+        return
+
     out = Path(flags.out)
-    make_out_dir(out)
+    pictured = flags.picture_level if flags.picture_level in levels else levels[0]
+    outcomes = []
+    for sets in all_sets:
+        metrics, neighbors = evaluate(sets, levels, flags.centering)
+        if not outcomes:
+            draw_picture(out / "retrieval.png", sets.test.records[:flags.picture_queries],
+                         [[sets.train.records[i] for i in row[:flags.picture_neighbors]]
+                          for row in neighbors[pictured][:flags.picture_queries]])
+        outcomes.append(Outcome(sets.split, metrics, sets.counts()))
 
-    # Features of all levels, once for each set; unreadable videos leave it.
-    features, counts = {}, {"features_reused": True}
-    for role, videos in list(records.items()):
-        skipped: dict[int, str] = {}
-        rows, reused = stored_features(
-            flags.feature_dir, feature_fingerprint(weights, flags.seed, csv_files[role], settings), role,
-            lambda: extract_features(
-                backbone, videos, settings, Process(0, 1, device), batch=flags.batch, label=role,
-                num_workers=flags.num_workers, skipped=skipped if flags.skip_bad else None))
-        origin = f"read from {flags.feature_dir}" if reused else "extracted"
-        print(f"{role}: {len(videos)} videos, {len(skipped)} skipped as unreadable, features {origin}")
-        counts["features_reused"] &= reused
-        kept = [i for i in range(len(videos)) if i not in skipped]
-        if not kept:
-            raise InputError(f"{csv_files[role]}: none of its videos can be read; the first: {skipped[0]}")
-        records[role] = [videos[i] for i in kept]
-        features[role] = {level: values[kept] for level, values in rows.items()}
-        counts |= {f"num_{role}_videos": len(kept), f"num_{role}_videos_shorter_than_clip":
-                   settings.count_short(records[role]), f"skipped_{role}_videos": list(skipped.values())}
-
-    # Rank the gallery for each query, level by level.
-    labels = {role: np.array([record.label for record in videos]) for role, videos in records.items()}
-    train_means, test_means = centering_means(features["train"], features["test"], flags.centering)
-    num_neighbors = min(max(KS), len(records["train"]))
-    metrics, pictured = {}, None
-    for level in levels:
-        neighbors = nearest(level_vectors(features["test"], test_means, level),
-                            level_vectors(features["train"], train_means, level), num_neighbors)
-        metrics[level] = recall_at(neighbors, labels["test"], labels["train"])
-        if level == flags.picture_level or pictured is None:
-            pictured, pictured_neighbors = level, neighbors
-
-    draw_picture(out / "retrieval.png", records["test"][:flags.picture_queries],
-                 [[records["train"][i] for i in row[:flags.picture_neighbors]]
-                  for row in pictured_neighbors[:flags.picture_queries]])
-    choices = {**asdict(settings), "centering": flags.centering, "seed": flags.seed,
+    choices = {**asdict(read_clip_settings(flags)), "centering": flags.centering, "seed": flags.seed,
                "skip_bad": flags.skip_bad, "picture_level": pictured}
-    card = build_card("retrieval", metrics, choices, weights, csv_files, counts, device,
-                      time.monotonic() - start)
+    card = build_card("retrieval", outcomes, choices, weights, process.device, time.monotonic() - start)
     path = write_card(out, card)
     print(f"wrote {path} and {out / 'retrieval.png'} (level {pictured})\n")
     print(markdown_table(card, ("clips", "crops", "centering", "seed")))
 
 
+def check_flags(flags: argparse.Namespace) -> None:
+    """InputError for flags that cannot work."""
+    parse_levels(flags.levels)
+    check_feature_flags(flags)
+    require_at_least({"--picture_queries": (flags.picture_queries, 1),
+                      "--picture_neighbors": (flags.picture_neighbors, 1)})
+
+
 def retrieval_parser() -> OneLineParser:
     """The parser of `python -m eval.retrieval`."""
     parser = OneLineParser(prog="python -m eval.retrieval", description=__doc__)
-    data = parser.add_argument_group("data")
-    data.add_argument("--train_csv", required=True, metavar="CSV",
-                      help="gallery: frame_dir,number_of_frames,label")
-    data.add_argument("--test_csv", required=True, metavar="CSV", help="queries, likewise")
-    add_feature_flags(parser)
+    add_split_flags(parser)
+    add_weight_flags(parser)
+    add_clip_flags(parser)
+    add_extraction_flags(parser)
     protocol = parser.add_argument_group("protocol")
-    protocol.add_argument("--levels", default=",".join((*LEVELS, CONCAT)), metavar="LEVEL,...",
-                          help=f"which of {', '.join((*LEVELS, CONCAT))} to compare at")
+    add_levels_flag(protocol, ",".join(LEVEL_CHOICES))
     protocol.add_argument("--centering", choices=("none", "train", "each"), default="none",
                           help="mean taken off: none, the training set's, or each set's own (as CoCLR does)")
     output = parser.add_argument_group("output")
     output.add_argument("--out", default="runs/retrieval", metavar="DIR",
                         help="folder of result.json and retrieval.png; what is there is replaced")
-    output.add_argument("--picture_level", choices=(*LEVELS, CONCAT), default="high",
+    output.add_argument("--picture_level", choices=LEVEL_CHOICES, default="high",
                         help="level shown in the picture; the first of --levels where it is not among them")
     output.add_argument("--picture_queries", type=int, default=8, metavar="N",
                         help="rows: the first test videos")
     output.add_argument("--picture_neighbors", type=int, default=8, metavar="N", help="neighbors in a row")
+    add_launch_flags(parser)
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status: 0 when the card is written, 2 after a user's mistake, told in one line."""
-    parser = retrieval_parser()
-    flags = parser.parse_args(arguments)
-    try:
-        retrieve(flags)
-    except InputError as error:
-        print(f"{parser.prog}: error: {one_line(error)}", file=sys.stderr)
-        return 2
-    return 0
+    """Exit status: 0 when the card is written; others see `utils.errors`."""
+    return run_command(retrieval_parser(), check_flags, retrieve, arguments)
 
 
 if __name__ == "__main__":

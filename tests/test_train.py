@@ -109,6 +109,22 @@ def test_run_directory(straight, videos):
         assert bool(graph & line.keys()) == (line["epoch"] >= 2)
 
 
+def test_monitor_looks_and_changes_nothing(straight, videos, tmp_path):
+    for name, numbers in (("train", range(4)), ("test", range(4, 8))):
+        (tmp_path / f"{name}.csv").write_text("".join(f"{videos.parent}/v{n},40,{n % 2}\n" for n in numbers))
+    result = run(tmp_path, "--csv_file", str(videos), "--out", "run", *SMALL, "--monitor_csv", "train.csv", "test.csv",
+                 "--monitor_every", "3")
+    lines = log_values(tmp_path / "run")
+    looks = [line for line in lines if line["kind"] == "monitor"]
+    assert [(line["epoch"], line["step"]) for line in looks] == [(2, 12), (3, 16)]
+    assert all(0 <= line["monitor_R@1"] <= 1 and 0 <= line["monitor_top1"] <= 1 for line in looks)
+    assert "epoch 3/4  monitor: R@1 " in result.stdout
+    assert [line for line in lines if line["kind"] != "monitor"] == log_values(straight)
+    assert_same_state(load(tmp_path / "run"), load(straight))
+    error = run(tmp_path, "--csv_file", str(videos), *SMALL, "--monitor_csv", "train.csv", "none.csv", status=2).stderr
+    assert error.count("\n") == 1 and "none.csv" in error
+
+
 def test_what_is_frozen_stays_untouched(straight, videos, tmp_path):
     """Prototypes in epoch 0 and the graph heads before --split: no step of the optimizer, no weight decay."""
     run(tmp_path, "--csv_file", str(videos), "--out", "run", *SMALL, "--wd", "0.5", "--stop_after", "1")

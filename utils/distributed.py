@@ -161,8 +161,8 @@ def run_worker(local_rank: int, worker: Worker, flags: argparse.Namespace, progr
         loss = describe_loss(str(error), flags.dist_timeout)
         if loss is None:
             raise
-        print(f"{program}: error: process {process.rank} of {process.world_size}: {loss}; --resume goes on from the newest "
-              "checkpoint", file=sys.stderr, flush=True)
+        advice = "; --resume goes on from the newest checkpoint" if hasattr(flags, "resume") else ""
+        print(f"{program}: error: process {process.rank} of {process.world_size}: {loss}{advice}", file=sys.stderr, flush=True)
         return LOST
     if dist.is_initialized():
         dist.destroy_process_group()

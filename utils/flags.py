@@ -106,6 +106,11 @@ def pretraining_parser() -> argparse.ArgumentParser:
                      help="stop after this many epochs of this start; schedules stay those of --epoch")
     run.add_argument("--log_every", type=int, default=20, metavar="STEPS", help="steps between two lines of the log")
 
+    monitor = parser.add_argument_group("monitor")
+    monitor.add_argument("--monitor_csv", nargs=2, metavar=("TRAIN", "TEST"),
+                         help="labelled csv files of a small data set: log how well the backbone's features, one clip a video, "
+                              "tell its classes apart (nearest-neighbor R@1, and top-1 of a ridge regression)")
+    monitor.add_argument("--monitor_every", type=int, default=5, metavar="EPOCHS", help="epochs between two looks")
     add_launch_flags(parser)
     return parser
 
@@ -150,7 +155,8 @@ def find_problem(flags: argparse.Namespace) -> str | None:
              "--train_batch": (flags.batch_per_gpu, 2), "--lr_decay": (flags.lr_decay_epoch, 0),
              "--wd": (flags.weight_decay, 0), "--seed": (flags.seed, 0), "--save_every": (flags.save_every, 1),
              "--save_steps": (flags.save_steps, 1), "--max_skips": (flags.max_skips, 0),
-             "--stop_after": (flags.stop_after, 1), "--log_every": (flags.log_every, 1), "--rate": (flags.max_stride, 1)}
+             "--stop_after": (flags.stop_after, 1), "--monitor_every": (flags.monitor_every, 1),
+             "--log_every": (flags.log_every, 1), "--rate": (flags.max_stride, 1)}
     problem = find_too_small(least) or find_not_positive({"--lr": flags.lr}) or find_launch_problem(flags)
     if problem:
         return problem

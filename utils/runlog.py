@@ -23,8 +23,9 @@ LIBRARIES = (torch, torchvision, numpy, cv2)
 class RunLog:
     """The log of a run directory, written by the main process alone; elsewhere every call does nothing.
 
-    log.jsonl has a line per `--log_every` steps ("kind": "step") and per epoch ("epoch"), of which TensorBoard has the
-    same values, and one per event ("bad_video", "skipped_step"). Lines past `steps_done`, which a resumed run is about to repeat, are taken out first.
+    log.jsonl has a line per `--log_every` steps ("kind": "step"), per epoch ("epoch") and per look at labelled videos
+    ("monitor"), of which TensorBoard has the same values, and one per event ("bad_video", "skipped_step"). Lines past
+    `steps_done`, which a resumed run is about to repeat, are taken out first.
     """
 
     def __init__(self, folder: Path, active: bool, steps_done: int) -> None:

@@ -2,10 +2,8 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +15,7 @@ from dataset.decode import read_frames
 from dataset.records import VideoRecord
 from dataset.sampling import uniform_clips, window_clips
 from dataset.transforms import TestCrops, normalize
-from eval.features import (ClipSettings, batch_views, extract_features, feature_fingerprint, load_backbone,
-                           read_features, stored_features)
+from eval.features import ClipSettings, batch_views, extract_features, load_backbone
 from models.levels import LEVELS, LevelFeatures
 from models.multilevel import MultiLevelModel, build_backbone
 from utils.distributed import Process
@@ -94,11 +91,14 @@ def test_batch_size_changes_no_more_than_the_rounding_of_float32(videos):
                                        atol=1e-5 * reference[level].max())
 
 
-def test_batch_norm_statistics_stay_as_they_are(videos):
+def test_the_backbone_is_left_as_it_was(videos):
     backbone, _ = load_backbone("random", "r3d10", seed=0)
+    backbone.train().layer3.eval()
     before = {name: value.clone() for name, value in backbone.state_dict().items()}
-    extract_features(backbone.train(), videos[:1], SMALL, HERE)
+    modes = [module.training for module in backbone.modules()]
+    extract_features(backbone, videos[:1], SMALL, HERE)
     assert all(torch.equal(value, before[name]) for name, value in backbone.state_dict().items())
+    assert [module.training for module in backbone.modules()] == modes and len(set(modes)) == 2
 
 
 def test_two_processes_give_the_rows_of_one(videos, tmp_path):
@@ -164,58 +164,6 @@ def test_features_that_are_not_finite_are_refused(videos):
 def test_short_videos_are_counted(videos):
     assert [ClipSettings(clip_frames=8, stride=s).count_short(videos) for s in (1, 3, 4)] == [1, 2, 2]
     assert ClipSettings(clip_frames=8, stride=3).count_short([VideoRecord("v", 22)]) == 0
-
-
-def fingerprint(csv: Path, settings: ClipSettings = SMALL, sha: str = "a") -> dict:
-    info = {"weights": "w.pt", "net": "r3d10", "checkpoint_sha256": sha}
-    return feature_fingerprint(info, 0, str(csv), settings)
-
-
-def test_stored_features_are_used_only_for_the_same_weights_csv_and_clips(tmp_path):
-    csv = tmp_path / "a.csv"
-    csv.write_text("v,9,0\n")
-    other_folder = tmp_path / "elsewhere"
-    other_folder.mkdir()
-    (other_folder / "a.csv").write_text("v,9,0\n")  # same bytes, other videos: paths are relative to the csv
-    calls = []
-
-    def extract() -> dict[str, np.ndarray]:
-        calls.append(len(calls))
-        return {level: np.full((1, 2), len(calls), np.float32) for level in LEVELS}
-
-    def value(mark: dict) -> tuple[float, bool]:
-        features, reused = stored_features(str(tmp_path / "store"), mark, "train", extract)
-        return float(features["mid"][0, 0]), reused
-
-    assert value(fingerprint(csv)) == (1, False)
-    assert value(fingerprint(csv)) == (1, True)
-    assert value(fingerprint(csv, sha="b")) == (2, False)
-    assert value(fingerprint(csv, replace(SMALL, clips="windows"))) == (3, False)
-    assert value(fingerprint(other_folder / "a.csv")) == (4, False)
-    csv.write_text("v,9,1\n")
-    assert value(fingerprint(csv)) == (5, False)
-    assert value(fingerprint(csv)) == (5, True)
-
-
-def test_a_stored_file_of_another_fingerprint_or_a_broken_one_is_refused(tmp_path):
-    csv = tmp_path / "a.csv"
-    csv.write_text("v,9,0\n")
-    mark = fingerprint(csv)
-    rows = {level: np.zeros((1, 2), np.float32) for level in LEVELS}
-    stored_features(str(tmp_path / "store"), mark, "train", lambda: rows)
-    [path] = (tmp_path / "store").iterdir()
-    assert read_features(path, json.dumps(mark, sort_keys=True)).keys() == set(LEVELS)
-    with pytest.raises(InputError, match="other weights"):
-        read_features(path, json.dumps(fingerprint(csv, sha="b"), sort_keys=True))
-    path.write_bytes(path.read_bytes()[:-40])
-    with pytest.raises(InputError, match="remove it"):
-        stored_features(str(tmp_path / "store"), mark, "train", lambda: rows)
-
-
-def test_features_with_rows_missing_are_not_stored(tmp_path):
-    rows = {level: np.array([[np.nan], [1]], np.float32) for level in LEVELS}
-    for _ in range(2):
-        assert stored_features(str(tmp_path / "store"), {}, "train", lambda: rows)[1] is False
 
 
 def save(path: Path, **checkpoint: object) -> str:

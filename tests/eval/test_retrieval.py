@@ -1,7 +1,6 @@
 """Retrieval: recall by an explicit oracle, features that encode the label or not, centering, command line."""
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import os
@@ -12,16 +11,16 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import torch
-from torch import nn
 
 import eval.retrieval as retrieval
+import eval.sets
 from dataset.records import VideoRecord
-from eval.retrieval import KS, centering_means, level_vectors, nearest, recall_at
-from models.levels import LEVELS, LevelFeatures
+from eval.retrieval import KS, centering_means, nearest, recall_at
+from eval.vectors import level_vectors
+from models.levels import LEVELS
 
 ROOT = Path(__file__).resolve().parents[2]
-COLORS = [(230, 20, 20), (20, 230, 20), (20, 20, 230), (210, 210, 20), (20, 210, 210), (210, 20, 210)]
+BLUE = (20, 20, 230)  # class 2 of color_set
 
 
 def loop_oracle(queries, gallery, query_labels, gallery_labels) -> dict[str, float]:
@@ -131,8 +130,8 @@ def test_centering_each_undoes_a_shift_of_one_set_and_train_a_shift_of_both():
 
     def neighbors(train_part, test_part, centering):
         train_means, test_means = centering_means(train_part, test_part, centering)
-        queries = level_vectors(test_part, test_means, "concat")
-        gallery = level_vectors(train_part, train_means, "concat")
+        queries = level_vectors(test_part, "concat", test_means)
+        gallery = level_vectors(train_part, "concat", train_means)
         return nearest(queries, gallery, 10)
 
     assert np.array_equal(neighbors(train, test, "each"), neighbors(train, shifted_test, "each"))
@@ -142,43 +141,13 @@ def test_centering_each_undoes_a_shift_of_one_set_and_train_a_shift_of_both():
 
 
 def test_concatenation_weighs_levels_alike_whatever_their_scale():
-    train, test = random_sets(2)
-    means, _ = centering_means(train, test, "none")
+    train, _ = random_sets(2)
     scaled = {level: rows * factor for (level, rows), factor in zip(train.items(), (1, 100, 1e-3))}
-    vectors = level_vectors(train, means, "concat")
-    np.testing.assert_allclose(level_vectors(scaled, means, "concat"), vectors, atol=1e-6)
+    vectors = level_vectors(train, "concat")
+    np.testing.assert_allclose(level_vectors(scaled, "concat"), vectors, atol=1e-6)
     expected = np.concatenate([train[level] / np.linalg.norm(train[level], axis=1, keepdims=True)
                                for level in LEVELS], axis=1)
     np.testing.assert_allclose(vectors, expected, atol=1e-6)
-
-
-class MeanColor(nn.Module):
-    """A backbone whose features are the clip itself: its mean colors after pooling."""
-
-    channels = {"low": 3, "mid": 3, "high": 3}
-
-    def forward(self, clips: torch.Tensor) -> LevelFeatures:
-        return LevelFeatures(clips, clips, clips)
-
-
-@pytest.fixture(scope="module")
-def color_set(tmp_path_factory) -> Path:
-    """Six classes told by color: train.csv has three videos of each, test.csv two, of 1 to 11 frames."""
-    root = tmp_path_factory.mktemp("colors")
-    rng = np.random.default_rng(0)
-    for split, per_class in (("train", 3), ("test", 2)):
-        rows = []
-        for label, color in enumerate(COLORS):
-            for number in range(per_class):
-                folder, num_frames = root / f"{split}_{label}_{number}", 1 + 5 * number
-                folder.mkdir()
-                for index in range(1, num_frames + 1):
-                    frame = (np.array(color) + rng.integers(-15, 16, (48, 64, 3))).astype(np.uint8)
-                    assert cv2.imwrite(str(folder / f"image_{index:05d}.jpg"), frame[..., ::-1])
-                rows.append((folder.name, num_frames, label))
-        with open(root / f"{split}.csv", "w", newline="") as file:
-            csv.writer(file).writerows(rows)
-    return root
 
 
 def arguments(root: Path, out: Path, *more: str) -> list[str]:
@@ -187,9 +156,8 @@ def arguments(root: Path, out: Path, *more: str) -> list[str]:
             "--out", str(out), *more]
 
 
-def test_a_backbone_that_sees_the_class_gives_100_per_cent(color_set, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(retrieval, "load_backbone", lambda weights, net, seed: (
-        MeanColor(), {"weights": weights, "net": net, "checkpoint_sha256": None, "pretrained_epochs": None}))
+@pytest.mark.usefixtures("backbone_that_sees_the_class")
+def test_a_backbone_that_sees_the_class_gives_100_per_cent(color_set, tmp_path, capsys):
     assert retrieval.main(arguments(color_set, tmp_path / "new" / "out", "--centering", "each")) == 0
     card = json.loads((tmp_path / "new" / "out" / "result.json").read_text())
     assert card["metrics"] == {level: {"R@1": 1, "R@5": 1, "R@10": 1} for level in (*LEVELS, "concat")}
@@ -215,27 +183,68 @@ def test_picture_frames_hits_green_and_misses_red(color_set, tmp_path):
     grey, green, red = retrieval.GREY, retrieval.GREEN, retrieval.RED
     assert corners == [[grey, green, red], [grey, red, green]]
     shown = picture[height + height // 2, width + gap + width // 2].astype(int)
-    assert np.abs(shown - np.array(COLORS[2])).max() < 40, "the second query's first neighbor is of class 2"
+    assert np.abs(shown - np.array(BLUE)).max() < 40, "the second query's first neighbor is of class 2"
 
 
-@pytest.mark.parametrize("start", [["-m", "eval.retrieval"], [str(ROOT / "eval" / "retrieval.py")]])
-def test_command_line(color_set, tmp_path, start):
-    more = ["--feature_dir", str(tmp_path / "features"), "--levels", "high,concat", "--workers", "1"]
-    command = [sys.executable, *start, *arguments(color_set, tmp_path / "out", *more)]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    card = json.loads((tmp_path / "out" / "result.json").read_text())
-    assert list(card["metrics"]) == ["high", "concat"] and card["net"] == "r3d10"
-    assert cv2.imread(str(tmp_path / "out" / "retrieval.png")) is not None
-    assert "| random | r3d10 | high | 2 | 1 | none | 0 | 12 |" in result.stdout
-    assert len(list((tmp_path / "features").glob("*.npz"))) == 2
+def test_several_splits_give_mean_and_deviation_and_read_each_video_once(color_set, tmp_path, monkeypatch, capsys):
+    extracted = []
+    extract = eval.sets.extract_features
+    monkeypatch.setattr(eval.sets, "extract_features", lambda backbone, records, *more, **named: (
+        extracted.extend(records) or extract(backbone, records, *more, **named)))
+    single, both = {}, tmp_path / "both"
+    for split in "12":
+        files = [part for role in ("train", "test")
+                 for part in (f"--{role}_csv", str(color_set / f"{role}_{split}.csv"))]
+        assert retrieval.main(arguments(color_set, tmp_path / split, *files)) == 0
+        single[split] = json.loads((tmp_path / split / "result.json").read_text())
+        assert "per_split" not in single[split] and "metrics_std" not in single[split]
+    assert len(extracted) == 2 * 30
+    extracted.clear()
+    pattern = ["--train_csv", str(color_set / "train_{split}.csv"), "--test_csv", str(color_set / "test_{split}.csv")]
+    assert retrieval.main(arguments(color_set, both, *pattern, "--splits", "1,2")) == 0
+    card = json.loads((both / "result.json").read_text())
+    assert len(extracted) == len({record.path for record in extracted}) == 30
+    for split in "12":
+        assert card["per_split"][split]["metrics"] == single[split]["metrics"]
+        for role in ("train", "test"):
+            digest = hashlib.sha256((color_set / f"{role}_{split}.csv").read_bytes()).hexdigest()
+            assert card["csv_files"][f"{role} {split}"]["sha256"] == digest
+    assert card["num_test_videos"] == 12 + 18 and card["settings"]["splits"] == ["1", "2"]
+    one, two = (single[split]["metrics"]["high"]["R@1"] for split in "12")
+    assert card["metrics"]["high"]["R@1"] == pytest.approx((one + two) / 2)
+    assert card["metrics_std"]["high"]["R@1"] == pytest.approx(abs(one - two) / 2 ** 0.5) and one != two
+    assert f"| {50 * (one + two):.1f} ± {100 * abs(one - two) / 2 ** 0.5:.1f} |" in capsys.readouterr().out
+
+
+def test_script_start_and_torchrun_with_two_processes_give_the_same(color_set, tmp_path):
+    starts = {"script": [str(ROOT / "eval" / "retrieval.py"), "--gpu", "none", "--workers", "1"],
+              "torchrun": ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m",
+                           "eval.retrieval", "--gpu", "none"]}
+    cards, features = {}, {}
+    for name, start in starts.items():
+        out, feature_dir = tmp_path / name, tmp_path / f"features_{name}"
+        command = [sys.executable, *start, *arguments(color_set, out, "--levels", "high,concat", "--feature_dir",
+                                                      str(feature_dir))]
+        result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert result.returncode == 0, result.stderr
+        assert result.stdout.count("| random | r3d10 | high | 2 | 1 | none | 0 | 12 |") == 1, "one process writes"
+        cards[name] = json.loads((out / "result.json").read_text())
+        features[name] = {path.name: dict(np.load(path)) for path in feature_dir.glob("*.npz")}
+        assert cv2.imread(str(out / "retrieval.png")) is not None
+    one, two = cards.values()
+    assert list(one["metrics"]) == ["high", "concat"] and one["net"] == "r3d10"
+    assert one["metrics"] == two["metrics"]
+    assert features["script"].keys() == features["torchrun"].keys() and len(features["script"]) == 2
+    for name, arrays in features["script"].items():
+        for level in LEVELS:
+            assert np.array_equal(arrays[level], features["torchrun"][name][level]), (name, level)
 
 
 def test_stored_features_give_the_same_metrics(color_set, tmp_path, monkeypatch, capsys):
     flags = arguments(color_set, tmp_path / "out", "--feature_dir", str(tmp_path / "features"))
     assert retrieval.main(flags) == 0
     first = json.loads((tmp_path / "out" / "result.json").read_text())
-    monkeypatch.setattr(retrieval, "extract_features", None)
+    monkeypatch.setattr(eval.sets, "extract_features", None)
     assert retrieval.main(flags) == 0
     second = json.loads((tmp_path / "out" / "result.json").read_text())
     assert second["metrics"] == first["metrics"]
@@ -272,10 +281,12 @@ def test_mistakes_are_one_line(color_set, tmp_path, capsys):
         (["--levels", "high,top"], "--levels high,top"),
         (["--levels", "high,high"], "--levels high,high"),
         (["--clips", "0"], "--clips 0"), (["--clips", "all"], "--clips all"), (["--seq", "4"], "--seq 4"),
-        (["--ds", "0"], "--ds 0"), (["--device", "tpu9"], "--device tpu9"),
+        (["--ds", "0"], "--ds 0"), (["--gpu", "tpu9"], "--gpu tpu9"),
         (["--picture_queries", "0"], "--picture_queries"),
         (["--weights", str(color_set / "train.csv")], "train.csv"),
-        (["--out", str(color_set / "train.csv")], "--out"),
+        (["--out", str(color_set / "train.csv")], "--out"), (["--nproc", "0"], "--nproc 0"),
+        (["--feature_dir", str(color_set / "train.csv")], "--feature_dir"),
+        (["--splits", "1,2"], "lacks {split}"), (["--test_csv", "test_{split}.csv"], "name the splits"),
     ]
     for more, message in cases:
         assert retrieval.main(arguments(color_set, tmp_path / "out", *more)) == 2, more

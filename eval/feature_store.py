@@ -1,0 +1,73 @@
+"""Features kept in files, each found again only for the weights, csv and clips that it was made of."""
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import zipfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from eval.features import RANDOM, ClipSettings
+from models.levels import LEVELS
+from utils.errors import InputError
+from utils.runlog import file_sha256
+
+FEATURE_FORMAT = 1  # raised whenever the same checkpoint, csv and settings would give other features
+
+
+def feature_fingerprint(
+    weights: dict[str, Any], seed: int, csv_path: str, settings: ClipSettings
+) -> dict[str, Any]:
+    """What decides the features: weights (as `load_backbone` tells them), csv, its folder (paths are relative to it),
+    clips, torch."""
+    return {
+        "format": FEATURE_FORMAT, "net": weights["net"], "checkpoint_sha256": weights["checkpoint_sha256"],
+        "random_seed": seed if weights["weights"] == RANDOM else None, "csv_sha256": file_sha256(csv_path),
+        "csv_folder": os.path.dirname(os.path.abspath(csv_path)), "torch": torch.__version__,
+        **asdict(settings),
+    }
+
+
+def store_path(feature_dir: str, fingerprint: dict[str, Any], name: str) -> Path:
+    """The file for these features; `name` is for the reader's eye, the fingerprint's digest tells it from others."""
+    return Path(feature_dir) / f"{name}_{hashlib.sha256(mark_of(fingerprint).encode()).hexdigest()[:16]}.npz"
+
+
+def mark_of(fingerprint: dict[str, Any]) -> str:
+    """The fingerprint as the text that the file holds."""
+    return json.dumps(fingerprint, sort_keys=True)
+
+
+def write_features(path: Path, fingerprint: dict[str, Any], features: dict[str, np.ndarray]) -> None:
+    """Store level -> float32 [N, C] in a folder that is there; the file is whole or not there at all."""
+    partial_path = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        with open(partial_path, "wb") as file:
+            np.savez(file, fingerprint=np.array(mark_of(fingerprint)), **features)
+        os.replace(partial_path, path)
+    except OSError as error:
+        partial_path.unlink(missing_ok=True)
+        raise InputError(f"--feature_dir {path.parent}: cannot store there: {error.strerror}") from error
+
+
+def read_features(path: Path, fingerprint: dict[str, Any]) -> dict[str, np.ndarray] | None:
+    """Stored features, level -> float32 [N, C], or None where there are none.
+
+    A file that cannot be read, or that holds another fingerprint, is an InputError.
+    """
+    if not path.exists():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            found = str(stored["fingerprint"])
+            features = {level: stored[level] for level in LEVELS}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path}: no whole file of features; remove it ({type(error).__name__})") from error
+    if found != mark_of(fingerprint):
+        raise InputError(f"{path}: holds features of other weights, videos or clips; remove it")
+    return features

@@ -1,0 +1,68 @@
+"""How well a backbone in training tells labelled videos apart: two figures, cheap enough to be taken on the way.
+
+Shapes: N training and Q test videos; C channels of the high level; K classes.
+"""
+from __future__ import annotations
+
+import numpy as np
+from torch import nn
+
+from eval.features import ClipSettings, extract_features
+from eval.prediction import accuracies
+from eval.probe_grid import Standardizer
+from eval.retrieval import nearest, recall_at
+from eval.splits import Split, read_split
+from eval.vectors import level_vectors
+from utils.distributed import Process
+
+LEVEL = "high"
+RIDGE = 0.1  # penalty, in units of a channel's variance
+
+
+class Monitor:
+    """Retrieval and a linear classifier on features of one level, from few clips and without any choice.
+
+    Every process makes one and calls it with the same weights. Nothing is drawn at random; the test videos decide
+    nothing. InputError for csv files that cannot be training and test set.
+    """
+
+    def __init__(
+        self, train_csv: str, test_csv: str, settings: ClipSettings, process: Process, *, batch: int = 32,
+        num_workers: int = 0,
+    ) -> None:
+        self.records = read_split(Split(None, train_csv, test_csv))
+        self.labels = {role: np.array([video.label for video in videos]) for role, videos in self.records.items()}
+        self.settings = settings
+        self.process = process
+        self.batch = batch
+        self.num_workers = num_workers
+
+    def __call__(self, backbone: nn.Module) -> dict[str, float]:
+        """{"monitor_R@1", "monitor_top1"}, each from 0 to 1, the same in every process; all must call this.
+
+        `monitor_R@1`: test videos whose nearest training video has their class. `monitor_top1`: those that a ridge
+        regression from the training videos' features to their classes gets right. The backbone, unwrapped, is seen in
+        eval mode and full float32 and left as it was: training modes, batch norm statistics, random state.
+        """
+        vectors = {role: level_vectors(extract_features(
+            backbone, videos, self.settings, self.process, batch=self.batch, num_workers=self.num_workers,
+            label=f"monitor, {role}"), LEVEL) for role, videos in self.records.items()}
+        neighbors = nearest(vectors["test"], vectors["train"], 1)
+        classes, targets = np.unique(self.labels["train"], return_inverse=True)
+        scores = ridge_scores(vectors["train"], targets, vectors["test"])
+        return {"monitor_R@1": recall_at(neighbors, self.labels["test"], self.labels["train"])["R@1"],
+                "monitor_top1": accuracies(scores, np.searchsorted(classes, self.labels["test"]))["top1"]}
+
+
+def ridge_scores(train: np.ndarray, targets: np.ndarray, test: np.ndarray) -> np.ndarray:
+    """Scores float64 [Q, K] of test vectors [Q, C]: ridge regression of one-hot classes on training vectors [N, C].
+
+    Channels are standardized by the training videos; W = (X^T X / N + RIDGE I)^-1 X^T Y / N, with Y centered, so that
+    the mean needs no penalty.
+    """
+    standardize = Standardizer.of(train)
+    x, queries = (standardize(vectors).astype(np.float64) for vectors in (train, test))
+    one_hot = np.eye(targets.max() + 1)[targets]
+    share = one_hot.mean(axis=0)
+    weights = np.linalg.solve(x.T @ x / len(x) + RIDGE * np.eye(x.shape[1]), x.T @ (one_hot - share) / len(x))
+    return queries @ weights + share

@@ -1,0 +1,219 @@
+"""What finetuning and the end-to-end linear probe share: training and test of each split, and the result card.
+
+Nothing is chosen by the test videos: what is tested is the state after the last epoch.
+
+Shapes: N videos; K classes, which are the training set's labels in order.
+"""
+from __future__ import annotations
+
+import argparse
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from dataset.records import VideoRecord
+from eval.classifier import VideoClassifier, level_channels, parameter_groups
+from eval.classifier_state import require_classifier, require_identity
+from eval.classifier_training import Trained, fit
+from eval.confusion import class_names, confusion_matrix, draw_confusion
+from eval.features import ClipSettings, load_backbone, new_backbone
+from eval.flags import read_clip_settings
+from eval.holdout import draw_holdout
+from eval.prediction import accuracies, named, per_class, predict, write_per_class
+from eval.result_card import Outcome, build_card, make_out_dir, markdown_table, write_card
+from eval.sets import done_by_all
+from eval.splits import Split, find_splits, read_split
+from utils.checkpoint import read_checkpoint
+from utils.distributed import Process
+from utils.errors import STOPPED, AgreedError
+from utils.runlog import file_sha256
+
+# With shorter clips stage 3 has under 4 timestamps, which CPU kernels get wrong (see models.precision).
+BF16_CPU_FRAMES = 16
+
+
+@dataclass(frozen=True)
+class Task:
+    """How a classifier is made and trained. `recipe`: the flags (inner names) that the result card states."""
+
+    name: str
+    levels: tuple[str, ...]
+    freeze_backbone: bool
+    build_head: Callable[[int, int], nn.Module]  # (channels, classes) -> head
+    build_optimizer: Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
+    recipe: tuple[str, ...]
+
+    def build_model(self, backbone: nn.Module, num_classes: int) -> VideoClassifier:
+        """The classifier: a head for each level on `backbone`."""
+        heads = {level: self.build_head(level_channels(backbone, level), num_classes) for level in self.levels}
+        return VideoClassifier(backbone, heads, self.freeze_backbone)
+
+
+@dataclass(frozen=True)
+class LabelledSplit:
+    """The videos of a split, each with its class from 0 to K - 1 for a label, which `classes` [K] turns into the csv's.
+
+    `names`: of each label of the csv, by its number. `train`: what is trained on; `held_out`: training videos that are
+    not; `facts`: about them, for the card. `digest` stands for all training videos (names and labels; where they lie
+    does not count), held out or not.
+    """
+
+    split: Split
+    classes: np.ndarray
+    names: list[str]
+    train: list[VideoRecord]
+    held_out: list[VideoRecord]
+    test: list[VideoRecord]
+    digest: str
+    facts: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Tested:
+    """What a split gave: its outcome, the weights that training started from, and all settings, for the card."""
+
+    outcome: Outcome
+    weights: dict[str, Any]
+    settings: dict[str, Any]
+
+
+def supervise(process: Process, flags: argparse.Namespace, task: Task) -> int:
+    """Everything from flags to the run directories, result.json and the printed table; returns the exit status."""
+    begin, out = time.monotonic(), Path(flags.out)
+    tested = []
+    for split in find_splits(flags):
+        folder = out / f"split_{split.name}" if split.name else out
+        done_by_all(lambda: make_out_dir(folder))
+        result = run_split(process, flags, task, done_by_all(lambda: read_labelled(split, flags)), folder)
+        if isinstance(result, int):
+            return result
+        tested.append(result)
+    if process.is_main:
+        card = build_card(task.name, [result.outcome for result in tested], tested[0].settings, tested[0].weights,
+                          process.device, time.monotonic() - begin)
+        print(f"wrote {write_card(out, card)}\n")
+        print(markdown_table(card, ("clips", "crops", "epochs", "seed")), flush=True)
+    return 0
+
+
+def read_labelled(split: Split, flags: argparse.Namespace) -> LabelledSplit:
+    """The videos of a split as the flags divide them."""
+    records = read_split(split)
+    classes = np.unique([video.label for video in records["train"]])
+    names = class_names(flags.classes, split.train_csv, int(classes[-1]) + 1)
+    lines = "".join(f"{Path(video.path).name}\t{video.label}\n" for video in records["train"])
+    train, test = ([replace(video, label=int(np.searchsorted(classes, video.label))) for video in records[role]]
+                   for role in ("train", "test"))
+    held, facts = np.zeros(len(train), bool), {}
+    if flags.val_holdout is not None:
+        holdout = draw_holdout(train, flags.group, flags.val_holdout, flags.seed, "--val_holdout")
+        held, facts = holdout.held, {"holdout": holdout.facts}
+    return LabelledSplit(
+        split, classes, names, [video for video, out in zip(train, held) if not out],
+        [video for video, out in zip(train, held) if out], test, hashlib.sha256(lines.encode()).hexdigest(), facts)
+
+
+def run_split(process: Process, flags: argparse.Namespace, task: Task, videos: LabelledSplit,
+              folder: Path) -> Tested | int:
+    """Train, unless only to be tested, and test; the exit status where training ended before its last epoch."""
+    identity = {"task": task.name, "num_classes": len(videos.classes), "levels": list(task.levels),
+                "videos": videos.digest, "train_csv": videos.split.train_csv}
+    if flags.test_only:
+        path, checkpoint = Path(flags.test_only), done_by_all(lambda: read_checkpoint(flags.test_only))
+        require_classifier(checkpoint, path)
+        require_identity(checkpoint, path, identity, ("task", "num_classes", "levels", "videos"))
+        model = task.build_model(new_backbone(checkpoint["net"], str(path)), len(videos.classes))
+        model.load_state_dict(checkpoint["model"])
+    else:
+        model, (checkpoint, path, stopped) = train_split(process, flags, task, videos, identity, folder)
+        epochs_done = checkpoint["epochs_done"] if checkpoint else 0
+        if stopped or epochs_done < flags.epochs:
+            say(process, f"{folder}: stopped after epoch {epochs_done} of {flags.epochs}, before the test; --resume "
+                         "goes on")
+            return STOPPED if stopped else 0
+    outcome = test_split(process, flags, model, videos, folder)
+    outcome.details.update({
+        "num_classes": len(videos.classes), "num_train_videos": len(videos.train), **videos.facts,
+        "skipped_train_videos": list(checkpoint["progress"]["bad_videos"].values()),
+        "epochs_done": checkpoint["epochs_done"], "tested_checkpoint": str(path),
+        "tested_checkpoint_sha256": file_sha256(path) if process.is_main else None})
+    return Tested(outcome, checkpoint["weights"], card_settings(checkpoint, flags, task))
+
+
+def train_split(process: Process, flags: argparse.Namespace, task: Task, videos: LabelledSplit,
+                identity: dict[str, Any], folder: Path) -> tuple[VideoClassifier, Trained]:
+    """The classifier after training, and where that left off."""
+    if flags.amp == "bf16" and process.device.type == "cpu" and flags.clip_frames < BF16_CPU_FRAMES:
+        raise AgreedError(f"--amp bf16: with --seq {flags.clip_frames} the CPU's bfloat16 gradients are wrong; give "
+                          f"--seq {BF16_CPU_FRAMES} or more, or --amp off")
+    backbone, weights = done_by_all(lambda: load_backbone(flags.weights, flags.net, flags.seed))
+    torch.manual_seed(flags.seed)
+    model = task.build_model(backbone, len(videos.classes)).to(process.device)
+    if flags.channels_last:
+        model.backbone.to(memory_format=torch.channels_last_3d)
+    if process.device.type == "cuda" and process.world_size > 1:
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    optimizer = task.build_optimizer(parameter_groups(model, flags.lr, getattr(flags, "backbone_lr", flags.lr)))
+    centre = replace(read_clip_settings(flags), clips=1, crops=1)
+
+    def validate() -> dict[str, float]:
+        probabilities, labels, _ = classify(process, flags, model, videos.held_out, centre, "validation")
+        return {f"{metric}_{level}": value for level, rows in probabilities.items()
+                for metric, value in accuracies(rows, labels).items()}
+
+    return model, fit(model, optimizer, videos.train, {**identity, "net": weights["net"], "weights": weights},
+                      validate if videos.held_out else None, process, flags, folder)
+
+
+def classify(process: Process, flags: argparse.Namespace, model: VideoClassifier, records: Sequence[VideoRecord],
+             settings: ClipSettings, what: str) -> tuple[dict[str, np.ndarray], np.ndarray, dict[int, str]]:
+    """(level -> probabilities [N, K], classes [N] of the videos that can be read, index -> reason of the others)."""
+    skipped: dict[int, str] = {}
+    probabilities = predict(model, records, settings, process, batch=flags.batch, num_workers=flags.num_workers,
+                            skipped=skipped if flags.skip_bad else None, label=what)
+    kept = [index for index in range(len(records)) if index not in skipped]
+    return ({level: rows[kept] for level, rows in probabilities.items()},
+            np.array([records[index].label for index in kept]), skipped)
+
+
+def test_split(process: Process, flags: argparse.Namespace, model: VideoClassifier, videos: LabelledSplit,
+               folder: Path) -> Outcome:
+    """Metrics of each level; writes per_class_LEVEL.csv and confusion_LEVEL.png into `folder`."""
+    settings = read_clip_settings(flags)
+    probabilities, labels, skipped = classify(process, flags, model, videos.test, settings, "test")
+    metrics = {level: accuracies(rows, labels) for level, rows in probabilities.items()}
+    tables = {level: [named(row, videos.classes, videos.names) for row in per_class(rows, labels)]
+              for level, rows in probabilities.items()}
+    if process.is_main:
+        for level, rows in probabilities.items():
+            write_per_class(folder / f"per_class_{level}.csv", tables[level])
+            draw_confusion(folder / f"confusion_{level}.png",
+                           confusion_matrix(labels, rows.argmax(axis=1), len(videos.classes)),
+                           [videos.names[label] for label in videos.classes],
+                           f"{level}: top-1 {100 * metrics[level]['top1']:.1f} %")
+    tested = [video for index, video in enumerate(videos.test) if index not in skipped]
+    return Outcome(videos.split, metrics, {
+        "num_test_videos": len(tested), "skipped_test_videos": list(skipped.values()),
+        "num_test_videos_shorter_than_clip": settings.count_short(tested), "per_class": tables})
+
+
+def card_settings(checkpoint: dict[str, Any], flags: argparse.Namespace, task: Task) -> dict[str, Any]:
+    """Every choice that the numbers depend on: of the test from the flags, of training from the checkpoint."""
+    then = checkpoint["flags"]
+    return {**asdict(read_clip_settings(flags)), "skip_bad": flags.skip_bad,
+            **{name: then[name] for name in task.recipe},
+            "training_clip": f"{then['clip_frames']} frames, stride {then['stride']}, {then['img_dim']} px",
+            "processes_in_training": len(checkpoint["random"])}
+
+
+def say(process: Process, line: str) -> None:
+    """A line on the terminal, once for all processes."""
+    if process.is_main:
+        print(line, flush=True)

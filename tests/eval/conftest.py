@@ -1,0 +1,72 @@
+"""A small labelled data set, and a backbone that sees its classes."""
+from __future__ import annotations
+
+import csv
+import socket
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import eval.sets
+from models.levels import LevelFeatures
+
+COLORS = [(230, 20, 20), (20, 230, 20), (20, 20, 230), (210, 210, 20), (20, 210, 210), (210, 20, 210)]
+
+
+@pytest.fixture(scope="session")
+def color_set(tmp_path_factory) -> Path:
+    """Six classes told by color: train.csv has three videos of each, test.csv two, of 1 to 11 frames.
+
+    train_1.csv and test_1.csv are the same; split 2 has one training video of each class less, which is tested, and
+    classes 0 and 1 of its training videos have each other's labels.
+    """
+    root = tmp_path_factory.mktemp("colors")
+    rng = np.random.default_rng(0)
+    rows = {"train": [], "test": []}
+    for role, per_class in (("train", 3), ("test", 2)):
+        for label, color in enumerate(COLORS):
+            for number in range(per_class):
+                folder, num_frames = root / f"{role}_{label}_{number}", 1 + 5 * number
+                folder.mkdir()
+                for index in range(1, num_frames + 1):
+                    frame = (np.array(color) + rng.integers(-15, 16, (48, 64, 3))).astype(np.uint8)
+                    assert cv2.imwrite(str(folder / f"image_{index:05d}.jpg"), frame[..., ::-1])
+                rows[role].append((folder.name, num_frames, label))
+    moved = [row for row in rows["train"] if row[0].endswith("_2")]
+    swapped = [(folder, num_frames, {0: 1, 1: 0}.get(label, label))
+               for folder, num_frames, label in rows["train"] if (folder, num_frames, label) not in moved]
+    files = {"train": rows["train"], "test": rows["test"], "train_1": rows["train"], "test_1": rows["test"],
+             "train_2": swapped, "test_2": rows["test"] + moved}
+    for name, content in files.items():
+        with open(root / f"{name}.csv", "w", newline="") as file:
+            csv.writer(file).writerows(content)
+    return root
+
+
+class MeanColor(nn.Module):
+    """A backbone whose features are the clip itself: its mean colors after pooling."""
+
+    channels = {"low": 3, "mid": 3, "high": 3}
+
+    def forward(self, clips: torch.Tensor) -> LevelFeatures:
+        return LevelFeatures(clips, clips, clips)
+
+
+@pytest.fixture
+def backbone_that_sees_the_class(monkeypatch) -> nn.Module:
+    """MeanColor, which a command gets whatever weights it names."""
+    monkeypatch.setattr(eval.sets, "load_backbone", lambda weights, net, seed: (
+        MeanColor(), {"weights": weights, "net": net, "checkpoint_sha256": None, "pretrained_epochs": None}))
+    return MeanColor()
+
+
+@pytest.fixture
+def dist_url() -> str:
+    """A port of this machine that was free a moment ago, as a value of --dist-url."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return f"tcp://localhost:{free.getsockname()[1]}"

@@ -1,0 +1,61 @@
+"""Features of several csv files: unreadable videos, and errors that all processes share."""
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import eval.sets
+from eval.retrieval import retrieval_parser
+from eval.sets import done_by_all, done_by_main, read_sets
+from utils.distributed import Process
+from utils.errors import AgreedError, InputError
+
+HERE = Process(0, 1, torch.device("cpu"))
+
+
+def flags(root, out, *more: str):
+    return retrieval_parser().parse_args([
+        "--weights", "random", "--net", "r3d10", "--train_csv", str(root / "train_{split}.csv"), "--test_csv",
+        str(root / "test_{split}.csv"), "--splits", "1,2", "--img_dim", "32", "--seq", "8", "--clips", "1",
+        "--workers", "0", "--out", str(out), *more])
+
+
+def test_an_unreadable_video_is_met_once_and_left_out_of_every_split(tmp_path, color_set, monkeypatch, capsys,
+                                                                      backbone_that_sees_the_class):
+    for name in ("train_1", "test_1", "train_2", "test_2"):
+        lines = [f"{color_set}/{line}" for line in (color_set / f"{name}.csv").read_text().splitlines()]
+        if name in ("train_1", "test_2"):
+            lines.insert(4, "absent,9,3")
+        (tmp_path / f"{name}.csv").write_text("\n".join(lines) + "\n")
+    calls, extract = [], eval.sets.extract_features
+    monkeypatch.setattr(eval.sets, "extract_features", lambda backbone, records, *more, **named: (
+        calls.append(len(records)) or extract(backbone, records, *more, **named)))
+    with pytest.raises(InputError, match="absent"):
+        read_sets(flags(tmp_path, tmp_path / "out"), HERE)
+    store = ["--skip_bad", "--feature_dir", str(tmp_path / "store")]
+    sets, weights = read_sets(flags(tmp_path, tmp_path / "out", *store), HERE)
+    assert calls[1:] == [19, 12] and weights["net"] == "r3d10"
+    for of_split, num_train, num_test in zip(sets, (18, 12), (12, 18)):
+        counts = of_split.counts()
+        assert (counts["num_train_videos"], counts["num_test_videos"]) == (num_train, num_test)
+        for videos in (of_split.train, of_split.test):
+            assert len(videos.labels) == len(videos.features["low"]) and np.isfinite(videos.features["low"]).all()
+            assert [record.label for record in videos.records] == videos.labels.tolist()
+    assert [len(of_split.train.skipped) for of_split in sets] == [1, 0]
+    assert [len(of_split.test.skipped) for of_split in sets] == [0, 1]
+    rows = {record.path: row for record, row in zip(sets[0].train.records, sets[0].train.features["high"])}
+    for record, row in zip(sets[1].train.records, sets[1].train.features["high"]):
+        assert np.array_equal(row, rows[record.path])
+    assert {path.name.split("_")[0] for path in (tmp_path / "store").iterdir()} == {"train", "test"}
+    assert len(list((tmp_path / "store").iterdir())) == 2, "features with rows missing are not stored"
+
+
+def test_a_mistake_in_any_process_is_raised_alike_in_all():
+    def fail() -> None:
+        raise InputError("a.csv: wrong")
+
+    assert done_by_all(lambda: 3) == done_by_main(HERE, lambda: 3) == 3
+    for together in (done_by_all, lambda work: done_by_main(HERE, work)):
+        with pytest.raises(AgreedError, match="^a.csv: wrong$"):
+            together(fail)

@@ -1,0 +1,78 @@
+"""Splits: which csv files they name, and pairs of files that cannot be one data set."""
+from __future__ import annotations
+
+import argparse
+
+import pytest
+
+from dataset.records import VideoRecord
+from eval.splits import Split, add_split_flags, check_pair, find_splits, read_split
+from utils.errors import InputError
+
+
+def flags(train: str, test: str, *more: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    add_split_flags(parser)
+    return parser.parse_args(["--train_csv", train, "--test_csv", test, *more])
+
+
+def test_splits_fill_the_placeholder_in_order():
+    assert find_splits(flags("a.csv", "b.csv")) == [Split(None, "a.csv", "b.csv")]
+    assert find_splits(flags("d{split}/a_{split}.csv", "b{split}.csv", "--splits", "3,x")) == [
+        Split("3", "d3/a_3.csv", "b3.csv"), Split("x", "dx/a_x.csv", "bx.csv")]
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (("a_{split}.csv", "b.csv"), "--train_csv a_{split}.csv: holds {split}; name the splits"),
+    (("a.csv", "b_{split}.csv"), "--test_csv b_{split}.csv: holds {split}; name the splits"),
+    (("a_{split}.csv", "b.csv", "--splits", "1,2"), "--test_csv b.csv: lacks {split}"),
+    (("a.csv", "b_{split}.csv", "--splits", "1"), "--train_csv a.csv: lacks {split}"),
+    (("a_{split}.csv", "b_{split}.csv", "--splits", "1,1"), "--splits 1,1: must be distinct"),
+    (("a_{split}.csv", "b_{split}.csv", "--splits", "1,"), "--splits 1,: must be distinct"),
+])
+def test_what_does_not_fit_together_is_one_line(arguments, message):
+    with pytest.raises(InputError) as caught:
+        find_splits(flags(*arguments))
+    assert str(caught.value).startswith(message) and "\n" not in str(caught.value)
+
+
+def videos(*paths_and_labels: tuple[str, int]) -> list[VideoRecord]:
+    return [VideoRecord(path, 20, label) for path, label in paths_and_labels]
+
+
+UCF = videos(("/ucf/Archery/v_1", 0), ("/ucf/Archery/v_2", 0), ("/ucf/Biking/v_3", 5), ("/ucf/Biking/v_4", 5))
+
+
+@pytest.mark.parametrize(("train", "test"), [
+    (UCF, videos(("/ucf/Archery/v_9", 0))),                                    # gaps, and a class never tested
+    (UCF, videos(("/other/Archery/v_1", 0), ("/other/Biking/v_1", 5), ("/other/Biking/v_2", 5))),
+    (UCF, videos(("/flat/a", 5), ("/flat/b", 0), ("/flat/c", 0))),             # no folder for each class
+    (UCF, videos(("/x/a/frames", 0), ("/x/b/frames", 5))),                     # a folder for each video
+    (videos(("/x/a", 0), ("/x/b", 1)), videos(("/y/a", 0), ("/y/b", 1))),
+])
+def test_pairs_that_can_be_one_data_set(train, test):
+    check_pair(train, test, "train.csv", "test.csv")
+
+
+@pytest.mark.parametrize(("test", "message"), [
+    (videos(("/ucf/Archery/v_9", 0), ("/ucf/Chess/v_1", 3)), "label 3 (/ucf/Chess/v_1) occurs nowhere in train.csv"),
+    (videos(("/ucf/Biking/v_4", 5)), "1 video(s) are in train.csv too"),
+    (videos(("/ucf/Archery/v_7", 5), ("/ucf/Archery/v_8", 5), ("/ucf/Biking/v_8", 0)),
+     "class folder Archery has label 5 here and 0 in train.csv"),
+    (videos(("/hmdb/wave/v_7", 5), ("/hmdb/wave/v_8", 5), ("/hmdb/run/v_8", 0)), "are both files of one data set?"),
+])
+def test_pairs_that_cannot(test, message):
+    with pytest.raises(InputError) as caught:
+        check_pair(UCF, test, "train.csv", "test.csv")
+    assert message in str(caught.value) and str(caught.value).startswith("test.csv: ")
+
+
+def test_read_split_reads_and_checks_both(tmp_path):
+    (tmp_path / "a.csv").write_text("x,9,0\ny,9,4\n")
+    (tmp_path / "b.csv").write_text("z,9,4\n")
+    split = Split(None, str(tmp_path / "a.csv"), str(tmp_path / "b.csv"))
+    assert {role: [video.label for video in of_role] for role, of_role in read_split(split).items()} == {
+        "train": [0, 4], "test": [4]}
+    (tmp_path / "b.csv").write_text("z,9,4\nw,9\n")
+    with pytest.raises(InputError, match="b.csv:2: 2 column"):
+        read_split(split)
