@@ -5,6 +5,7 @@ kept apart from applying them, so that each can be checked alone. Every draw tak
 """
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -47,9 +48,9 @@ class CropBox:
 class ColorDraws(NamedTuple):
     """Color changes of frames: of n frames, of views of them [V + 1, T], of a batch of these [B, V + 1, T].
 
-    ``channel`` int8 [...]: the channel 0..2 that replaces all three, -1 for none. ``factors`` float32 [..., 4]:
-    brightness, contrast and saturation factors and the hue shift in turns. ``order`` int8 [..., 4]: the order of
-    these four. Arrays in a sample; a loader's collation stacks them to tensors.
+    ``channel`` int8 [...]: the channel 0..2 that replaces all three, -1 for none. ``factors`` float32
+    [..., 4]: brightness, contrast and saturation factors and the hue shift in turns. ``order`` int8 [..., 4]:
+    the order of these four. Arrays in a sample; a loader's collation stacks them to tensors.
     """
 
     channel: np.ndarray | torch.Tensor
@@ -179,7 +180,7 @@ class PretrainAugmentation:
         return apply_color(*self.before_color(frames, rng))
 
     def before_color(self, frames: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, ColorDraws]:
-        """Returns the view uint8 [T, S, S, 3], cropped and flipped, and the color changes that it is still to get.
+        """Returns the view uint8 [T, S, S, 3], cropped and flipped, and the color changes still to be made.
 
         By `apply_color` here, or by `dataset.device_color.apply_color_on_device` on whole batches.
         """
@@ -252,7 +253,13 @@ def normalize(clips: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.
     innermost in memory, which for [M, 3, T, H, W] is torch.channels_last_3d.
     """
     width = clips.shape[-2]
-    mean, std = (torch.tensor(values).repeat(width) for values in (IMAGENET_MEAN, IMAGENET_STD))
-    scale, shift = (x.to(clips.device, non_blocking=True) for x in (1 / (255 * std), mean / std))
-    rows = clips.flatten(-2).float().mul_(scale).sub_(shift).to(dtype)  # whole rows: three values would be a slow loop
+    scale, shift = _scale_and_shift(width, clips.device)
+    rows = clips.flatten(-2).float().mul_(scale).sub_(shift).to(dtype)
     return rows.unflatten(-1, (width, 3)).movedim(-1, -4)
+
+
+@functools.cache
+def _scale_and_shift(width: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns what to multiply and to take off, [width * 3]: whole rows, as loops over three values are slow."""
+    mean, std = (torch.tensor(values).repeat(width) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    return (1 / (255 * std)).to(device), (mean / std).to(device)

@@ -71,7 +71,7 @@ def finetune_parser() -> OneLineParser:
     recipe = parser.add_argument_group("finetuning")
     recipe.add_argument("--train", dest="trained_part", choices=(HEAD, ALL, SCRATCH), default=ALL,
                         help="head: the linear layer, on a frozen backbone in eval mode (CoCLR's `last`); all: "
-                             "the backbone too, at --backbone_lr (CoCLR's `ft`); scratch: random weights, everything at "
+                             "the backbone too, at --backbone_lr (CoCLR's `ft`); scratch: random weights, all at "
                              "--lr (CoCLR's `all`)")
     recipe.add_argument("--backbone_lr", type=float, default=1e-4,
                         help="learning rate of the backbone with --train all")

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -135,6 +136,16 @@ def named(row: dict[str, Any], classes: np.ndarray, names: Sequence[str]) -> dic
 
     return {**row, "class": label(row["class"]), "taken_for": label(row["taken_for"]),
             "name": names[label(row["class"])]}
+
+
+def write_probabilities(path: Path, records: Sequence[VideoRecord], probabilities: np.ndarray) -> None:
+    """Write an npz file: "videos" (paths) [N], "classes" [N] and "probabilities" float32 [N, K]."""
+    partial = path.with_name(path.name + ".partial")
+    with open(partial, "wb") as file:
+        np.savez(file, videos=np.array([record.path for record in records]),
+                 classes=np.array([record.label for record in records]),
+                 probabilities=probabilities.astype(np.float32))
+    os.replace(partial, path)
 
 
 def write_per_class(path: Path, rows: Sequence[dict[str, Any]]) -> None:

@@ -26,7 +26,7 @@ from eval.confusion import class_names, confusion_matrix, draw_confusion
 from eval.features import ClipSettings, load_backbone, new_backbone
 from eval.flags import read_clip_settings
 from eval.holdout import draw_holdout
-from eval.prediction import accuracies, named, per_class, predict, write_per_class
+from eval.prediction import accuracies, named, per_class, predict, write_per_class, write_probabilities
 from eval.result_card import Outcome, build_card, make_out_dir, markdown_table, write_card
 from eval.sets import done_by_all
 from eval.splits import Split, find_splits, read_split
@@ -185,20 +185,21 @@ def classify(process: Process, flags: argparse.Namespace, model: VideoClassifier
 
 def test_split(process: Process, flags: argparse.Namespace, model: VideoClassifier, videos: LabelledSplit,
                folder: Path) -> Outcome:
-    """Metrics of each level; writes per_class_LEVEL.csv and confusion_LEVEL.png into `folder`."""
+    """Metrics of each level; writes per_class_LEVEL.csv, probabilities_LEVEL.npz and confusion_LEVEL.png."""
     settings = read_clip_settings(flags)
     probabilities, labels, skipped = classify(process, flags, model, videos.test, settings, "test")
     metrics = {level: accuracies(rows, labels) for level, rows in probabilities.items()}
     tables = {level: [named(row, videos.classes, videos.names) for row in per_class(rows, labels)]
               for level, rows in probabilities.items()}
+    tested = [video for index, video in enumerate(videos.test) if index not in skipped]
     if process.is_main:
         for level, rows in probabilities.items():
+            write_probabilities(folder / f"probabilities_{level}.npz", tested, rows)
             write_per_class(folder / f"per_class_{level}.csv", tables[level])
             draw_confusion(folder / f"confusion_{level}.png",
                            confusion_matrix(labels, rows.argmax(axis=1), len(videos.classes)),
                            [videos.names[label] for label in videos.classes],
                            f"{level}: top-1 {100 * metrics[level]['top1']:.1f} %")
-    tested = [video for index, video in enumerate(videos.test) if index not in skipped]
     return Outcome(videos.split, metrics, {
         "num_test_videos": len(tested), "skipped_test_videos": list(skipped.values()),
         "num_test_videos_shorter_than_clip": settings.count_short(tested), "per_class": tables})
