@@ -45,9 +45,10 @@ from models.multilevel import MultiLevelModel
 from models.objective import Objective
 from utils.checkpoint import (checkpoint_path, find_checkpoint, list_checkpoints, pretraining_state, prune_checkpoints,
                               restore_pretraining, write_checkpoint)
-from utils.distributed import Process, gather_rows, launch, require_alike, wait_for_all
+from utils.distributed import Process, gather_rows, require_alike, wait_for_all
 from utils.errors import STOPPED, NonFiniteError
 from utils.health import StepUndo, agree, handle_not_finite, note_bad_videos, require_finite_weights
+from utils.launch import launch
 from utils.metrics import EpochMeter, StepValues
 from utils.progress import Progress
 from utils.runlog import RunLog, device_name, file_sha256, write_config

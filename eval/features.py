@@ -75,7 +75,7 @@ def load_backbone(weights: str, net: str | None, seed: int) -> tuple[nn.Module, 
 
     checkpoint = read_checkpoint(weights)
     kind, stored_net = checkpoint.get("kind"), checkpoint.get("net")
-    if (checkpoint.get("format") != FORMAT or kind not in ("model", "backbone")
+    if (checkpoint.get("format") != FORMAT or kind not in ("model", "backbone", "classifier")
             or not isinstance(stored_net, str)):
         raise InputError(f"{weights}: no checkpoint of this project (format {checkpoint.get('format')!r}, "
                          f"kind {kind!r}, net {stored_net!r}); other people's must be converted first")
@@ -84,7 +84,7 @@ def load_backbone(weights: str, net: str | None, seed: int) -> tuple[nn.Module, 
     backbone = new_backbone(stored_net, str(weights))
     try:
         state = unwrap(checkpoint.get("model"))
-        if kind == "model":
+        if kind != "backbone":
             state = {key.removeprefix("backbone."): value for key, value in state.items()
                      if key.startswith("backbone.")}
         check_keys(state, backbone)

@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 
 from eval.features import WINDOWS, ClipSettings
 from eval.splits import find_splits
-from utils.distributed import Process, launch, report
+from utils.distributed import Process
 from utils.errors import InputError
 from utils.flags import OneLineParser, find_launch_problem, find_too_small
+from utils.launch import launch, report
 
 
 def add_weight_flags(parser: argparse.ArgumentParser, required: bool = True) -> None:

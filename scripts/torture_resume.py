@@ -32,8 +32,8 @@ import torch
 
 from train import pretrain
 from utils.checkpoint import checkpoint_path, read_checkpoint
-from utils.distributed import launch
 from utils.flags import OneLineParser, parse_pretraining_flags
+from utils.launch import launch
 
 EPOCHS = 3
 CLOCK_VALUES = ("samples_per_s", "data_wait")

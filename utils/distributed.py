@@ -1,36 +1,16 @@
-"""Processes and what passes between them: the one place that knows of ranks.
+"""What passes between processes: with the process group, the one place that knows of ranks.
 
 Everything works without a process group too; there is then one process, of rank 0.
 """
 from __future__ import annotations
 
-import argparse
-import datetime
-import os
-import re
-import signal
-import sys
-import time
-import traceback
 from dataclasses import dataclass
-from multiprocessing.connection import wait
-from typing import Callable
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor
 
-from utils.errors import FAULT, INTERRUPTED, LOST, STOPPED, AgreedError, InputError, one_line
-from utils.signals import STOP_SIGNALS
-
-# What gloo, NCCL and the process group say when a peer is gone, and when it is silent.
-GONE = re.compile(r"Connection (closed|reset)|Broken pipe|Socket closed|NCCL", re.IGNORECASE)
-SILENT = re.compile(r"Timed? ?out", re.IGNORECASE)
-LOADER = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) ([^\n]*)")
-GONE_GRACE_S = 6   # a process that misses a peer waits so long before it says so: the peer's own error comes first
-FAIL_GRACE_S = 3   # after a failure, how long the other processes have to end by themselves
-STOP_GRACE_S = 60  # after a stop on request, likewise
+from utils.errors import AgreedError
 
 
 @dataclass(frozen=True)
@@ -49,187 +29,6 @@ class Process:
     def is_main(self) -> bool:
         """Whether this is the one process that writes and reports."""
         return self.rank == 0
-
-
-Worker = Callable[[Process, argparse.Namespace], "int | None"]
-
-
-def launch(worker: Worker, flags: argparse.Namespace, program: str) -> int:
-    """Run `worker(process, flags)` in every process of this machine; returns the exit status, `worker`'s if it has one.
-
-    `flags` has those of `utils.flags.add_launch_flags`; `program` begins every line that tells an error.
-
-    Under torchrun (its environment variables tell) this process is one of those that it started. Otherwise
-    `--multiprocessing-distributed` starts one process for each GPU of `--gpu`, or `--nproc` CPU processes; without it
-    there is one process here. `--world-size` machines, each started by hand with its `--rank`, meet at `--dist-url`.
-    A process that fails takes the others down; its error is what is shown. Exit statuses: see `utils.errors`.
-    """
-    try:
-        gpus = visible_gpus(flags.gpu)
-    except InputError as error:
-        return report(error, program)
-    if "TORCHELASTIC_RUN_ID" in os.environ:
-        return run_worker(int(os.environ["LOCAL_RANK"]), worker, flags, program, gpus, 1)
-    if not flags.multiprocessing_distributed:
-        return run_worker(0, worker, flags, program, gpus[:1], 1)
-
-    processes = len(gpus) or flags.nproc
-    if not gpus:
-        print(f"no GPU here: --multiprocessing-distributed starts {processes} CPU process(es) over gloo", flush=True)
-    elif flags.nproc > 1:
-        return report(InputError(f"--nproc {flags.nproc}: counts CPU processes, but there are GPUs; choose them by --gpu"),
-                      program)
-    context = mp.start_processes(spawned, args=(worker, flags, program, gpus, processes), nprocs=processes, join=False)
-    return supervise(context.processes, program)
-
-
-def supervise(processes: list, program: str) -> int:
-    """Exit status of the first process that did not end well, 0 if all did; none of them outlives this call.
-
-    Requests to stop are passed on to all of them.
-    """
-    def pass_on(number: int, _frame: object) -> None:
-        for process in processes:
-            if process.is_alive():
-                os.kill(process.pid, number)
-
-    for number in (*STOP_SIGNALS, signal.SIGINT):
-        signal.signal(number, pass_on)
-    status, running, deadline = 0, list(processes), None
-    while running:
-        wait([process.sentinel for process in running],
-             None if deadline is None else max(0, deadline - time.monotonic()))
-        for process in [process for process in running if not process.is_alive()]:
-            running.remove(process)
-            if process.exitcode and not status:
-                status = process.exitcode if process.exitcode > 0 else LOST
-                deadline = time.monotonic() + (STOP_GRACE_S if status == STOPPED else FAIL_GRACE_S)
-                if process.exitcode < 0:
-                    print(f"{program}: error: process {processes.index(process)} of this machine was ended by "
-                          f"{signal.Signals(-process.exitcode).name}", file=sys.stderr, flush=True)
-        if deadline is not None and time.monotonic() >= deadline:
-            for process in running:
-                process.kill()  # also one that is stopped, or deaf to SIGTERM inside a collective
-    return status
-
-
-def visible_gpus(ids: str | None) -> list[int]:
-    """GPUs to use here: those of `ids` ("0,1"; "none"), or all; none on a machine without. InputError for one that is absent."""
-    present = 0 if ids == "none" else torch.cuda.device_count()
-    if ids is None or not present:
-        if ids not in (None, "none"):
-            print(f"no GPU here: --gpu {ids} is not used", flush=True)
-        return list(range(present))
-    chosen = [int(part) for part in ids.split(",")]
-    if max(chosen) >= present:
-        raise InputError(f"--gpu {ids}: this machine has {present} GPU(s), numbered from 0")
-    return chosen
-
-
-def spawned(local_rank: int, *arguments: object) -> None:
-    """Entry of a process that `launch` started."""
-    try:
-        status = run_worker(local_rank, *arguments)
-    except Exception:  # told here, as the one that waits for this process sees its exit status alone
-        traceback.print_exc()
-        status = FAULT
-    sys.stdout.flush()
-    sys.exit(status)
-
-
-def run_worker(local_rank: int, worker: Worker, flags: argparse.Namespace, program: str, gpus: list[int],
-               processes_per_node: int) -> int:
-    """Join the process group, where there is one, and work; returns the exit status, what it means told in one line."""
-    process = None
-    try:
-        process = join(local_rank, flags, gpus, processes_per_node)
-        status = worker(process, flags) or 0
-    except AgreedError as error:
-        return report(error, program) if process.is_main else error.exit_status
-    except InputError as error:
-        return report(error, program)  # without leaving the group in order: other processes may be waiting in it for ever
-    except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C may come a second time, passed on
-        if process is None or process.is_main:
-            print(f"{program}: interrupted", file=sys.stderr)
-        return INTERRUPTED
-    except OSError as error:
-        if error.errno is None:
-            raise
-        return report(InputError(f"{error.filename or 'a file'}: {error.strerror}"), program)
-    except RuntimeError as error:
-        loss = describe_loss(str(error), flags.dist_timeout)
-        if loss is None:
-            raise
-        advice = "; --resume goes on from the newest checkpoint" if hasattr(flags, "resume") else ""
-        print(f"{program}: error: process {process.rank} of {process.world_size}: {loss}{advice}", file=sys.stderr, flush=True)
-        return LOST
-    if dist.is_initialized():
-        dist.destroy_process_group()
-    return status
-
-
-def report(error: InputError, program: str) -> int:
-    """Tell a user's mistake in one line; returns the exit status."""
-    print(f"{program}: error: {one_line(error)}", file=sys.stderr, flush=True)
-    return error.exit_status
-
-
-def describe_loss(error: str, timeout_s: float) -> str | None:
-    """What a RuntimeError's text says of another process that is gone or silent; None for any other error."""
-    loader = LOADER.search(error)
-    if loader:  # raised wherever the training process is when its loader's process ends
-        return (f"loader process {loader[1]} ended: {loader[2].strip(' .')} (by the system where memory runs out: fewer "
-                "--workers need less)")
-    if not dist.is_initialized():
-        return None
-    if SILENT.search(error):
-        return f"another process was silent for longer than --dist_timeout {timeout_s:g} s ({error.splitlines()[0]})"
-    if GONE.search(error):
-        time.sleep(GONE_GRACE_S)  # what ended the other one is told by itself, or by who started it
-        return f"another process is gone ({error.splitlines()[0]})"
-    return None
-
-
-def join(local_rank: int, flags: argparse.Namespace, gpus: list[int], processes_per_node: int) -> Process:
-    """This process, a member of the process group where more than one was asked for."""
-    if gpus and local_rank >= len(gpus):
-        raise InputError(f"local rank {local_rank}: only {len(gpus)} GPU(s) to use here; start fewer processes")
-    device = torch.device("cuda", gpus[local_rank]) if gpus else torch.device("cpu")
-    if gpus:
-        torch.cuda.set_device(device)
-    torchrun = "TORCHELASTIC_RUN_ID" in os.environ
-    if not (torchrun or flags.multiprocessing_distributed or flags.num_nodes > 1):
-        return Process(0, 1, device)
-    if not gpus:
-        share = max(1, (os.cpu_count() or 1) // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", processes_per_node))))
-        torch.set_num_threads(min(torch.get_num_threads(), share))
-    timeout = datetime.timedelta(seconds=flags.dist_timeout)
-    try:
-        where = torchrun_meeting(timeout) if torchrun else {
-            "init_method": flags.dist_url, "world_size": flags.num_nodes * processes_per_node,
-            "rank": flags.node_rank * processes_per_node + local_rank}
-        dist.init_process_group(flags.dist_backend if gpus else "gloo", timeout=timeout, **where)
-    except (dist.DistError, ValueError) as error:
-        place = "torchrun" if torchrun else f"--dist-url {flags.dist_url}"
-        raise InputError(f"{place}: no process group: {str(error).splitlines()[0]}") from error
-    control = dist.new_group(backend="gloo") if gpus else None
-    return Process(dist.get_rank(), dist.get_world_size(), device, control)
-
-
-def torchrun_meeting(timeout: datetime.timedelta) -> dict[str, object]:
-    """Where the processes that torchrun started meet, as arguments of init_process_group.
-
-    A store that torchrun's agent keeps (the default) still holds the addresses of processes from before a restart, so
-    each restart has a part of it for itself.
-    """
-    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    kept_by_agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), world_size,
-                          is_master=rank == 0 and not kept_by_agent, timeout=timeout, multi_tenant=True)
-    if kept_by_agent:
-        store = dist.PrefixStore(f"restart_{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
-    return {"store": store, "rank": rank, "world_size": world_size}
 
 
 class Gather(torch.autograd.Function):

@@ -116,7 +116,7 @@ def pretraining_parser() -> argparse.ArgumentParser:
 
 
 def add_launch_flags(parser: argparse.ArgumentParser) -> None:
-    """Flags of processes and machines, which `utils.distributed.launch` reads."""
+    """Flags of processes and machines, which `utils.launch.launch` reads."""
     launch = parser.add_argument_group("launch")
     launch.add_argument("--gpu", metavar="IDS", help="GPUs of this machine to use, such as 0,1,2,3; none: the CPU (default: all)")
     launch.add_argument("--multiprocessing-distributed", action="store_true",

@@ -43,16 +43,31 @@ from eval.features import load_backbone
 from eval.result_card import Outcome, build_card, make_out_dir, markdown_table, write_card
 from eval.splits import Split
 from utils.checkpoint import checkpoint_path, find_checkpoint, prune_checkpoints, write_checkpoint
-from utils.distributed import report
 from utils.errors import InputError, NonFiniteError
+from utils.launch import report
 from utils.runlog import RunLog, device_name, write_config
 from visualization.cam import require_h264, write_cams
-from visualization.order_flags import (CLIP_DEFAULTS, check_flags, choose_device, clip_settings,
-                                       complete_flags, order_parser)
+from visualization.order_flags import (
+    CLIP_DEFAULTS,
+    check_flags,
+    choose_device,
+    clip_settings,
+    complete_flags,
+    order_parser,
+)
 from visualization.order_head import check_head, find_head, head_state, load_head, new_head, order_accuracy
-from visualization.order_videos import (FULL_FLOAT32, AugmentedRows, PairBatches, StoredRows, both_orders,
-                                        order_features, order_targets, read_clips, refuse_shared,
-                                        videos_long_enough)
+from visualization.order_videos import (
+    FULL_FLOAT32,
+    AugmentedRows,
+    PairBatches,
+    StoredRows,
+    both_orders,
+    order_features,
+    order_targets,
+    read_clips,
+    refuse_shared,
+    videos_long_enough,
+)
 
 KEEP_EVERY = 10  # epochs between two heads that stay beside the newest
 TRAINING_CHOICES = ("augment", "epochs", "batch_pairs", "lr", "lr_decay_epoch", "weight_decay")

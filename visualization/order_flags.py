@@ -8,9 +8,9 @@ import torch
 
 from eval.features import ClipSettings
 from models.levels import LEVELS
-from utils.distributed import visible_gpus
 from utils.errors import InputError
 from utils.flags import OneLineParser, find_not_positive, find_too_small
+from utils.launch import visible_gpus
 
 MODES = ("train", "eval", "visualize")
 # What flags that were left out are in a new training; elsewhere they are what the head was trained with.

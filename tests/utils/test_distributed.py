@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from models.objective import Objective
-from utils.distributed import average, gather_objects, gather_rows, visible_gpus
+from utils.distributed import average, gather_objects, gather_rows
 from utils.errors import InputError
+from utils.launch import visible_gpus
 
 WORKER = Path(__file__).with_name("gather_worker.py")
 spec = importlib.util.spec_from_file_location("gather_worker", WORKER)

@@ -1,0 +1,101 @@
+"""Where processes meet, and on which of the machine's interfaces they listen.
+
+torch's own TCP rendezvous listens on every interface, whatever address it is given; here machine 0 listens on the address
+of the URL alone, and the connections between processes keep to the interface that leads there.
+"""
+from __future__ import annotations
+
+import datetime
+import fcntl
+import ipaddress
+import os
+import socket
+import struct
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import torch.distributed as dist
+
+from utils.errors import InputError
+
+_GET_ADDRESS = 0x8915  # Linux, netdevice(7): SIOCGIFADDR
+# Read by gloo and by NCCL when a group is made. What the user sets stays: data may have an interface of its own.
+INTERFACE_VARIABLES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
+
+
+def open_store(url: str, rank: int, world_size: int, timeout: datetime.timedelta) -> dist.TCPStore:
+    """The store at `url` (tcp://HOST:PORT) by which processes find each other; that of rank 0 serves the others.
+
+    It listens on the first address of HOST as machine 0 resolves it, and nowhere else. INTERFACE_VARIABLES that are not set
+    get the interface that leads there. InputError for another kind of URL, and for an address that cannot be had.
+    """
+    host, port = split_url(url)
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        keep_to_interface(family, address)
+        if rank:
+            return dist.TCPStore(address[0], port, world_size, timeout=timeout)
+        listening = socket.create_server(address, family=family, backlog=max(128, world_size))
+        return dist.TCPStore(address[0], port, world_size, is_master=True, timeout=timeout,
+                             master_listen_fd=listening.detach())
+    except OSError as error:
+        raise InputError(f"--dist-url {url}: {error.strerror or error}") from error
+    except dist.DistError as error:
+        here = "" if address[0] == host else f" ({address[0]} on this machine)"
+        raise InputError(f"--dist-url {url}{here}: no process group: {str(error).splitlines()[0]}") from error
+
+
+def torchrun_store(rank: int, world_size: int, timeout: datetime.timedelta) -> dist.Store:
+    """The store by which processes that torchrun started find each other.
+
+    A store that torchrun's agent keeps (the default) still holds the addresses of processes from before a restart, so
+    each restart has a part of it for itself.
+    """
+    kept_by_agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), world_size,
+                          is_master=rank == 0 and not kept_by_agent, timeout=timeout, multi_tenant=True)
+    if kept_by_agent:
+        store = dist.PrefixStore(f"restart_{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    return store
+
+
+def split_url(url: str) -> tuple[str, int]:
+    """(host, port) of tcp://HOST:PORT; InputError for anything else."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host, port = None, None
+    if not (host and port) or parts.scheme != "tcp" or parts.path or parts.query:
+        raise InputError(f"--dist-url {url}: must be tcp://HOST:PORT, with a port from 1 to 65535")
+    return host, port
+
+
+def keep_to_interface(family: int, address: tuple) -> None:
+    """Let gloo and NCCL use the interface that leads to `address`, where the user has not named one."""
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        probe.connect(address)  # sends nothing: it only picks the route
+        name = interface_of(probe.getsockname()[0])
+    for variable in INTERFACE_VARIABLES:
+        os.environ.setdefault(variable, name)
+
+
+def interface_of(address: str) -> str:
+    """The name of this machine's interface with the IP address `address`. OSError if there is none."""
+    wanted = ipaddress.ip_address(address.partition("%")[0])
+    if wanted.is_loopback:  # all of 127.0.0.0/8, of which the interface names one
+        wanted = ipaddress.ip_address("127.0.0.1" if wanted.version == 4 else "::1")
+    if wanted.version == 6:
+        for line in Path("/proc/net/if_inet6").read_text().splitlines():
+            fields = line.split()
+            if ipaddress.ip_address(int(fields[0], 16)) == wanted:
+                return fields[-1]
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        for _, name in socket.if_nameindex():
+            try:
+                request = fcntl.ioctl(control, _GET_ADDRESS, struct.pack("256s", name.encode()))
+            except OSError:  # an interface without an IPv4 address
+                continue
+            if ipaddress.ip_address(request[20:24]) == wanted:
+                return name
+    raise OSError(f"no interface of this machine has the address {address}")
