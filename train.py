@@ -26,6 +26,7 @@ if __name__ == "__main__":  # first, so that --help and a wrong flag answer befo
 
 import argparse
 import sys
+import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -35,6 +36,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
+from dataset.device_color import apply_color_on_device
 from dataset.records import read_records, usable_for_pretraining
 from dataset.transforms import normalize
 from dataset.videos import EpochBatchSampler, PretrainVideos, build_loader, collate_pretraining
@@ -50,10 +52,12 @@ from utils.errors import STOPPED, NonFiniteError
 from utils.health import StepUndo, agree, handle_not_finite, note_bad_videos, require_finite_weights
 from utils.launch import launch
 from utils.metrics import EpochMeter, StepValues
+from utils.phases import Phases, Plan, describe, largest_fitting
 from utils.progress import Progress
 from utils.runlog import RunLog, device_name, file_sha256, write_config
 from utils.signals import StopRequest
 
+SAMPLES_TIMED = 8  # by a dry run, to tell how many loader processes are needed
 
 @dataclass
 class Run:
@@ -70,6 +74,7 @@ class Run:
     stop: StopRequest
     progress: Progress
     meter: EpochMeter
+    phases: Phases
     monitor: Monitor | None
     log: RunLog
 
@@ -77,6 +82,8 @@ class Run:
 def pretrain(process: Process, flags: argparse.Namespace) -> int:
     """The whole run in this process; returns the exit status."""
     run = build(process, flags)
+    if flags.dry_run:
+        return dry_run(run)
     progress, begin = run.progress, run.progress.epoch
     end = min(flags.epochs, begin + (flags.stop_after or flags.epochs))
     if begin >= flags.epochs:
@@ -112,17 +119,18 @@ def build(process: Process, flags: argparse.Namespace) -> Run:
     videos, num_dropped = usable_for_pretraining(
         read_records(flags.csv_file, labelled=False), flags.num_clips, flags.clip_frames, flags.csv_file)
     batches = EpochBatchSampler(len(videos), flags.batch_per_gpu, process.rank, process.world_size, flags.seed)
-    dataset = PretrainVideos(videos, flags.num_clips, flags.clip_frames, flags.max_stride, flags.img_dim, flags.seed)
+    dataset = PretrainVideos(videos, flags.num_clips, flags.clip_frames, flags.max_stride, flags.img_dim, flags.seed,
+                             flags.augment_on == "device", flags.decode == "half")
     loader = build_loader(dataset, batches, flags.num_workers, process.device, collate_pretraining)
 
     torch.manual_seed(flags.seed)
     model = MultiLevelModel(flags.net, flags.embedding_dim, flags.num_prototypes).to(process.device)
+    model.backbone.checkpoint_activations = flags.checkpoint_activations
     if flags.channels_last:
         model.backbone.to(memory_format=torch.channels_last_3d)
     if process.device.type == "cuda" and process.world_size > 1:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    optimizer = torch.optim.Adam(model.parameters(), flags.lr, weight_decay=flags.weight_decay,
-                                 fused=process.device.type == "cuda")
+    optimizer = torch.optim.Adam(model.parameters(), flags.lr, weight_decay=flags.weight_decay, fused=True)
     objective = Objective(flags.queue_rows, flags.queue_start_epoch, flags.graph_start_epoch, flags.graph_threshold,
                           flags.graph_reduction)
 
@@ -131,7 +139,7 @@ def build(process: Process, flags: argparse.Namespace) -> Run:
         batch=flags.batch_per_gpu, num_workers=flags.num_workers))
 
     out = run_directory(flags)
-    source, checkpoint, notes = find_checkpoint(out, flags.resume)
+    source, checkpoint, notes = find_checkpoint(out, flags.resume) if not flags.dry_run else (None, None, [])
     progress, sums = Progress(), None
     if checkpoint:
         progress, sums, differences = restore_pretraining(checkpoint, source, model, optimizer, objective.queue,
@@ -148,12 +156,12 @@ def build(process: Process, flags: argparse.Namespace) -> Run:
     if sums:
         meter.load_state_dict(sums)
 
-    if process.is_main:
+    if process.is_main and not flags.dry_run:
         (out / "checkpoints").mkdir(parents=True, exist_ok=True)
         write_config(out, vars(flags), {"device": device_name(process.device), "processes": process.world_size,
                                         "videos": len(videos), "videos_too_short": num_dropped,
                                         "start_epoch": progress.epoch, "start_step": progress.step})
-    log = RunLog(out, process.is_main, progress.total_steps)
+    log = RunLog(None if flags.dry_run else out, process.is_main, progress.total_steps)
     for line in (
         f"{out}: {len(videos)} videos ({num_dropped} of {num_dropped + len(videos)} dropped: not more than "
         f"{flags.num_clips * flags.clip_frames} frames), {batches.steps_per_epoch} steps an epoch of "
@@ -161,7 +169,8 @@ def build(process: Process, flags: argparse.Namespace) -> Run:
         f"{device_name(process.device)}", *notes,
     ):
         log.say(line)
-    return Run(flags, process, out, batches, loader, model, optimizer, objective, stop, progress, meter, monitor, log)
+    return Run(flags, process, out, batches, loader, model, optimizer, objective, stop, progress, meter,
+               Phases(flags.dry_run or 0, process.device), monitor, log)
 
 
 def train_one_epoch(run: Run, train_model: nn.Module) -> bool:
@@ -174,28 +183,35 @@ def train_one_epoch(run: Run, train_model: nn.Module) -> bool:
     train_model.train()
 
     for batch in run.log.progress(run.meter.time_waiting(run.loader), epoch, flags.epochs):
+        run.phases.mark("data")
         # Input: uint8 [B, V+1, T, H, W, 3] -> float [B, V+1, 3, T, H, W].
-        views = normalize(batch.clips.to(process.device, non_blocking=True))
+        clips = batch.clips.to(process.device, non_blocking=True)
+        views = normalize(apply_color_on_device(clips, batch.draws) if batch.draws else clips)
         if not flags.channels_last:
             views = views.contiguous()
         if undo:
             undo.save()
+        run.phases.mark("input")
 
         # Forward, and all losses in float32.
         run.model.prototype_head.normalize_()
         with autocast:
             output = train_model(views, with_graph=run.objective.uses_graph(epoch))
+        run.phases.mark("forward")
         loss = run.objective(output, epoch, gather, process.rank)
+        run.phases.mark("objective")
 
         # Backward.
         run.optimizer.zero_grad(set_to_none=True)
         loss.total.backward()
+        run.phases.mark("backward")
         values = StepValues(loss, [p.grad for p in run.model.parameters() if p.grad is not None])
 
         # What all processes agree on; nothing is updated by numbers that are not finite.
         report = agree(run.stop.requested, {records[i].path: reason for i, reason in batch.bad_videos.items()},
                        values.not_finite(), [records[i].path for i in batch.videos], process)
         note_bad_videos(report, progress, len(records), flags.max_bad_fraction, run.log)
+        run.phases.mark("checks")
         if report.not_finite:
             handle_not_finite(report, progress, flags.on_nonfinite, flags.max_skips, run.out, run.log)
             undo.restore()
@@ -205,17 +221,52 @@ def train_one_epoch(run: Run, train_model: nn.Module) -> bool:
             require_finite_weights(run.model, progress)
             run.meter.update(values)
         progress.step, progress.total_steps = progress.step + 1, progress.total_steps + 1
+        run.phases.mark("optimizer")
 
         if progress.step % flags.log_every == 0 and not report.not_finite:
             run.log.write("step", epoch, progress.total_steps, {**values.to_dict(), **run.meter.speed()})
         if progress.step < run.batches.steps_per_epoch:
-            if report.stop:
+            if report.stop or run.phases.enough:
                 return True
             if flags.save_steps and progress.step % flags.save_steps == 0:
                 save(run)
 
-    write_summary(run)
+    if not flags.dry_run:
+        write_summary(run)
     return report.stop
+
+
+def dry_run(run: Run) -> int:
+    """Time `--dry_run` real steps with everything on, tell what they say of the whole run, and leave nothing behind."""
+    flags, process, progress = run.flags, run.process, run.progress
+    progress.epoch = min(max(flags.graph_start_epoch, flags.queue_start_epoch, 1), flags.epochs - 1)
+    run.model.set_trainable(prototypes=True, graph=run.objective.uses_graph(progress.epoch))
+    train_model = wrap(run.model, process, flags)
+    run.phases.begin()
+    while not run.phases.enough:
+        run.batches.set_epoch(progress.epoch, 0)
+        progress.step = 0
+        train_one_epoch(run, train_model)
+
+    dataset, begin = run.loader.dataset, time.perf_counter()
+    for index in range(SAMPLES_TIMED):
+        dataset[progress.epoch, index % len(dataset)]
+    sample_s = (time.perf_counter() - begin) / SAMPLES_TIMED
+
+    def step(num_videos: int) -> None:
+        views = torch.zeros(num_videos, flags.num_clips + 1, 3, flags.clip_frames, flags.img_dim, flags.img_dim,
+                            device=process.device)
+        with torch.autocast(process.device.type, torch.bfloat16, enabled=flags.amp == "bf16"):
+            output = run.model(views, with_graph=True)
+        run.objective(output, progress.epoch, lambda rows: rows, 0).total.backward()
+
+    largest = largest_fitting(step, flags.batch_per_gpu) if process.device.type == "cuda" else None
+    plan = Plan(flags.batch_per_gpu, process.world_size, run.batches.steps_per_epoch, flags.epochs, flags.num_workers,
+                sample_s, largest)
+    for line in describe(run.phases.means(), plan, process.device):
+        run.log.say(line)
+    wait_for_all()
+    return 0
 
 
 def write_summary(run: Run) -> None:

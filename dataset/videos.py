@@ -15,12 +15,12 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from dataset.decode import read_frames
 from dataset.records import VideoRecord
 from dataset.sampling import pretraining_indices, split_views, training_clip
-from dataset.transforms import FinetuneAugmentation, PretrainAugmentation, TestCrops
+from dataset.transforms import ColorDraws, FinetuneAugmentation, PretrainAugmentation, TestCrops, stack_draws
 from utils.errors import InputError
 from utils.signals import leave_signals_to_parent
 
@@ -32,6 +32,7 @@ class PretrainBatch(NamedTuple):
     """A batch as the loader hands it over; a sample has the same fields, for one video."""
 
     clips: torch.Tensor         # uint8 [B, V + 1, T, S, S, 3]: the clips in order, then the overview
+    draws: ColorDraws | None    # [B, V + 1, T] color changes still to be made on the training device; None: made
     videos: list[int]           # [B] index of the video that each sample shows
     bad_videos: dict[int, str]  # index -> reason of those that could not be read, and that others stand in for
 
@@ -39,7 +40,9 @@ class PretrainBatch(NamedTuple):
 def collate_pretraining(samples: Sequence[PretrainBatch]) -> PretrainBatch:
     """Returns one batch of single samples."""
     bad = {index: reason for sample in samples for index, reason in sample.bad_videos.items()}
-    return PretrainBatch(torch.stack([sample.clips for sample in samples]), [sample.videos[0] for sample in samples], bad)
+    clips = torch.stack([sample.clips for sample in samples])
+    draws = default_collate([sample.draws for sample in samples]) if samples[0].draws else None
+    return PretrainBatch(clips, draws, [sample.videos[0] for sample in samples], bad)
 
 
 class PretrainVideos(Dataset):
@@ -53,7 +56,12 @@ class PretrainVideos(Dataset):
         max_stride: float,
         img_dim: int,
         seed: int,
+        color_on_device: bool = False,
+        half: bool = False,
     ) -> None:
+        """``color_on_device``: leave color to `apply_color_on_device`, and hand over its draws. ``half``: as `read_frames`."""
+        self.half = half
+        self.color_on_device = color_on_device
         self.records = records
         self.num_clips = num_clips
         self.clip_frames = clip_frames
@@ -82,14 +90,19 @@ class PretrainVideos(Dataset):
                 if not replacements_left:
                     raise
                 index = int(rng.integers(len(self.records)))
-        clips = torch.from_numpy(np.stack([self.augment(frames[view], rng) for view in views]))
-        return PretrainBatch(clips, [index], bad)
+        draws = None
+        if self.color_on_device:
+            clips, separate = zip(*(self.augment.before_color(frames[view], rng) for view in views))
+            draws = stack_draws(separate)
+        else:
+            clips = [self.augment(frames[view], rng) for view in views]
+        return PretrainBatch(torch.from_numpy(np.stack(clips)), draws, [index], bad)
 
     def read_views(self, index: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Returns (frames [V*T, H, W, 3], views [V + 1, T]): the frames, and which of them make each view."""
         path, num_frames = self.records[index].path, self.records[index].num_frames
         indices = pretraining_indices(num_frames, self.num_clips, self.clip_frames, self.max_stride, rng)
-        frames = read_frames(path, indices, num_frames, PRETRAIN_FRAME_SIZE)
+        frames = read_frames(path, indices, num_frames, PRETRAIN_FRAME_SIZE, half=self.half)
         return frames, split_views(np.arange(len(indices)), self.num_clips)
 
 

@@ -14,23 +14,25 @@ ROUNDS = 3
 
 
 @torch.no_grad()
-def sinkhorn_knopp(scores: Tensor) -> Tensor:
+def sinkhorn_knopp(scores: Tensor, num_wanted: int | None = None) -> Tensor:
     """Soft assignments [N, ..., K] of N samples to K prototypes that use all prototypes about equally.
 
     Starts from exp((S - max S) / epsilon) and alternates three times: every prototype receives mass 1/K, every
     sample gives mass 1/N; each sample's assignment then sums to 1. Dimensions between the first and the last (the
     clips) are separate problems. `scores` are dot products in [-1, 1] (any constant may be added to them: it
     cancels). The alternation multiplies rows and columns by factors only, so those factors are all that is iterated.
+    With `num_wanted` all samples take part and the first `num_wanted` are returned.
     Float32 at least, whatever comes in. Source: Cuturi 2013; Caron et al. 2020 (SwAV), section 3.1.
     """
     scores = at_least_float32(scores)
     n, k = scores.shape[0], scores.shape[-1]
-    kernel = ((scores - scores.amax(dim=(0, -1), keepdim=True)) / EPSILON).exp()
+    kernel = (scores - scores.amax(dim=(0, -1), keepdim=True)).div_(EPSILON).exp_()
     per_sample = torch.ones_like(kernel[..., 0])                                          # [N, ...]
     for _ in range(ROUNDS):
-        per_prototype = 1 / (k * torch.einsum("n...k,n...->...k", kernel, per_sample))    # prototypes to 1/K
-        per_sample = 1 / (n * torch.einsum("n...k,...k->n...", kernel, per_prototype))    # samples to 1/N
-    return kernel * per_prototype * (n * per_sample)[..., None]
+        # Products and sums, since matrix kernels are slow on so narrow factors.
+        per_prototype = 1 / (k * (kernel * per_sample[..., None]).sum(dim=0))             # prototypes to 1/K
+        per_sample = 1 / (n * (kernel * per_prototype).sum(dim=-1))                       # samples to 1/N
+    return kernel[:num_wanted] * per_prototype * (n * per_sample[:num_wanted])[..., None]
 
 
 class ScoreQueue:

@@ -87,10 +87,11 @@ def swapped_prediction(scores: Tensor, assignments: Tensor) -> tuple[Tensor, Ten
     -sum_k q_v log softmax(s_w / 0.1), averaged over the pairs and the videos; for V = 2 this is SwAV's
     -1/2 (sum q_2 log p_1 + sum q_1 log p_2). Source: Caron et al. 2020, equation 2.
     """
-    v = scores.shape[1]
+    b, v, _ = scores.shape
     log_p = F.log_softmax(at_least_float32(scores) / PREDICTION_TEMPERATURE, dim=2)
     pairs = -torch.einsum("bvk,bwk->bvw", assignments, log_p)
     different = ~torch.eye(v, dtype=torch.bool, device=scores.device)
-    loss = pairs[:, different].mean()
+    num_pairs = b * v * (v - 1)  # masked and summed, since picking by a mask would wait for the device
+    loss = pairs.masked_fill(~different, 0).sum() / num_pairs
     agree = assignments.argmax(dim=2)[:, :, None] == log_p.detach().argmax(dim=2)[:, None, :]
-    return loss, agree[:, different].float().mean()
+    return loss, (agree & different).sum() / num_pairs

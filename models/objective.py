@@ -90,7 +90,7 @@ class Objective:
     def assign(self, scores: Tensor, epoch: int) -> Tensor:
         """Assignments [N, V, K] of the gathered batch, with the queue's help from `queue_start_epoch` on."""
         rows = self.queue.extend(scores)
-        return sinkhorn_knopp(rows if epoch >= self.queue_start_epoch else scores)[:len(scores)]
+        return sinkhorn_knopp(rows if epoch >= self.queue_start_epoch else scores, len(scores))
 
 
 def weighted_total(terms: dict[str, Tensor]) -> Tensor:

@@ -1,8 +1,10 @@
 """Where reduced precision stops."""
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
 def at_least_float32(x: Tensor) -> Tensor:
@@ -10,7 +12,7 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def full_precision_on_cpu(module: nn.Module, x: Tensor) -> Tensor:
+def full_precision_on_cpu(module: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """`module(x)`, computed in float32 under CPU autocast and as it is everywhere else.
 
     Some CPU kernels return wrong bfloat16 weight gradients for wide convolutions over very few timestamps (seen with

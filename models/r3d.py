@@ -6,12 +6,15 @@ Shapes: M clips, 3 colors, T frames, H and W pixels; C channels, t timestamps, h
 """
 from __future__ import annotations
 
+from functools import partial
+
 from torch import Tensor, nn
 from torchvision.models.video.resnet import (BasicBlock, Bottleneck, Conv2Plus1D, Conv3DSimple, R2Plus1dStem,
                                              VideoResNet)
 
 from models.levels import LevelFeatures
 from models.precision import full_precision_on_cpu
+from models.recompute import run_blocks
 
 
 class PooledStem(nn.Sequential):
@@ -30,8 +33,11 @@ class ResNet3D(VideoResNet):
     """Feature maps after layer2, layer3 and layer4 of a video ResNet, without its classifier.
 
     `channels` gives the width of each level. Convolutions start from Kaiming normal (fan-out), batch norms from
-    weight 1 and bias 0, as VideoResNet sets them.
+    weight 1 and bias 0, as VideoResNet sets them. `checkpoint_activations` saves memory for time: see
+    `models.recompute`.
     """
+
+    checkpoint_activations = False
 
     def __init__(self, block: type[nn.Module], conv: type[nn.Module], depths: list[int], stem: type[nn.Module]):
         super().__init__(block, [conv] * 4, depths, stem, num_classes=1)
@@ -41,9 +47,11 @@ class ResNet3D(VideoResNet):
 
     def forward(self, clips: Tensor) -> LevelFeatures:
         """[M, 3, T, H, W] -> low [M, C, T/2, .., ..], mid [M, 2C, T/4, .., ..], high [M, 4C, T/8, .., ..]."""
-        low = self.layer2(self.layer1(self.stem(clips)))
-        mid = self.layer3(low)
-        return LevelFeatures(low, mid, full_precision_on_cpu(self.layer4, mid))
+        recompute = self.checkpoint_activations
+        low = run_blocks([self.stem, *self.layer1, *self.layer2], clips, recompute)
+        mid = run_blocks(self.layer3, low, recompute)
+        last = partial(run_blocks, self.layer4, recompute=recompute)
+        return LevelFeatures(low, mid, full_precision_on_cpu(last, mid))
 
 
 def r3d10() -> ResNet3D:

@@ -11,6 +11,7 @@ from torchvision.models.video import s3d as torchvision_s3d
 
 from models.levels import LevelFeatures
 from models.precision import full_precision_on_cpu
+from models.recompute import run_blocks
 
 # Where torchvision's `features` end a level: block 3c, block 4f; block 5c is the last.
 END_LOW, END_MID = 7, 13
@@ -21,7 +22,10 @@ class S3D(nn.Module):
 
     Deviation from torchvision: batch norms keep running statistics with momentum 0.1, not 0.001, which would need
     thousands of steps to forget its start, and convolutions start from Kaiming normal (fan-out) like the ResNets.
+    `checkpoint_activations` saves memory for time: see `models.recompute`.
     """
+
+    checkpoint_activations = False
 
     channels = {"low": 480, "mid": 832, "high": 1024}
 
@@ -34,6 +38,8 @@ class S3D(nn.Module):
 
     def forward(self, clips: Tensor) -> LevelFeatures:
         """[M, 3, T, H, W] -> low [M, 480, T/2, .., ..], mid [M, 832, T/4, .., ..], high [M, 1024, T/8, .., ..]."""
-        low = self.features[:END_LOW](clips)
-        mid = self.features[END_LOW:END_MID](low)
-        return LevelFeatures(low, mid, full_precision_on_cpu(self.features[END_MID:], mid))
+        recompute = self.checkpoint_activations
+        low = run_blocks(self.features[:END_LOW], clips, recompute)
+        mid = run_blocks(self.features[END_LOW:END_MID], low, recompute)
+        last = partial(run_blocks, self.features[END_MID:], recompute=recompute)
+        return LevelFeatures(low, mid, full_precision_on_cpu(last, mid))

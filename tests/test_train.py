@@ -217,6 +217,15 @@ def test_diverged_loss_stops_and_names_the_term(videos, tmp_path):
     assert not list(tmp_path.glob("runs/*/checkpoints/*"))
 
 
+def test_dry_run_tells_and_leaves_nothing(videos, tmp_path):
+    result = run(tmp_path, "--csv_file", str(videos), *SMALL, "--dry_run", "3", "--augment_on", "device",
+                 "--checkpoint_activations")
+    for part in (" videos/s (", "waiting for data: ", "ms a step: data ", "objective ", "peak memory of this process: ",
+                 "projected: ", "suggested --workers: "):
+        assert part in result.stdout, part
+    assert not list(tmp_path.iterdir()) and not result.stderr
+
+
 def test_bf16_runs(videos, tmp_path):
     run(tmp_path, "--csv_file", str(videos), *SMALL, "--amp", "bf16", "--channels_last", "--stop_after", "1", "--split",
         "0")

@@ -28,9 +28,10 @@ class RunLog:
     `steps_done`, which a resumed run is about to repeat, are taken out first.
     """
 
-    def __init__(self, folder: Path, active: bool, steps_done: int) -> None:
-        self.active = active
-        if not active:
+    def __init__(self, folder: Path | None, active: bool, steps_done: int) -> None:
+        """`folder` None: nothing is written, only said."""
+        self.active, self.writes = active, active and folder is not None
+        if not self.writes:
             return
         self.path = folder / "log.jsonl"
         kept = [line for line in self._lines() if json.loads(line)["step"] <= steps_done]
@@ -45,7 +46,7 @@ class RunLog:
 
     def write(self, kind: str, epoch: int, step: int, values: dict[str, float]) -> None:
         """Log `values` of `kind` ("step" or "epoch") in `epoch` (from 0) after `step` optimizer steps in all."""
-        if not self.active:
+        if not self.writes:
             return
         with open(self.path, "a") as file:
             file.write(json.dumps({"kind": kind, "epoch": epoch, "step": step, **values}) + "\n")
@@ -54,10 +55,10 @@ class RunLog:
 
     def note(self, kind: str, epoch: int, step: int, facts: dict[str, str], line: str) -> None:
         """Log an event of `kind` with its `facts`, and say `line`."""
-        if self.active:
+        if self.writes:
             with open(self.path, "a") as file:
                 file.write(json.dumps({"kind": kind, "epoch": epoch, "step": step, **facts}) + "\n")
-            self.say(line)
+        self.say(line)
 
     def say(self, line: str) -> None:
         """Show a line on the terminal, above the progress bar if there is one."""
@@ -72,7 +73,7 @@ class RunLog:
 
     def close(self) -> None:
         """Write out what is still in memory."""
-        if self.active:
+        if self.writes:
             self.writer.close()
 
 

@@ -182,3 +182,45 @@ def test_names_decide_only_with_what_lies_there(
     for name in ("clip.mp4", "videos.tar/clip", "x.tar"):
         folder = write_coded_video(tmp_path / name, 4)
         assert read_codes(read_frames(folder, np.array([3, 1]), 4)).tolist() == [3, 1]
+
+
+def natural_picture(width: int, height: int, seed: int) -> np.ndarray:
+    """Noise with a falling spectrum, uint8 RGB; at 340x256 and quality 90 a JPEG of 27 kB, as video frames give."""
+    rng = np.random.default_rng(seed)
+    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)[None]) + 1 / width
+    luma, *chroma = np.fft.ifft2(np.fft.fft2(rng.normal(size=(4, height, width))) / frequency**1.7).real
+    picture = np.stack([luma / luma.std() + 0.3 * plane / plane.std() for plane in chroma], axis=-1)
+    return np.clip(128 + 50 * picture, 0, 255).astype(np.uint8)
+
+
+def as_the_network_sees(frames: np.ndarray) -> np.ndarray:
+    """The smallest crop, half of 200x150, at 112 px: the worst case for pictures decoded at half their size."""
+    return resize_frames(frames[:, 22:128, 30:171], (112, 112), "bilinear").astype(int)
+
+
+def test_half_decoding_is_nearer_than_the_compression_itself(tmp_path):
+    originals = np.stack([natural_picture(340, 256, seed) for seed in range(4)])
+    for index, picture in enumerate(originals):
+        file = str(tmp_path / f"image_{index + 1:05d}.jpg")
+        assert cv2.imwrite(file, picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])
+    full, half = (
+        as_the_network_sees(read_frames(str(tmp_path), np.arange(4), 4, (200, 150), half=half)) for half in (False, True)
+    )
+    loss = np.abs(full - as_the_network_sees(resize_frames(originals, (200, 150), "bicubic"))).mean()
+    assert 0 < np.abs(full - half).mean() < loss < 2
+
+
+@pytest.mark.parametrize("size, ending", [((320, 240), "jpg"), ((200, 150), "jpg"), ((340, 256), "png")])
+def test_where_half_is_not_enough_pictures_are_decoded_in_full(tmp_path, size, ending):
+    for index in range(2):
+        assert cv2.imwrite(str(tmp_path / f"image_{index + 1:05d}.{ending}"), natural_picture(*size, index))
+    full, half = (read_frames(str(tmp_path), np.arange(2), 2, (200, 150), half=half) for half in (False, True))
+    assert np.array_equal(full, half)
+
+
+def test_half_decoding_names_what_is_broken(tmp_path):
+    data = cv2.imencode(".jpg", natural_picture(340, 256, 0))[1].tobytes()
+    (tmp_path / "image_00001.jpg").write_bytes(data)
+    (tmp_path / "image_00002.jpg").write_bytes(data[: len(data) // 2])
+    with pytest.raises(InputError, match="image_00002.jpg: not a readable picture"):
+        read_frames(str(tmp_path), np.arange(2), 2, (200, 150), half=True)

@@ -1,11 +1,11 @@
 """Operations against torchvision on Pillow images with the same parameters; distributions of the draws.
 
-Bounds, in grey levels. Brightness: equal. Contrast: equal but for the rounding of the mean grey, by which
-all levels move by at most half a level. Saturation: one level where OpenCV rounds the grey value another
-way. Hue: both keep hue and saturation in 8 bits; Pillow cuts off where OpenCV rounds, and has 255 steps a
-turn for OpenCV's 256. So hues may lie two steps apart, each 6 levels of one channel at full chroma, and
-saturation one step, a level or two: at most 14. On average half a step of hue on one channel, scaled by
-chroma: about one level.
+Bounds, in grey levels. Brightness: equal, but for products less than 0.0001 below a whole number, which go up.
+Contrast: the same, and the rounding of the mean grey, by which all levels move by at most half a level.
+Saturation: one level where OpenCV rounds the grey value another way. Hue: both keep hue and saturation in 8
+bits; Pillow cuts off where OpenCV rounds, and has 255 steps a turn for OpenCV's 256. So hues may lie two steps
+apart, each 6 levels of one channel at full chroma, and saturation one step, a level or two: at most 14. On
+average half a step of hue on one channel, scaled by chroma: about one level.
 """
 from __future__ import annotations
 
@@ -115,15 +115,20 @@ def test_all_color_operations_in_their_order_equal_torchvision() -> None:
 
 
 @pytest.mark.parametrize("flip", [False, True])
-def test_crop_and_flip_equal_torchvision(flip: bool) -> None:
+@pytest.mark.parametrize(
+    ("box", "mean_bound"),
+    [(CropBox(11, 23, height=117, width=160), 0.01), (CropBox(2, 59, height=143, width=109), 0.25)],
+)
+def test_crop_and_flip_equal_torchvision(box: CropBox, mean_bound: float, flip: bool) -> None:
+    """Newer Pillow resizes a tall crop's columns before its rows, so that the rounding between falls another way."""
     frames = photo_like(3, 150, 200)
-    box = CropBox(top=11, left=23, height=117, width=160)
     ours = crop_and_flip(frames, box, flip, 112)
     assert ours.flags.c_contiguous
     for frame, result in zip(frames, ours):
-        image = reference.resized_crop(Image.fromarray(frame), 11, 23, 117, 160, [112, 112])
+        corner = box.top, box.left, box.height, box.width
+        image = reference.resized_crop(Image.fromarray(frame), *corner, [112, 112])
         off = difference(result, reference.hflip(image) if flip else image)
-        assert off.max() <= 1 and off.mean() < 0.01
+        assert off.max() <= 1 and off.mean() < mean_bound
 
 
 def test_crop_draws_follow_the_recipe() -> None:

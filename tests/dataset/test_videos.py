@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from dataset.decode import read_frames
+from dataset.device_color import apply_color_on_device
 from dataset.records import VideoRecord
 from dataset.sampling import uniform_clips, window_clips
 from dataset.transforms import FinetuneAugmentation, TestCrops
@@ -70,6 +71,22 @@ def test_a_sample_is_a_uint8_tensor_that_repeats_itself(records: list[VideoRecor
     assert videos[3, 2].videos == [2] and videos[3, 2].bad_videos == {}
     assert sample.shape == (3, 8, 16, 16, 3) and sample.dtype == torch.uint8 and len(videos) == 7
     assert torch.equal(sample, pretrain_videos(records)[3, 2].clips)
+
+
+def test_color_on_the_device_gets_the_draws_of_the_cpu_path(records: list[VideoRecord]) -> None:
+    """Through workers and collation: the same crops, flips and color changes for the same (seed, epoch, video)."""
+    usable = [record for record in records if record.num_frames > 16]
+    on_cpu, on_device = (
+        PretrainVideos(usable, 2, 8, 3.0, 16, seed=0, color_on_device=place) for place in (False, True)
+    )
+    batches = EpochBatchSampler(len(usable), 2, 0, 1, seed=0)
+    for num_workers in (0, 2):
+        expected = list(build_loader(on_cpu, batches, num_workers, CPU, collate_pretraining))
+        given = list(build_loader(on_device, batches, num_workers, CPU, collate_pretraining))
+        for a, b in zip(expected, given, strict=True):
+            assert a.draws is None and a.videos == b.videos and b.draws.factors.shape == (2, 3, 8, 4)
+            off = (apply_color_on_device(b.clips, b.draws).int() - a.clips.int()).abs().float().mean()
+            assert off < 2 < (b.clips.int() - a.clips.int()).abs().float().mean()
 
 
 def test_no_two_draws_repeat(records: list[VideoRecord]) -> None:

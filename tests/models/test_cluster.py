@@ -47,6 +47,12 @@ def test_constant_added_to_scores_and_order_of_samples_change_nothing():
     torch.testing.assert_close(sinkhorn_knopp(torch.full((4, 8), 0.3)), torch.full((4, 8), 1 / 8))
 
 
+def test_the_first_samples_alone_are_those_of_all():
+    scores = random_scores(9, 2, 5)
+    for wanted in (1, 4, 9):
+        torch.testing.assert_close(sinkhorn_knopp(scores, wanted), sinkhorn_knopp(scores)[:wanted])
+
+
 def test_float32_at_least_finite_at_both_ends_and_no_gradient():
     scores = torch.tensor([[1.0, -1.0], [-1.0, 1.0], [1.0, -1.0]], requires_grad=True)
     assignments = sinkhorn_knopp(scores.bfloat16())

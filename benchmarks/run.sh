@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# Measures every figure of docs/performance.md and writes its tables: bash benchmarks/run.sh [--quick]
+#
+# --quick takes about a minute and prints the tables without writing them. The whole takes minutes on a free core; it
+# should be the only thing that runs. PYTHON=/path/to/python chooses the interpreter (default: .venv, as scripts/test.sh
+# makes it).
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+export OMP_NUM_THREADS=1
+python=${PYTHON:-.venv/bin/python}
+for name in input video_decoders packed_frames objective step growth; do
+  command=(-m "benchmarks.$name" "$@")
+  echo "== python ${command[*]}" >&2
+  printed=$("$python" "${command[@]}")
+  echo "$printed"
+  if [ $# -eq 0 ]; then
+    "$python" -m benchmarks.tables "$name" "OMP_NUM_THREADS=1 python ${command[*]}" <<< "$printed"
+  fi
+done

@@ -1,0 +1,43 @@
+"""The baselines compute the same as ours, so that the figures compare like with like."""
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import objective
+from benchmarks.input import OurSamples, grey_levels, plain_sample, write_video
+from benchmarks.step import Step
+from dataset.device_color import apply_color_on_device
+from dataset.transforms import normalize
+
+
+def test_the_plain_pipeline_gives_our_views(tmp_path: Path) -> None:
+    """Frames are stored at the size before cropping, so that only decoders, resizing and color can differ."""
+    path = write_video(tmp_path / "video", (200, 150), 0)
+    samples = OurSamples(path)
+    for seed in range(2):
+        plain = plain_sample(path, seed)
+        on_cpu = normalize(samples.with_color(seed))
+        on_device = normalize(apply_color_on_device(*samples.before_color(seed)))
+        assert plain.shape == on_cpu.shape == (3, 3, 16, 112, 112)
+        assert (grey_levels(on_cpu) - grey_levels(plain)).abs().mean() < 1
+        assert (grey_levels(on_device) - grey_levels(plain)).abs().mean() < 0.3  # mostly from resizing
+
+
+def test_the_loop_over_anchors_gives_our_total(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"VIDEOS": 4, "ALL_VIDEOS": 20, "FIRST_ROW": 12, "PROTOTYPES": 10, "QUEUE_ROWS": 30}.items():
+        monkeypatch.setattr(objective, name, value)
+    monkeypatch.setattr(objective.random_output, "__defaults__", (10, "cpu"))
+    totals = [job() for job in objective.jobs().values()]
+    torch.testing.assert_close(*totals)
+
+
+def test_a_step_changes_the_weights() -> None:
+    step = Step("r3d10", 2)
+    step.views = torch.randn(2, 3, 3, 16, 32, 32)
+    before = [parameter.clone() for parameter in step.model.backbone.parameters()]
+    step.take("both")
+    assert all(not torch.equal(a, b) for a, b in zip(before, step.model.backbone.parameters()))
+    assert step.held_mib("recomputed") < 0.7 * step.held_mib("float32")

@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import itertools
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.measure import HeldMemory, milliseconds, ratio, table, time_in_turns
+from benchmarks.tables import insert
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_jobs_run_in_turns_and_the_first_turn_is_not_counted() -> None:
+    calls: list[str] = []
+    ticks = itertools.count()
+    seconds = time_in_turns({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 3, lambda: next(ticks))
+    assert calls == ["a", "b"] * 4
+    assert seconds == {"a": [1, 1, 1], "b": [1, 1, 1]}
+
+
+def test_ratio_is_the_median_over_turns() -> None:
+    assert ratio([4, 10, 90], [2, 2, 3]) == 5
+    assert milliseconds([0.5, 0.001234, 7]) == "500" and milliseconds([0.0012345]) == "1.23"
+
+
+def test_memory_that_a_job_takes_for_a_while_is_seen() -> None:
+    code = "import torch; from benchmarks.measure import raised_mib; print(raised_mib(lambda: torch.ones(2**24).sum()))"
+    printed = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT).stdout
+    assert 60 < float(printed) < 100  # 64 MiB
+    with HeldMemory() as memory:
+        kept = torch.ones(1000) + 1
+        torch.ones(5000) + kept[:1]
+    assert memory.held_bytes() == 4000
+    del kept
+    assert memory.held_bytes() == 0
+
+
+def test_a_table_goes_between_its_markers_and_nowhere_else() -> None:
+    document = "x\n<!-- a begin -->\nold\n<!-- a end -->\ny\n<!-- b begin -->\n<!-- b end -->\n"
+    once = insert(document, "a", table(["p", "q"], [[1, "2x"]]))
+    assert once == ("x\n<!-- a begin -->\n| p | q |\n| --- | ---: |\n| 1 | 2x |\n<!-- a end -->\ny\n"
+                    "<!-- b begin -->\n<!-- b end -->\n")
+    assert insert(once, "a", "old") == document
+    with pytest.raises(ValueError, match="c begin"):
+        insert(document, "c", "text")

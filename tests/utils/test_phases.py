@@ -1,0 +1,61 @@
+"""What a dry run measures and tells."""
+from __future__ import annotations
+
+import time
+
+import pytest
+import torch
+
+from utils.phases import PHASES, WARM_UP_STEPS, Phases, Plan, describe, duration, largest_fitting
+
+CPU = torch.device("cpu")
+
+
+def test_time_goes_to_the_phase_that_took_it():
+    phases = Phases(3, CPU)
+    phases.begin()
+    for step in range(3 + WARM_UP_STEPS):
+        assert not phases.enough
+        for phase in PHASES:
+            time.sleep(0.02 if phase == "objective" and step >= WARM_UP_STEPS else 0)
+            phases.mark(phase)
+    assert phases.enough
+    means = phases.means()
+    assert 0.02 <= means["objective"] < 0.2 and max(means, key=means.get) == "objective"
+
+
+def test_without_a_dry_run_there_is_no_clock():
+    phases = Phases(0, CPU)
+    phases.mark("forward")
+    assert not phases.seconds and not phases.enough
+
+
+def test_the_lines_add_up():
+    means = dict.fromkeys(PHASES, 0.0) | {"data": 0.1, "forward": 0.1, "backward": 0.2}
+    plan = Plan(batch_per_process=8, processes=1, steps_per_epoch=1000, epochs=50, num_workers=2, sample_s=0.06,
+                largest_batch=None)
+    lines = list(describe(means, plan, CPU))
+    assert lines[0].startswith("20.0 videos/s (26.7 without waiting for data), 400 ms a step of 8")
+    assert "waiting for data: 25% of the time" in lines
+    assert any("forward 100.0" in line and "backward 200.0" in line for line in lines)
+    assert "projected: 6.7 min an epoch, 5.6 h for 50 epochs" in lines
+    assert any(line.startswith("suggested --workers: 2 (") for line in lines)  # 1.25 * 0.06 * 8 / 0.3
+
+
+def test_durations():
+    assert [duration(seconds) for seconds in (3, 150, 8000, 200000)] == ["3.0 s", "2.5 min", "2.2 h", "2.3 days"]
+
+
+@pytest.mark.parametrize("most", [8, 9, 37, 64, 1000])
+def test_the_largest_size_that_fits(most):
+    tried = []
+
+    def work(size):
+        tried.append(size)
+        if size > most:
+            raise torch.OutOfMemoryError("planted")
+
+    found = largest_fitting(work, 8, limit=512)
+    assert found <= min(most, 512) < found + max(2, found // 4) and len(tried) < 12
+    with pytest.raises(ValueError):  # any other error is one
+        largest_fitting(lambda size: int("x"), 8)
