@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The whole way on a small scale: procedural action videos as JPEG files, pretraining on them, and retrieval of
-# held-out videos with random and with pretrained weights.
+# The whole way on a small scale: procedural action videos as JPEG files, pretraining on them, retrieval of held-out
+# videos and a linear probe with random and with pretrained weights, maps of temporal order, and a report of it all.
 #
 #   bash scripts/demo.sh [FOLDER]        FOLDER defaults to demo; a finished part of it is used again
 #
@@ -16,8 +16,8 @@ LOOKS=${LOOKS:-shared}
 VIDEOS="$FOLDER/videos_$LOOKS"
 RUN="$FOLDER/run_${LOOKS}_seed$SEED"
 [ "$LOOKS" = unique ] && LOOK_FLAG=--unique_looks || LOOK_FLAG=
-RETRIEVAL_FLAGS=(--train_csv "$VIDEOS/train.csv" --test_csv "$VIDEOS/test.csv" --img_dim 32 --clips 4 --workers 2
-                 --seed "$SEED")
+FEATURE_FLAGS=(--train_csv "$VIDEOS/train.csv" --test_csv "$VIDEOS/test.csv" --img_dim 32 --clips 4 --workers 2
+               --seed "$SEED" --levels low,mid,high,concat --feature_dir "$RUN/features")
 
 echo "== 1. videos"
 "$PYTHON_BIN" -m dataset.synthetic "$VIDEOS" $LOOK_FLAG
@@ -30,19 +30,33 @@ echo "${PRETRAIN[*]}"
 "${PRETRAIN[@]}"
 CHECKPOINT="$RUN/checkpoints/epoch_0012.pt"
 
-echo "== 3. retrieval of held-out videos: random, then pretrained weights"
-"$PYTHON_BIN" -m eval.retrieval --weights random --net r3d10 "${RETRIEVAL_FLAGS[@]}" --out "$RUN/retrieval_random"
-"$PYTHON_BIN" -m eval.retrieval --weights "$CHECKPOINT" "${RETRIEVAL_FLAGS[@]}" --out "$RUN/retrieval_pretrained"
+echo "== 3. held-out videos, random then pretrained weights: retrieval and linear probe"
+for NAME in random pretrained; do
+  WEIGHTS=(--weights random --net r3d10)
+  [ $NAME = pretrained ] && WEIGHTS=(--weights "$CHECKPOINT")
+  "$PYTHON_BIN" -m eval.retrieval "${WEIGHTS[@]}" "${FEATURE_FLAGS[@]}" --out "$RUN/retrieval_$NAME"
+  "$PYTHON_BIN" -m eval.linear_probe "${WEIGHTS[@]}" "${FEATURE_FLAGS[@]}" --out "$RUN/probe_$NAME"
+done
 
-echo "== 4. result"
+echo "== 4. where the network sees the arrow of time"
+ORDER=("$PYTHON_BIN" -m visualization.main_temporal --weights "$CHECKPOINT" --test_csv "$VIDEOS/test.csv"
+       --out "$RUN/temporal_order" --workers 2)
+"${ORDER[@]}" --train_csv "$VIDEOS/train.csv" --img_dim 64 --level low --epoch 20 --resume
+"${ORDER[@]}" --mode visualize --num_videos 3
+
+echo "== 5. result"
 "$PYTHON_BIN" -m eval.compare "$RUN/retrieval_random" "$RUN/retrieval_pretrained"
+"$PYTHON_BIN" -m eval.compare "$RUN/probe_random" "$RUN/probe_pretrained"
 "$PYTHON_BIN" -m visualization.curves "$RUN"
+"$PYTHON_BIN" -m visualization.report "$RUN" --csv_file "$VIDEOS/train.csv" --test_csv "$VIDEOS/test.csv" --workers 2
 cat <<NEXT
 neighbors: $RUN/retrieval_pretrained/retrieval.png
 
 Go on with:
+  open $RUN/report.html in a browser
   $PYTHON_BIN -m tensorboard.main --logdir $RUN/tensorboard
   SEED=1 bash scripts/demo.sh $FOLDER              another seed
   LOOKS=unique bash scripts/demo.sh $FOLDER        every video with a look of its own
-  $PYTHON_BIN train.py --csv_file YOUR.csv --net r3d18     your own videos
+  $PYTHON_BIN train.py --csv_file YOUR.csv --net r3d18     your own videos (docs/data.md)
+  $PYTHON_BIN -m eval.finetune --weights $CHECKPOINT --train_csv YOUR_train.csv --test_csv YOUR_test.csv
 NEXT

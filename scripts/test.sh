@@ -4,4 +4,11 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/environment.sh
 install_requirements tests/requirements.txt
-exec "$PYTHON_BIN" -m pytest "$@"
+CHOICE=()
+if BROWSER=$(bash scripts/browser.sh); then
+  export CHROMIUM="$BROWSER"
+else
+  echo "no browser: the tests marked 'browser' are left out; all others run"
+  CHOICE=(-m "not browser")
+fi
+exec "$PYTHON_BIN" -m pytest ${CHOICE[@]+"${CHOICE[@]}"} "$@"

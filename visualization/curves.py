@@ -2,10 +2,9 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
-from typing import Sequence
+from typing import Any, Mapping, Sequence
 
 import matplotlib
 
@@ -14,6 +13,7 @@ from matplotlib import pyplot as plt  # noqa: E402
 
 from utils.errors import InputError, one_line  # noqa: E402
 from utils.flags import OneLineParser  # noqa: E402
+from visualization.report_run import read_config, read_log  # noqa: E402
 
 PANELS = {
     "contrast": ("instance_high", "motion_mid", "motion_low"),
@@ -23,23 +23,29 @@ PANELS = {
                                   "accuracy_timestamp_high", "accuracy_timestamp_mid",
                                   "accuracy_timestamp_low", "accuracy_prototype"),
 }
+MARK_STYLES = (":", "--", "-.")
 
 
 def read_epochs(run: Path) -> tuple[list[dict], dict]:
     """The epoch lines of a run's log.jsonl, and the flags in its config.json. InputError where there are none."""
-    try:
-        lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-        flags = json.loads((run / "config.json").read_text())["flags"]
-    except (OSError, ValueError) as error:
-        raise InputError(f"{run}: not a run directory with log.jsonl and config.json: {error}") from error
+    lines, flags = read_log(run), read_config(run)["flags"]
     epochs = [line for line in lines if line["kind"] == "epoch"]
     if not epochs:
         raise InputError(f"{run}/log.jsonl: no finished epoch in it")
     return epochs, flags
 
 
+def schedule_marks(flags: Mapping[str, Any]) -> list[tuple[float, str]]:
+    """(place, name) of what changes during a run; epochs count from 1 at their end, so that a change lies between two.
+
+    What is on from the start, or never comes, has no mark.
+    """
+    changes = {"graph on (--split)": "graph_start_epoch", "queue on": "queue_start_epoch", "lr / 10": "lr_decay_epoch"}
+    return [(flags[name] + 0.5, label) for label, name in changes.items() if 0 < flags.get(name, 0) < flags["epochs"]]
+
+
 def draw_curves(epochs: list[dict], flags: dict, path: Path) -> None:
-    """Write the picture: every loss term and retrieval accuracy over epochs, and where the graph constraint begins."""
+    """Write the picture: every loss term and retrieval accuracy over epochs, and what changes on the way."""
     figure, axes = plt.subplots(2, 2, figsize=(11, 7), sharex=True)
     numbers = [line["epoch"] + 1 for line in epochs]
     for panel, (title, names) in zip(axes.flat, PANELS.items()):
@@ -48,8 +54,8 @@ def draw_curves(epochs: list[dict], flags: dict, path: Path) -> None:
             if any(value is not None for value in values):
                 panel.plot(numbers, [float("nan") if value is None else value for value in values], marker=".",
                            label=name.removeprefix("accuracy_"))
-        if flags["graph_start_epoch"] < flags["epochs"]:
-            panel.axvline(flags["graph_start_epoch"] + 0.5, color="grey", linestyle=":", label="graph from here on")
+        for (place, label), style in zip(schedule_marks(flags), MARK_STYLES):
+            panel.axvline(place, color="grey", linestyle=style, label=label)
         panel.set_title(title)
         panel.legend(fontsize=8)
         panel.grid(alpha=0.3)

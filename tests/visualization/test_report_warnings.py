@@ -1,0 +1,132 @@
+"""Warnings: each for the log that it is planted in, none for a healthy one."""
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from dataset.records import VideoRecord
+from eval.features import ClipSettings
+from models.graph import graph_contrast
+from models.losses import instance_contrast, swapped_prediction, timestamp_retrieval
+from tests.planted_run import FLAGS, write_run
+from visualization.report_model import Measured, State
+from visualization.report_run import chance_losses, read_run
+from visualization.report_warnings import find_warnings, what_was_checked
+
+N, V, T, K = 6, 3, 48, 10
+LEVELS = ("low", "mid", "high")
+
+
+def warn(folder, measured=None, **planted):
+    return find_warnings(read_run(write_run(folder, **planted)), measured)
+
+
+def measure_states(*states: tuple[float, float, float], num_videos: int = 100) -> Measured:
+    """States of (epochs, rank, spread), alike at all levels of 128 channels."""
+    return Measured([VideoRecord("v", 1)] * num_videos, [], [
+        State(f"epoch {epochs:g}", epochs, dict.fromkeys(LEVELS, rank), dict.fromkeys(LEVELS, spread),
+              dict.fromkeys(LEVELS, 128)) for epochs, rank, spread in states],
+        {}, np.zeros((num_videos, 2)), nn.Identity(), ClipSettings())
+
+
+def test_chance_is_the_loss_of_embeddings_that_are_all_alike():
+    flags = {"num_clips": V, "clip_frames": T, "num_prototypes": K, "graph_reduction": "row"}
+    chances = chance_losses(flags, N)
+    alike = torch.ones(N, V, 4)
+    expected = {
+        "instance_high": instance_contrast(alike, alike, 0)[0],
+        "motion_mid": instance_contrast(alike, alike, 0, alike)[0],
+        "prototype": swapped_prediction(torch.zeros(N, V, K), torch.full((N, V, K), 1 / K))[0],
+        "graph_mid": graph_contrast(torch.eye(N), alike[:, 0], alike[:, 1]),
+        **{f"timestamp_{level}": timestamp_retrieval(torch.ones(N, V + 1, 4, T // part))[0]
+           for level, part in (("low", 2), ("mid", 4), ("high", 8))}}
+    for name, loss in expected.items():
+        assert chances[name].loss == pytest.approx(float(loss), abs=1e-5), name
+    element = chance_losses({**flags, "graph_reduction": "element"}, N)["graph_low"]
+    loss = graph_contrast(torch.eye(N), alike[:, 0], alike[:, 1], "element")
+    assert element.loss == pytest.approx(float(loss), abs=1e-6)
+    two = chance_losses({**flags, "num_clips": 2}, 64)["instance_high"]
+    assert two.loss == pytest.approx(math.log(1 + 2 * 63))
+
+
+def test_a_healthy_run_has_none(tmp_path):
+    measured = measure_states((0, 90, 0.3), (6, 40, 0.6), (12, 38, 0.6))
+    assert warn(tmp_path / "run", measured) == []
+    checked = what_was_checked(read_run(tmp_path / "run"), measured)
+    assert "instance_high" in checked[0] and any("100 videos at 3 states" in line for line in checked)
+    assert any("not computed" in line for line in what_was_checked(read_run(tmp_path / "run"), None))
+
+
+@pytest.mark.parametrize(("planted", "title", "seen"), [
+    ({"changes": {"instance_high": math.log(127) - 0.05}}, "instance_high is stuck", "ln 127 = 4.84"),
+    ({"changes": {"motion_low": math.log(129) + 0.3}}, "motion_low is stuck", "5.160"),
+    ({"changes": {"timestamp_mid": math.log(4)}}, "timestamp_mid is stuck at ln 4", "1.386"),
+    ({"changes": {"prototype": 0.99 * math.log(200)}}, "swapped prediction is stuck at ln K", "ln 200 = 5.30"),
+    ({"changes": {"graph_mid": math.log(64)}}, "graph_mid is stuck at ln N", "4.159"),
+    ({"changes": {"prototypes_in_use": 7.0}}, "few prototypes", "7.0 of the 64"),
+    ({"changes": {"assignment_entropy": 5.25}}, "assignments are uniform", "ln K = 5.298"),
+    ({"changes": {"graph_edges_per_row": 1.01}}, "only diagonal edges", "1.010 edges"),
+    ({"changes": {"data_wait": 0.45}}, "waits for data", "45%"),
+    ({"events": [{"kind": "skipped_step", "not_finite": "motion_mid = nan"}] * 2}, "not finite", "2 step(s)"),
+    ({"events": [{"kind": "bad_video", "path": "a/b", "reason": "gone"}]}, "Unreadable videos", "1 of 640"),
+])
+def test_each_is_found_where_it_is_planted_and_nothing_else(tmp_path, planted, title, seen):
+    [found] = warn(tmp_path / "run", **planted)
+    assert title in found.title and seen in found.seen
+    assert found.means and found.remedy
+
+
+def test_only_the_last_epochs_count_and_few_are_not_judged(tmp_path):
+    stuck_then_learned = {"instance_high": lambda epoch: math.log(127) * (1 if epoch < 8 else 0.6)}
+    assert warn(tmp_path / "late", changes=stuck_then_learned) == []
+    learned_then_lost = {"instance_high": lambda epoch: math.log(127) * (0.6 if epoch < 8 else 1)}
+    assert len(warn(tmp_path / "lost", changes=learned_then_lost)) == 1
+    assert warn(tmp_path / "early", epochs=4, changes={"instance_high": 5.0, "assignment_entropy": 5.3}) == []
+    assert warn(tmp_path / "none", epochs=0) == []
+
+
+def test_the_bound_of_prototypes_is_the_smaller_of_k_and_batch(tmp_path):
+    few = {"changes": {"prototypes_in_use": 3.0, "prototype": 1.0, "assignment_entropy": 0.5}}
+    assert len(warn(tmp_path / "many", **few)) == 1
+    assert warn(tmp_path / "six", **few, flags={"num_prototypes": 6}) == []
+
+
+def test_a_stopped_run_is_named_by_its_dump(tmp_path):
+    run = write_run(tmp_path / "run")
+    (run / "not_finite").mkdir()
+    (run / "not_finite" / "epoch_0003_step_000001.json").write_text("{}")
+    [found] = find_warnings(read_run(run), None)
+    assert "not finite" in found.title
+
+
+@pytest.mark.parametrize(("states", "title", "seen"), [
+    ([(0, 90, 0.3), (12, 2.5, 0.6)], "rank of the {} level is low", "2.5, of at most 99"),
+    ([(0, 90, 0.3), (6, 50, 0.6), (12, 20, 0.6)], "rank of the {} level is falling", "20.0 at epoch 12, 50.0"),
+    ([(0, 90, 0.3), (12, 40, 0.001)], "features are constant", "{} 0.0010"),
+])
+def test_features(tmp_path, states, title, seen):
+    found = warn(tmp_path / "run", measure_states(*states))
+    assert all(finding.collapse for finding in found)
+    for level in LEVELS:
+        assert any(title.format(level) in finding.title and seen.format(level) in finding.seen
+                   for finding in found), level
+    assert len(found) in (1, 3)
+
+
+def test_a_random_start_of_higher_rank_and_few_videos_are_no_warning(tmp_path):
+    assert warn(tmp_path / "start", measure_states((0, 90, 0.3), (12, 20, 0.6))) == []
+    assert warn(tmp_path / "few", measure_states((0, 4, 0.3), (12, 1.2, 0.6), num_videos=6)) == []
+
+
+def test_collapse_comes_first(tmp_path):
+    found = warn(tmp_path / "run", changes={"data_wait": 0.5, "graph_edges_per_row": 1.0},
+                 events=[{"kind": "bad_video", "path": "a", "reason": "b"}])
+    assert [finding.collapse for finding in found] == [True, False, False]
+
+
+def test_flags_of_the_planted_run_are_those_judged():
+    assert FLAGS["batch_per_gpu"] * 2 == 64

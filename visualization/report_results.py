@@ -1,0 +1,111 @@
+"""What evaluations left below a run directory: result cards with their pictures, and films of temporal order."""
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from eval.compare import differences, read_card, table as card_table
+from utils.errors import InputError, one_line
+from visualization.report_html import details, film, missing, paragraph, picture, table
+from visualization.report_pictures import PHOTOGRAPHS, film_uri, picture_uri
+from visualization.report_run import Run
+
+CARD = "result.json"
+PICTURES = ("retrieval.png", "confusion_*.png", "split_*/confusion_*.png", "embedding*.png")
+MEANING = {
+    "retrieval": "Rows: a query video, left, and its nearest training videos. Green: of its class; red: of another.",
+    "confusion": "Rows: the class; columns: what it is taken for.",
+    "embedding": "Videos as points, colored by class.",
+}
+
+
+class Found(NamedTuple):
+    """A result card below the run directory."""
+
+    name: str  # its folder, relative to the run's
+    folder: Path
+    card: dict[str, Any]
+
+
+def find_cards(run: Run) -> tuple[list[Found], list[str]]:
+    """All cards below the run directory, by folder, and a line on each result.json that is none."""
+    found, problems = [], []
+    for path in sorted(run.folder.rglob(CARD)):
+        try:
+            found.append(Found(str(path.parent.relative_to(run.folder)), path.parent, read_card(path)))
+        except InputError as error:
+            problems.append(one_line(error))
+    return found, problems
+
+
+def results_html(run: Run) -> str:
+    """The cards of each task in one table, with what differs between them, and their pictures."""
+    found, problems = find_cards(run)
+    parts = [paragraph(f"Left out: {problem}") for problem in problems]
+    if not found:
+        return "".join(parts) + missing(f"No {CARD} lies below {run.folder}.", evaluation_commands(run))
+    for task in dict.fromkeys(one.card["task"] for one in found):
+        ours = [one for one in found if one.card["task"] == task]
+        parts.append(f"<h3>{escape(task)}</h3>{markdown_html(card_table([one.card for one in ours]))}")
+        lines = differences([one.card for one in ours])
+        if lines:
+            parts.append(details(f"{len(lines)} setting(s) differ between these {len(ours)} cards",
+                                 "".join(map(paragraph, lines))))
+        figures = [picture(picture_uri(path), f"{describe(path)} of {one.name}",
+                           f"{one.name}/{path.relative_to(one.folder)}. {describe(path)}",
+                           "photo" if path.stem in PHOTOGRAPHS else "paper")
+                   for one in ours for pattern in PICTURES for path in sorted(one.folder.glob(pattern))]
+        if figures:
+            parts.append(f'<div class="gallery">{"".join(figures)}</div>')
+        parts += [details(f"Card {one.name}", f"<pre>{escape(json.dumps(one.card, indent=1))}</pre>") for one in ours]
+    tasks = {one.card["task"] for one in found}
+    if not any("probe" in task for task in tasks):
+        parts.append(missing("No linear probe was made of this run.", evaluation_commands(run, retrieval=False)))
+    return "".join(parts)
+
+
+def describe(path: Path) -> str:
+    """What kind of picture a file is."""
+    return MEANING[path.stem.split("_")[0]]
+
+
+def markdown_html(text: str) -> str:
+    """A Markdown table of `eval.table.markdown_rows` as HTML; the first three columns are texts."""
+    lines = [line.removeprefix("| ").removesuffix(" |").split(" | ") for line in text.splitlines()]
+    return table(lines[0], lines[2:], numbers_from=3)
+
+
+def newest(run: Run) -> str:
+    """The newest checkpoint, as a command names it."""
+    return str(run.checkpoints[-1][1] if run.checkpoints else run.folder / "checkpoints" / "CHECKPOINT.pt")
+
+
+def evaluation_commands(run: Run, retrieval: bool = True) -> str:
+    """The commands that fill the section."""
+    flags = f"--weights {newest(run)} --train_csv TRAIN.csv --test_csv TEST.csv --img_dim {run.flags['img_dim']}"
+    lines = [f"python -m eval.retrieval {flags} --out {run.folder}/retrieval"] if retrieval else []
+    return "\n".join([*lines, f"python -m eval.linear_probe {flags} --out {run.folder}/linear_probe"])
+
+
+def find_films(run: Run) -> list[Path]:
+    """Films of visualization.main_temporal below the run directory."""
+    return sorted(path for path in run.folder.rglob("cam/*.mp4"))
+
+
+def order_html(run: Run, films: Sequence[Path], most: int) -> str:
+    """The films, `most` at most."""
+    if not films:
+        return missing("No film of temporal-order activation maps (cam/*.mp4) lies below the run directory.",
+                       f"python -m visualization.report {run.folder} --cam --csv_file TRAIN.csv --test_csv TEST.csv")
+    figures = [f'<figure>{film(film_uri(path), f"Temporal-order activation maps of {path.stem}")}'
+               f"<figcaption>{escape(str(path.relative_to(run.folder)))}</figcaption></figure>"
+               for path in films[:most]]
+    more = paragraph(f"{len(films) - most} more below the run directory (--max_films).") if len(films) > most else ""
+    lead = paragraph(
+        "Where the network sees the arrow of time. Left to right: the clip; evidence for natural order in it; evidence "
+        "for reversed order in its reversal, played back in natural time; the mean of both, in which the look of "
+        "things cancels. Below: the mean of each map over time.")
+    return f'{lead}<div class="films">{"".join(figures)}</div>{more}'
