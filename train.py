@@ -26,7 +26,6 @@ if __name__ == "__main__":  # first, so that --help and a wrong flag answer befo
 
 import argparse
 import sys
-import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -45,19 +44,23 @@ from eval.monitor import Monitor
 from eval.sets import done_by_all
 from models.multilevel import MultiLevelModel
 from models.objective import Objective
-from utils.checkpoint import (checkpoint_path, find_checkpoint, list_checkpoints, pretraining_state, prune_checkpoints,
+from utils.checkpoint import (checkpoint_path, find_checkpoint, pretraining_state, prune_checkpoints,
                               restore_pretraining, write_checkpoint)
-from utils.distributed import Process, gather_rows, require_alike, wait_for_all
+from utils.distributed import Process, gather_objects, gather_rows, require_alike, wait_for_all
+from utils.dry_run import dry_run
 from utils.errors import STOPPED, NonFiniteError
 from utils.health import StepUndo, agree, handle_not_finite, note_bad_videos, require_finite_weights
 from utils.launch import launch
 from utils.metrics import EpochMeter, StepValues
-from utils.phases import Phases, Plan, describe, largest_fitting
+from utils.phases import Phases
 from utils.progress import Progress
 from utils.runlog import RunLog, device_name, file_sha256, write_config
 from utils.signals import StopRequest
 
-SAMPLES_TIMED = 8  # by a dry run, to tell how many loader processes are needed
+# Flags that may differ from one machine to the next; all others must be the same in every process.
+FLAGS_OF_A_MACHINE = {"out", "csv_file", "gpu", "nproc", "num_workers", "node_rank", "dist_url", "resume", "path",
+                      "monitor_csv"}
+
 
 @dataclass
 class Run:
@@ -77,36 +80,44 @@ class Run:
     phases: Phases
     monitor: Monitor | None
     log: RunLog
+    saved: Path | None  # the checkpoint that the run is at
+    csv_sha256: str
 
 
 def pretrain(process: Process, flags: argparse.Namespace) -> int:
     """The whole run in this process; returns the exit status."""
     run = build(process, flags)
-    if flags.dry_run:
-        return dry_run(run)
     progress, begin = run.progress, run.progress.epoch
+    if flags.dry_run:
+        progress.epoch = min(max(flags.graph_start_epoch, flags.queue_start_epoch, 1), flags.epochs - 1)  # all is in use
     end = min(flags.epochs, begin + (flags.stop_after or flags.epochs))
     if begin >= flags.epochs:
         run.log.say(f"nothing to do: {begin} of {flags.epochs} epochs are done")
 
     train_model, stopped = None, False
+    look(run)
     while not stopped and progress.epoch < end:
         # What is not in use yet is frozen and so unknown to the wrapper, which is made anew when that changes.
         changed = run.model.set_trainable(prototypes=progress.epoch > 0, graph=run.objective.uses_graph(progress.epoch))
         if changed or train_model is None:
             train_model = wrap(run.model, process, flags)
         for group in run.optimizer.param_groups:
-            group["lr"] = flags.lr * (0.1 if progress.epoch >= flags.lr_decay_epoch else 1.0)
+            group.update(lr=flags.lr * (0.1 if progress.epoch >= flags.lr_decay_epoch else 1.0),
+                         weight_decay=flags.weight_decay)
+        if flags.dry_run:
+            return dry_run(run, partial(train_one_epoch, run, train_model), partial(step_on_blank_videos, run))
         run.batches.set_epoch(progress.epoch, progress.step)
         stopped = train_one_epoch(run, train_model)
         if progress.step == run.batches.steps_per_epoch:
-            look(run)
             progress.epoch, progress.step = progress.epoch + 1, 0
             run.meter = EpochMeter(run.batches.global_batch, process.device)
         save(run)
+        if not stopped:
+            look(run)
+    run.stop.close()
     run.log.close()
-    if list_checkpoints(run.out / "checkpoints"):
-        run.log.say(f"newest checkpoint: {list_checkpoints(run.out / 'checkpoints')[-1][1]}")
+    if run.saved:
+        run.log.say(f"newest checkpoint: {run.saved}")
     if stopped and progress.epoch < flags.epochs:
         run.log.say("stopped on request; --resume goes on from there")
         return STOPPED
@@ -116,9 +127,13 @@ def pretrain(process: Process, flags: argparse.Namespace) -> int:
 def build(process: Process, flags: argparse.Namespace) -> Run:
     """Everything that a run needs, as it was where an earlier start left off."""
     stop = StopRequest()
-    videos, num_dropped = usable_for_pretraining(
-        read_records(flags.csv_file, labelled=False), flags.num_clips, flags.clip_frames, flags.csv_file)
-    batches = EpochBatchSampler(len(videos), flags.batch_per_gpu, process.rank, process.world_size, flags.seed)
+    require_alike({f"flag {name}": value for name, value in vars(flags).items() if name not in FLAGS_OF_A_MACHINE}
+                  | {"--monitor_csv given": bool(flags.monitor_csv)}, process)
+    videos, num_dropped = done_by_all(lambda: usable_for_pretraining(
+        read_records(flags.csv_file, labelled=False), flags.num_clips, flags.clip_frames, flags.csv_file))
+    csv_sha256 = file_sha256(flags.csv_file)
+    batches = done_by_all(lambda: EpochBatchSampler(
+        len(videos), flags.batch_per_gpu, process.rank, process.world_size, flags.seed))
     dataset = PretrainVideos(videos, flags.num_clips, flags.clip_frames, flags.max_stride, flags.img_dim, flags.seed,
                              flags.augment_on == "device", flags.decode == "half")
     loader = build_loader(dataset, batches, flags.num_workers, process.device, collate_pretraining)
@@ -143,14 +158,14 @@ def build(process: Process, flags: argparse.Namespace) -> Run:
     progress, sums = Progress(), None
     if checkpoint:
         progress, sums, differences = restore_pretraining(checkpoint, source, model, optimizer, objective.queue,
-                                                          batches.global_batch, flags, process)
+                                                          batches.global_batch, csv_sha256, flags, process)
         notes += [f"resumed from {source}: {progress.epoch} epoch(s) and {progress.step} step(s) done", *differences]
-    if progress.step >= batches.steps_per_epoch:  # with a larger batch, too few videos of the epoch are left for a step
-        progress.epoch, progress.step = progress.epoch + 1, 0
+    epoch_is_over = progress.step >= batches.steps_per_epoch
+    if epoch_is_over:
+        notes.append(f"epoch {progress.epoch + 1} is over: too few of its videos are left for a step of {batches.global_batch}")
+        progress.epoch, progress.step, sums = progress.epoch + 1, 0, None
     # Also waits until every process has looked for checkpoints, before the main one writes anything.
-    require_alike({"--csv_file (SHA-256)": file_sha256(flags.csv_file), "--train_batch": flags.batch_per_gpu,
-                   "--epoch": flags.epochs, "--stop_after": flags.stop_after, "--save_steps": flags.save_steps,
-                   "--seed": flags.seed, "newest checkpoint (is --out on a file system that all share?)":
+    require_alike({"--csv_file (SHA-256)": csv_sha256, "newest checkpoint (is --out on a file system that all share?)":
                    (progress.epoch, progress.step)}, process)
     meter = EpochMeter(batches.global_batch, process.device)
     if sums:
@@ -169,8 +184,11 @@ def build(process: Process, flags: argparse.Namespace) -> Run:
         f"{device_name(process.device)}", *notes,
     ):
         log.say(line)
-    return Run(flags, process, out, batches, loader, model, optimizer, objective, stop, progress, meter,
-               Phases(flags.dry_run or 0, process.device), monitor, log)
+    run = Run(flags, process, out, batches, loader, model, optimizer, objective, stop, progress, meter,
+              Phases(flags.dry_run or 0, process.device), monitor, log, source, csv_sha256)
+    if epoch_is_over:
+        save(run)
+    return run
 
 
 def train_one_epoch(run: Run, train_model: nn.Module) -> bool:
@@ -227,50 +245,27 @@ def train_one_epoch(run: Run, train_model: nn.Module) -> bool:
             run.log.write("step", epoch, progress.total_steps, {**values.to_dict(), **run.meter.speed()})
         if progress.step < run.batches.steps_per_epoch:
             if report.stop or run.phases.enough:
-                return True
+                return report.stop
             if flags.save_steps and progress.step % flags.save_steps == 0:
                 save(run)
 
-    if not flags.dry_run:
-        write_summary(run)
+    write_summary(run)
     return report.stop
 
 
-def dry_run(run: Run) -> int:
-    """Time `--dry_run` real steps with everything on, tell what they say of the whole run, and leave nothing behind."""
-    flags, process, progress = run.flags, run.process, run.progress
-    progress.epoch = min(max(flags.graph_start_epoch, flags.queue_start_epoch, 1), flags.epochs - 1)
-    run.model.set_trainable(prototypes=True, graph=run.objective.uses_graph(progress.epoch))
-    train_model = wrap(run.model, process, flags)
-    run.phases.begin()
-    while not run.phases.enough:
-        run.batches.set_epoch(progress.epoch, 0)
-        progress.step = 0
-        train_one_epoch(run, train_model)
-
-    dataset, begin = run.loader.dataset, time.perf_counter()
-    for index in range(SAMPLES_TIMED):
-        dataset[progress.epoch, index % len(dataset)]
-    sample_s = (time.perf_counter() - begin) / SAMPLES_TIMED
-
-    def step(num_videos: int) -> None:
-        views = torch.zeros(num_videos, flags.num_clips + 1, 3, flags.clip_frames, flags.img_dim, flags.img_dim,
-                            device=process.device)
-        with torch.autocast(process.device.type, torch.bfloat16, enabled=flags.amp == "bf16"):
-            output = run.model(views, with_graph=True)
-        run.objective(output, progress.epoch, lambda rows: rows, 0).total.backward()
-
-    largest = largest_fitting(step, flags.batch_per_gpu) if process.device.type == "cuda" else None
-    plan = Plan(flags.batch_per_gpu, process.world_size, run.batches.steps_per_epoch, flags.epochs, flags.num_workers,
-                sample_s, largest)
-    for line in describe(run.phases.means(), plan, process.device):
-        run.log.say(line)
-    wait_for_all()
-    return 0
+def step_on_blank_videos(run: Run, num_videos: int) -> None:
+    """Forward and backward pass on so many videos, for the memory that takes."""
+    flags, device = run.flags, run.process.device
+    views = torch.zeros(num_videos, flags.num_clips + 1, 3, flags.clip_frames, flags.img_dim, flags.img_dim, device=device)
+    with torch.autocast(device.type, torch.bfloat16, enabled=flags.amp == "bf16"):
+        output = run.model(views, with_graph=run.objective.uses_graph(run.progress.epoch))
+    run.objective(output, run.progress.epoch, lambda rows: rows, 0).total.backward()
 
 
 def write_summary(run: Run) -> None:
-    """Log an epoch's means, and say some of them."""
+    """Log an epoch's means, and say some of them; not in a dry run, whose epochs are parts."""
+    if run.flags.dry_run:
+        return
     epoch, epochs = run.progress.epoch, run.flags.epochs
     if not run.meter.steps:
         raise NonFiniteError(f"epoch {epoch + 1}: not one of its steps had finite numbers")
@@ -283,23 +278,32 @@ def write_summary(run: Run) -> None:
 
 
 def look(run: Run) -> None:
-    """After every `--monitor_every`-th epoch and the last, log how well frozen features tell labelled videos apart."""
-    epochs_done = run.progress.epoch + 1
-    if run.monitor and (epochs_done % run.flags.monitor_every == 0 or epochs_done == run.flags.epochs):
-        values = run.monitor(run.model.backbone)
-        run.log.write("monitor", run.progress.epoch, run.progress.total_steps, values)
-        run.log.say(f"epoch {epochs_done}/{run.flags.epochs}  monitor: R@1 {values['monitor_R@1']:.3f}  "
-                    f"top-1 {values['monitor_top1']:.3f}")
+    """After every `--monitor_every`-th epoch and the last, log how well frozen features tell labelled videos apart.
+
+    The epoch's checkpoint is safe by then. An earlier start may have ended in between; the look is then taken now.
+    """
+    progress, epochs = run.progress, run.flags.epochs
+    due = progress.epoch > 0 and (progress.epoch % run.flags.monitor_every == 0 or progress.epoch == epochs)
+    if not run.monitor or run.flags.dry_run or progress.step or not due or any(
+            gather_objects(run.log.has_look(progress.total_steps))):
+        return
+    values = run.monitor(run.model.backbone)
+    run.log.write("monitor", progress.epoch - 1, progress.total_steps, values)
+    run.log.say(f"epoch {progress.epoch}/{epochs}  monitor: " + "  ".join(f"{name.removeprefix('monitor_')} {value:.3f}"
+                                                                       for name, value in values.items()))
 
 
 def save(run: Run) -> None:
-    """Write a checkpoint; returns when it is safe, in every process."""
+    """Write a checkpoint; returns when it is safe, in every process. Nothing in a dry run."""
+    if run.flags.dry_run:
+        return
     progress, folder = run.progress, run.out / "checkpoints"
     state = pretraining_state(run.model, run.optimizer, run.objective.queue, progress, run.meter.state_dict(),
-                              run.batches.global_batch, run.flags, run.process)
+                              run.batches.global_batch, run.csv_sha256, run.flags, run.process)
+    run.saved = checkpoint_path(folder, progress.epoch, progress.step)
     if run.process.is_main:
-        write_checkpoint(state, checkpoint_path(folder, progress.epoch, progress.step))
-        prune_checkpoints(folder, run.flags.save_every)
+        write_checkpoint(state, run.saved)
+        prune_checkpoints(folder, run.flags.save_every, run.saved)
     wait_for_all()
 
 

@@ -129,7 +129,7 @@ def fit(model: VideoClassifier, optimizer: torch.optim.Optimizer, videos: Sequen
         path = checkpoint_path(out / "checkpoints", progress.epoch)
         if process.is_main:
             write_checkpoint(state, path)
-            prune_checkpoints(out / "checkpoints", flags.save_every)
+            prune_checkpoints(out / "checkpoints", flags.save_every, path)
         wait_for_all()
     log.close()
     share_buffers(model)

@@ -4,6 +4,8 @@ Shapes: N training and Q test videos; C channels of the high level; K classes.
 """
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from torch import nn
 
@@ -43,15 +45,26 @@ class Monitor:
         `monitor_R@1`: test videos whose nearest training video has their class. `monitor_top1`: those that a ridge
         regression from the training videos' features to their classes gets right. The backbone, unwrapped, is seen in
         eval mode and full float32 and left as it was: training modes, batch norm statistics, random state.
+        Videos that cannot be read are left out and counted, as `monitor_skipped`.
         """
-        vectors = {role: level_vectors(extract_features(
-            backbone, videos, self.settings, self.process, batch=self.batch, num_workers=self.num_workers,
-            label=f"monitor, {role}"), LEVEL) for role, videos in self.records.items()}
-        neighbors = nearest(vectors["test"], vectors["train"], 1)
-        classes, targets = np.unique(self.labels["train"], return_inverse=True)
-        scores = ridge_scores(vectors["train"], targets, vectors["test"])
-        return {"monitor_R@1": recall_at(neighbors, self.labels["test"], self.labels["train"])["R@1"],
-                "monitor_top1": accuracies(scores, np.searchsorted(classes, self.labels["test"]))["top1"]}
+        vectors, labels, num_skipped = {}, {}, 0
+        for role, videos in self.records.items():
+            skipped: dict[int, str] = {}
+            features = extract_features(
+                backbone, videos, self.settings, self.process, batch=self.batch, num_workers=self.num_workers,
+                label=f"monitor, {role}", skipped=skipped)
+            kept = [i for i in range(len(videos)) if i not in skipped]
+            vectors[role] = level_vectors({LEVEL: features[LEVEL][kept]}, LEVEL)
+            labels[role], num_skipped = self.labels[role][kept], num_skipped + len(skipped)
+        known = np.isin(labels["test"], labels["train"])
+        if not known.any():
+            return {"monitor_R@1": math.nan, "monitor_top1": math.nan, "monitor_skipped": num_skipped}
+        test, test_labels = vectors["test"][known], labels["test"][known]
+        classes, targets = np.unique(labels["train"], return_inverse=True)
+        scores = ridge_scores(vectors["train"], targets, test)
+        values = {"monitor_R@1": recall_at(nearest(test, vectors["train"], 1), test_labels, labels["train"])["R@1"],
+                  "monitor_top1": accuracies(scores, np.searchsorted(classes, test_labels))["top1"]}
+        return {**values, "monitor_skipped": num_skipped} if num_skipped else values
 
 
 def ridge_scores(train: np.ndarray, targets: np.ndarray, test: np.ndarray) -> np.ndarray:

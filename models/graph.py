@@ -11,7 +11,6 @@ from torch import Tensor
 
 from models.losses import TEMPERATURE, unit
 
-REDUCTIONS = ("row", "element")
 
 
 def log_similarity(anchors: Tensor, candidates: Tensor) -> Tensor:

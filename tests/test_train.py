@@ -218,12 +218,14 @@ def test_diverged_loss_stops_and_names_the_term(videos, tmp_path):
 
 
 def test_dry_run_tells_and_leaves_nothing(videos, tmp_path):
+    for name, numbers in (("train", range(4)), ("test", range(4, 8))):
+        (tmp_path / f"{name}.csv").write_text("".join(f"{videos.parent}/v{n},40,{n % 2}\n" for n in numbers))
     result = run(tmp_path, "--csv_file", str(videos), *SMALL, "--dry_run", "3", "--augment_on", "device",
-                 "--checkpoint_activations")
+                 "--checkpoint_activations", "--save_steps", "1", "--monitor_csv", "train.csv", "test.csv")
     for part in (" videos/s (", "waiting for data: ", "ms a step: data ", "objective ", "peak memory of this process: ",
                  "projected: ", "suggested --workers: "):
         assert part in result.stdout, part
-    assert not list(tmp_path.iterdir()) and not result.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["test.csv", "train.csv"] and not result.stderr
 
 
 def test_bf16_runs(videos, tmp_path):
@@ -256,6 +258,26 @@ def test_resume_refuses_what_cannot_go_on(straight, videos, tmp_path):
     assert "add --resume" in run(tmp_path, *flags, *SMALL, status=2).stderr
     assert "--cluster 7: " in run(tmp_path, *flags, *SMALL, "--cluster", "7", "--resume", status=2).stderr
     (tmp_path / "junk.pt").write_bytes(b"junk")
-    error = run(tmp_path, *flags, *SMALL, "--resume", "junk.pt", status=2).stderr
+    error = run(tmp_path, "--csv_file", str(videos), *SMALL, "--resume", "junk.pt", status=2).stderr
     assert "junk.pt: not a whole checkpoint" in error and error.count("\n") == 1
     assert "nothing to do: 4 of 4" in run(tmp_path, *flags, *SMALL, "--resume").stdout
+    early = str(straight / "checkpoints/epoch_0002.pt")  # what is later would be lost
+    assert "holds epoch_0004.pt already" in run(tmp_path, *flags, *SMALL, "--resume", early, status=2).stderr
+    assert sorted(path.name for path in (straight / "checkpoints").iterdir()) == ["epoch_0002.pt", "epoch_0004.pt"]
+
+
+def test_a_branch_from_an_earlier_checkpoint_says_what_changed(straight, videos, tmp_path):
+    csv = tmp_path / "same_videos.csv"
+    csv.write_text("\n".join(f"{videos.parent / row}" for row in videos.read_text().split()[1:]) + "\n")
+    result = run(tmp_path, "--csv_file", str(csv), "--out", "branch", *SMALL, "--epoch", "3", "--wd", "0.5", "--resume",
+                 str(straight / "checkpoints/epoch_0002.pt"))
+    assert "changed since: weight_decay 1e-05 -> 0.5" in result.stdout
+    assert "changed since: the content of the csv" in result.stdout
+    assert load(tmp_path / "branch", 3)["optimizer"]["param_groups"][0]["weight_decay"] == 0.5
+    # Torn files beside the checkpoints do not stand in the way.
+    (tmp_path / "branch/config.json").write_text("")
+    with open(tmp_path / "branch/log.jsonl", "a") as file:
+        file.write("\nnot json\n")
+    result = run(tmp_path, "--csv_file", str(csv), "--out", "branch", *SMALL, "--wd", "0.5", "--resume")
+    assert "log.jsonl: 2 line(s) could not be read" in result.stdout and "config.json.bad" in result.stderr
+    assert log_values(tmp_path / "branch")[-1]["step"] == 16

@@ -87,9 +87,11 @@ def write_whole(write: Callable[[BinaryIO], object], size: int, path: Path) -> N
         partial.unlink(missing_ok=True)
         cause = error if isinstance(error, OSError) else error.__context__  # torch.save hides why it could not write
         reason = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(error).splitlines()[0]
-        raise InputError(f"{path}: the checkpoint could not be written: {reason}; it needs about "
-                         f"{size / 1e6:.1f} MB, {shutil.disk_usage(path.parent).free / 1e6:.1f} MB are "
-                         "free there; earlier checkpoints are as they were") from error
+        if not path.parent.is_dir():
+            raise InputError(f"{path}: cannot be written: there is no folder {path.parent}") from error
+        raise InputError(f"{path}: the checkpoint could not be written: {reason}; it needs about {size / 1e6:.1f} MB, "
+                         f"{shutil.disk_usage(path.parent).free / 1e6:.1f} MB are free there; earlier checkpoints are as "
+                         "they were") from error
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
@@ -117,10 +119,15 @@ def list_checkpoints(folder: Path) -> list[tuple[tuple[int, int], Path]]:
     return sorted(((int(match[1]), int(match[2] or 0)), path) for match, path in found if match)
 
 
-def prune_checkpoints(folder: Path, save_every: int) -> None:
-    """Delete all but the newest checkpoint and those of every `save_every`-th whole epoch, and what a kill cut off."""
-    for (epochs, steps), path in list_checkpoints(folder)[:-1]:
-        if steps or epochs % save_every:
+def prune_checkpoints(folder: Path, save_every: int, written: Path) -> None:
+    """Delete all but the checkpoint just `written` and those before it of every `save_every`-th whole epoch.
+
+    What is said to be later than it is torn, or counts in steps of another batch; parts of files that a kill cut off go too.
+    """
+    found = list_checkpoints(folder)
+    [now] = [place for place, path in found if path == written]
+    for (epochs, steps), path in found:
+        if path != written and ((epochs, steps) > now or steps or epochs % save_every):
             path.unlink()
     for path in folder.glob("*.partial"):
         path.unlink()
@@ -130,11 +137,18 @@ def find_checkpoint(out: Path, resume: str | None) -> tuple[Path | None, dict[st
     """(path, checkpoint, lines to tell) of what to go on from; None twice for a fresh run.
 
     `resume` None: `out` must hold no checkpoint, or InputError. "auto": the newest in `out` that is whole, None if
-    there is none at all; InputError if there are some, and all are torn. Otherwise a path.
+    there is none at all; InputError if there are some, and all are torn. Otherwise a path; `out` must not hold later
+    checkpoints, or those of another run, which going on from there would delete.
     """
-    if resume not in (None, "auto"):
-        return Path(resume), read_checkpoint(resume), []
     present = list_checkpoints(out / "checkpoints")
+    if resume not in (None, "auto"):
+        named = Path(resume).resolve()
+        later = [path.name for _, path in reversed(present)]
+        later = later[:next((i for i, (_, path) in enumerate(reversed(present)) if path.resolve() == named), None)]
+        if later:
+            raise InputError(f"--resume {resume}: --out {out} holds {later[0]} already; --resume alone goes on from the newest, "
+                             "another --out begins a branch")
+        return Path(resume), read_checkpoint(resume), []
     if resume is None and present:
         raise InputError(f"--out {out}: holds a run already ({present[-1][1].name}); add --resume to go on with it, or name "
                          "another directory")
@@ -165,53 +179,87 @@ def set_random_state(state: dict[str, torch.Tensor], device: torch.device) -> No
 
 
 def pretraining_state(model: torch.nn.Module, optimizer: torch.optim.Optimizer, queue: Any, progress: Progress,
-                      sums: dict[str, Any], global_batch: int, flags: argparse.Namespace,
+                      sums: dict[str, Any], global_batch: int, csv_sha256: str, flags: argparse.Namespace,
                       process: Process) -> dict[str, Any]:
     """All that a run needs to go on as if it had not stopped. Every process must call this, each with its own `sums`."""
     return {
         "format": FORMAT, "kind": "model", "net": flags.net, "embedding_dim": flags.embedding_dim,
         "num_prototypes": flags.num_prototypes, "model": model.state_dict(), "optimizer": optimizer.state_dict(),
         "queue": queue.state_dict(), "epochs_done": progress.epoch, "progress": progress.state_dict(),
-        "global_batch": global_batch, "flags": vars(flags),
+        "global_batch": global_batch, "csv_sha256": csv_sha256, "flags": vars(flags),
         "processes": gather_objects({"random": random_state(process.device), "sums": sums}),
     }
 
 
 def restore_pretraining(checkpoint: dict[str, Any], path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer,
-                        queue: Any, global_batch: int, flags: argparse.Namespace,
+                        queue: Any, global_batch: int, csv_sha256: str, flags: argparse.Namespace,
                         process: Process) -> tuple[Progress, dict[str, Any] | None, list[str]]:
     """Set everything to the state of `checkpoint`; returns (progress, this process's sums, lines on what differs).
 
     With another global batch or number of processes the position in the epoch is that of the videos seen (rounded down
     to whole steps), and the sums of the epoch so far are not known.
     """
-    missing = ({"optimizer", "queue", "progress", "global_batch", "flags", "processes", "model"} - checkpoint.keys())
-    if missing:
-        raise InputError(f"{path}: no pretraining checkpoint to resume from: it lacks {', '.join(sorted(missing))}")
+    require_state(checkpoint, path)
     then, now = checkpoint["flags"], vars(flags)
     for name, flag in FIXED_FLAGS.items():
         if canonical(then.get(name)) != canonical(now[name]):
             raise InputError(f"{flag} {now[name]}: {path} was trained with {flag} {then.get(name)}")
     notes = [f"changed since: {name} {then[name]} -> {now[name]}" for name in sorted(now.keys() - FREE_FLAGS)
              if name in then and canonical(then[name]) != canonical(now[name])]
+    if checkpoint["csv_sha256"] != csv_sha256:
+        notes.append("changed since: the content of the csv; the order of its videos in the epoch at hand is another")
+    progress, processes = Progress(**checkpoint["progress"]), checkpoint["processes"]
     try:
         model.load_state_dict(checkpoint["model"])
         optimizer.load_state_dict(checkpoint["optimizer"])
         queue.load_state_dict(checkpoint["queue"], process.device)
-        progress, processes = Progress(**checkpoint["progress"]), checkpoint["processes"]
+        if queue.rows is not None and queue.rows.shape[1:] != (flags.num_clips, flags.num_prototypes):
+            raise ValueError(f"the queue's rows are of shape {tuple(queue.rows.shape)}")
         same = len(processes) == process.world_size and checkpoint["global_batch"] == global_batch
-        own = processes[process.rank] if same else None
         if same:
-            set_random_state(own["random"], process.device)
-    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:  # a stranger's or a damaged file
+            set_random_state(processes[process.rank]["random"], process.device)
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:  # damaged, or a stranger's
         raise InputError(f"{path}: its state does not fit this run: {str(error).splitlines()[0]}") from error
-    if same:
-        return progress, own["sums"], notes
-    notes.append(f"changed since: {len(processes)} process(es) with {checkpoint['global_batch']} videos a step -> "
-                 f"{process.world_size} with {global_batch}: random states and batches differ from what they would have been, "
-                 "and the means of the epoch at hand are those from here on")
-    progress.step = progress.step * checkpoint["global_batch"] // global_batch
-    return progress, None, notes
+    if not same:
+        notes.append(f"changed since: {len(processes)} process(es) with {checkpoint['global_batch']} videos a step -> "
+                     f"{process.world_size} with {global_batch}: random states and batches differ from what they would have "
+                     "been, and the means of the epoch at hand are those from here on")
+        progress.step = progress.step * checkpoint["global_batch"] // global_batch
+        return progress, None, notes
+    graph_now, graph_then = (flags_of["graph_start_epoch"] <= progress.epoch for flags_of in (now, then))
+    if progress.step and graph_now != graph_then:
+        notes.append("the graph constraint is switched inside an epoch: its means are those from here on")
+        return progress, None, notes
+    return progress, processes[process.rank]["sums"], notes
+
+
+def require_state(checkpoint: dict[str, Any], path: Path) -> None:
+    """InputError unless `checkpoint` has every part of a pretraining state, each of its kind."""
+    kinds = {"model": dict, "optimizer": dict, "queue": dict, "flags": dict, "progress": dict, "processes": list,
+             "global_batch": int, "csv_sha256": str}
+    missing = sorted(kinds.keys() - checkpoint.keys())
+    if missing or checkpoint.get("format") != FORMAT:
+        raise InputError(f"{path}: no pretraining checkpoint to resume from: "
+                         + (f"it lacks {', '.join(missing)}" if missing else f"its format is {checkpoint.get('format')!r}"))
+    wrong = [name for name, kind in kinds.items() if not isinstance(checkpoint[name], kind)]
+    counts = checkpoint["progress"] if "progress" not in wrong else {}
+    wrong += [f"progress.{name}" for name in ("epoch", "step", "total_steps", "skipped_steps")
+              if not (isinstance(counts.get(name), int) and counts[name] >= 0)]
+    if counts.keys() != Progress().state_dict().keys() or not isinstance(counts["bad_videos"], dict):
+        wrong.append("progress")
+    if not isinstance(checkpoint["global_batch"], int) or checkpoint["global_batch"] < 1:
+        wrong.append("global_batch")
+    if not isinstance(checkpoint["flags"], dict) or not isinstance(checkpoint["flags"].get("graph_start_epoch"), int):
+        wrong.append("flags")
+    for part in checkpoint["processes"] if "processes" not in wrong else ():
+        sums = part.get("sums") if isinstance(part, dict) else None
+        if not (isinstance(sums, dict) and sums.keys() == {"names", "sums", "steps"} and isinstance(sums["names"], list)
+                and isinstance(sums["steps"], int) and isinstance(part.get("random"), dict)
+                and (sums["sums"] is None or (isinstance(sums["sums"], torch.Tensor)
+                                              and sums["sums"].shape == (len(sums["names"]),)))):
+            wrong.append("processes")
+    if wrong:
+        raise InputError(f"{path}: damaged: {', '.join(dict.fromkeys(wrong))} cannot be read")
 
 
 def canonical(value: Any) -> Any:

@@ -11,6 +11,8 @@ from typing import NoReturn, Sequence
 
 NETS = ("r3d10", "r3d18", "r3d34", "r3d50", "r2plus1d18", "s3d", "resnet18")
 
+MAX_TIMEOUT_S = 1e7
+
 
 class OneLineParser(argparse.ArgumentParser):
     """Parser whose errors are one line, exit status 2, and which takes no abbreviated flags."""
@@ -178,6 +180,12 @@ def find_problem(flags: argparse.Namespace) -> str | None:
     for name, share in (("--thres", flags.graph_threshold), ("--max_bad_fraction", flags.max_bad_fraction)):
         if not 0 <= share <= 1:
             return f"{name} {share}: must be between 0 and 1"
+    if flags.seed >= 2**63:
+        return f"--seed {flags.seed}: must be below 2^63"
+    if flags.dry_run and (flags.resume or flags.path):
+        return "--dry_run: begins with new weights; leave --resume and --path out"
+    if flags.compile and flags.checkpoint_activations:
+        return "--compile: does not go together with --checkpoint_activations"
     if flags.path and flags.resume is None:
         return f"--path {flags.path}: names the checkpoint for --resume; add --resume, or name the run directory by --out"
     if flags.path and flags.resume != "auto":
@@ -192,6 +200,10 @@ def find_launch_problem(flags: argparse.Namespace) -> str | None:
                or find_not_positive({"--dist_timeout": flags.dist_timeout}))
     if problem:
         return problem
+    if flags.nproc > 1 and not flags.multiprocessing_distributed:
+        return f"--nproc {flags.nproc}: for --multiprocessing-distributed, which starts them"
+    if flags.dist_timeout > MAX_TIMEOUT_S:
+        return f"--dist_timeout {flags.dist_timeout:g}: must be at most {MAX_TIMEOUT_S:g}"
     if flags.node_rank >= flags.num_nodes:
         return f"--rank {flags.node_rank}: must be below --world-size {flags.num_nodes}"
     if flags.gpu not in (None, "none"):

@@ -18,8 +18,6 @@ from utils.errors import AgreedError, NonFiniteError
 from utils.progress import Progress
 from utils.runlog import RunLog, replace_text
 
-ON_NONFINITE = ("stop", "skip")
-
 
 @dataclass(frozen=True)
 class StepReport:
@@ -61,7 +59,7 @@ def handle_not_finite(report: StepReport, progress: Progress, policy: str, max_s
     named = ", ".join(f"{name} = {value}" for name, value in
                       {name: value for part in report.not_finite for name, value in part["values"].items()}.items())
     dump = out / "not_finite" / f"epoch_{epoch + 1:04d}_step_{step:06d}.json"
-    if log.active:
+    if log.writes:
         dump.parent.mkdir(exist_ok=True)
         replace_text(dump, json.dumps({"epoch": epoch, "step": step, "processes": [
             {"values": {name: str(value) for name, value in part["values"].items()}, "videos": part["videos"]}
@@ -72,7 +70,7 @@ def handle_not_finite(report: StepReport, progress: Progress, policy: str, max_s
                  f"{where}; this step is skipped ({progress.skipped_steps + 1} of at most {max_skips}), see {dump}")
         return
     bound = f"; --max_skips {max_skips} are used up" if policy == "skip" else ""
-    raise NonFiniteError(f"{where}; nothing was updated{bound}, the newest checkpoint is from before, {dump} names the videos")
+    raise NonFiniteError(f"{where}; nothing was updated or saved{bound}" + (f", {dump} names the videos" if log.writes else ""))
 
 
 def require_finite_weights(model: nn.Module, progress: Progress) -> None:
@@ -82,7 +80,7 @@ def require_finite_weights(model: nn.Module, progress: Progress) -> None:
     wrong = [name for name, value in zip(named, largest) if not torch.isfinite(value)]
     if wrong:
         raise NonFiniteError(f"epoch {progress.epoch + 1}, step {progress.step + 1}: the update left {len(wrong)} weight(s) "
-                             f"that are not finite, such as {wrong[0]}; the newest checkpoint is from before")
+                             f"that are not finite, such as {wrong[0]}; nothing was saved since")
 
 
 class StepUndo:

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import errno
 import os
 import re
 import signal
@@ -25,6 +26,9 @@ from utils.signals import STOP_SIGNALS
 GONE = re.compile(r"Connection (closed|reset)|Broken pipe|Socket closed|NCCL", re.IGNORECASE)
 SILENT = re.compile(r"Timed? ?out", re.IGNORECASE)
 LOADER = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) ([^\n]*)")
+# What a user can mend: no room, no right, no such file.
+FILE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOENT,
+               errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG}
 GONE_GRACE_S = 6   # a process that misses a peer waits so long before it says so: the peer's own error comes first
 FAIL_GRACE_S = 3   # after a failure, how long the other processes have to end by themselves
 STOP_GRACE_S = 60  # after a stop on request, likewise
@@ -132,7 +136,7 @@ def run_worker(local_rank: int, worker: Worker, flags: argparse.Namespace, progr
             print(f"{program}: interrupted", file=sys.stderr)
         return INTERRUPTED
     except OSError as error:
-        if error.errno is None:
+        if error.errno not in FILE_ERRORS:
             raise
         return report(InputError(f"{error.filename or 'a file'}: {error.strerror}"), program)
     except RuntimeError as error:
@@ -149,7 +153,8 @@ def run_worker(local_rank: int, worker: Worker, flags: argparse.Namespace, progr
 
 def report(error: InputError, program: str) -> int:
     """Tell a user's mistake in one line; returns the exit status."""
-    print(f"{program}: error: {one_line(error)}", file=sys.stderr, flush=True)
+    sys.stderr.write(f"{program}: error: {one_line(error)}\n")  # in one piece, as other processes may write too
+    sys.stderr.flush()
     return error.exit_status
 
 
@@ -195,5 +200,5 @@ def join(local_rank: int, flags: argparse.Namespace, gpus: list[int], processes_
     except (dist.DistError, ValueError) as error:
         place = "torchrun" if torchrun else f"--dist-url {flags.dist_url}"
         raise InputError(f"{place}: no process group: {str(error).splitlines()[0]}") from error
-    control = dist.new_group(backend="gloo") if gpus else None
+    control = dist.new_group(backend="gloo", timeout=timeout) if gpus else None
     return Process(dist.get_rank(), dist.get_world_size(), device, control)

@@ -11,6 +11,7 @@ import ipaddress
 import os
 import socket
 import struct
+import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -19,6 +20,7 @@ import torch.distributed as dist
 from utils.errors import InputError
 
 _GET_ADDRESS = 0x8915  # Linux, netdevice(7): SIOCGIFADDR
+STORE_PORT = "port of the store of rank 0"
 # Read by gloo and by NCCL when a group is made. What the user sets stays: data may have an interface of its own.
 INTERFACE_VARIABLES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 
@@ -48,15 +50,29 @@ def open_store(url: str, rank: int, world_size: int, timeout: datetime.timedelta
 def torchrun_store(rank: int, world_size: int, timeout: datetime.timedelta) -> dist.Store:
     """The store by which processes that torchrun started find each other.
 
-    A store that torchrun's agent keeps (the default) still holds the addresses of processes from before a restart, so
-    each restart has a part of it for itself.
+    A store that torchrun's agents keep (the default) still holds the addresses of processes from before a restart, and the
+    number of the restart is not the same on all machines. So rank 0 opens a store anew, whose port it leaves in the agents'.
     """
-    kept_by_agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), world_size,
-                          is_master=rank == 0 and not kept_by_agent, timeout=timeout, multi_tenant=True)
-    if kept_by_agent:
-        store = dist.PrefixStore(f"restart_{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
-    return store
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return dist.TCPStore(host, port, world_size, is_master=rank == 0, timeout=timeout)
+    agents = dist.TCPStore(host, port, timeout=timeout)
+    if rank == 0:
+        store = dist.TCPStore(host, 0, is_master=True, wait_for_workers=False, timeout=timeout)
+        agents.set(STORE_PORT, str(store.port))
+        return store
+    deadline = time.monotonic() + timeout.total_seconds()
+    while True:
+        own_port = int(agents.get(STORE_PORT))
+        try:  # it may still be that from before the restart, where nobody answers (which torch alone would tell at length)
+            socket.create_connection((host, own_port), timeout=1).close()
+            store = dist.TCPStore(host, own_port, timeout=datetime.timedelta(seconds=1))
+            store.set_timeout(timeout)
+            return store
+        except (OSError, dist.DistError):
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
 
 
 def split_url(url: str) -> tuple[str, int]:
@@ -83,8 +99,8 @@ def keep_to_interface(family: int, address: tuple) -> None:
 def interface_of(address: str) -> str:
     """The name of this machine's interface with the IP address `address`. OSError if there is none."""
     wanted = ipaddress.ip_address(address.partition("%")[0])
-    if wanted.is_loopback:  # all of 127.0.0.0/8, of which the interface names one
-        wanted = ipaddress.ip_address("127.0.0.1" if wanted.version == 4 else "::1")
+    if wanted.is_loopback:  # all of 127.0.0.0/8 and ::1, of which 127.0.0.1 names the interface
+        wanted = ipaddress.ip_address("127.0.0.1")
     if wanted.version == 6:
         for line in Path("/proc/net/if_inet6").read_text().splitlines():
             fields = line.split()

@@ -34,15 +34,29 @@ class RunLog:
         if not self.writes:
             return
         self.path = folder / "log.jsonl"
-        kept = [line for line in self._lines() if json.loads(line)["step"] <= steps_done]
+        lines, num_broken = self._lines()
+        kept = [line for step, _, line in lines if step <= steps_done]
+        self.looked = {step for step, kind, _ in lines if kind == "monitor" and step <= steps_done}
         replace_text(self.path, "".join(kept))
+        if num_broken:
+            self.say(f"{self.path}: {num_broken} line(s) could not be read and are left out")
         self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=steps_done + 1)
 
-    def _lines(self) -> list[str]:
-        """Whole lines of an earlier part of the run; a torn last one is not."""
-        if not self.path.exists():
-            return []
-        return [line for line in self.path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    def _lines(self) -> tuple[list[tuple[int, str, str]], int]:
+        """((step, kind, line) of an earlier part of the run, how many whole lines are none); a torn last line is not counted."""
+        found, num_broken = [], 0
+        text = self.path.read_text(errors="replace") if self.path.exists() else ""
+        for line in text.splitlines(keepends=True):
+            try:
+                values = json.loads(line)
+                found.append((int(values["step"]), values["kind"], line))
+            except (ValueError, TypeError, KeyError):
+                num_broken += line.endswith("\n")
+        return [entry for entry in found if entry[2].endswith("\n")], num_broken
+
+    def has_look(self, step: int) -> bool:
+        """Whether an earlier start has logged a look at labelled videos after `step` steps."""
+        return self.writes and step in self.looked
 
     def write(self, kind: str, epoch: int, step: int, values: dict[str, float]) -> None:
         """Log `values` of `kind` ("step" or "epoch") in `epoch` (from 0) after `step` optimizer steps in all."""
@@ -85,8 +99,12 @@ def write_config(folder: Path, flags: dict[str, Any], facts: dict[str, Any]) -> 
     path = folder / "config.json"
     earlier = []
     if path.exists():
-        last = json.loads(path.read_text())
-        earlier = [*last.pop("earlier_starts", []), last]
+        try:
+            last = json.loads(path.read_text())
+            earlier = [*last.pop("earlier_starts", []), last]
+        except (ValueError, TypeError, AttributeError):
+            os.replace(path, path.with_suffix(".json.bad"))
+            print(f"{path}: could not be read and is now {path.name}.bad", file=sys.stderr)
     config = {
         "flags": flags,
         "command": [sys.executable, *sys.argv],
@@ -102,7 +120,10 @@ def write_config(folder: Path, flags: dict[str, Any], facts: dict[str, Any]) -> 
 def replace_text(path: Path, text: str) -> None:
     """Give `path` the content `text`, all of it or, if interrupted, none."""
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
+    with open(partial, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(partial, path)
 
 

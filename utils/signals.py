@@ -19,6 +19,11 @@ class StopRequest:
         for number in STOP_SIGNALS:
             signal.signal(number, signal.SIG_DFL)
 
+    def close(self) -> None:
+        """From here on requests mean nothing: this process is about to end by itself."""
+        for number in STOP_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+
     def _take(self, _number: int, _frame: object) -> None:
         self.requested = True
 

@@ -26,6 +26,7 @@ if not __package__:  # started as `python visualization/main_temporal.py`
 
 import argparse
 import math
+import os
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
@@ -36,26 +37,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dataset.records import VideoRecord
+from dataset.records import VideoRecord, read_records
 from dataset.transforms import normalize
 from eval.feature_store import feature_fingerprint, read_features, store_path, write_features
 from eval.features import load_backbone
-from eval.result_card import Outcome, build_card, make_out_dir, markdown_table, write_card
+from eval.result_card import CARD, Outcome, build_card, make_out_dir, markdown_table, write_card
 from eval.splits import Split
 from utils.checkpoint import checkpoint_path, find_checkpoint, prune_checkpoints, write_checkpoint
 from utils.errors import InputError, NonFiniteError
 from utils.launch import report
-from utils.runlog import RunLog, device_name, write_config
+from utils.runlog import RunLog, device_name, file_sha256, write_config
 from visualization.cam import require_h264, write_cams
 from visualization.order_flags import (
     CLIP_DEFAULTS,
+    TRAINING_FLAGS,
     check_flags,
     choose_device,
     clip_settings,
     complete_flags,
     order_parser,
 )
-from visualization.order_head import check_head, find_head, head_state, load_head, new_head, order_accuracy
+from visualization.order_head import (check_head, check_resumed, check_train_videos, find_head, head_state, load_head,
+                                      new_head, order_accuracy)
 from visualization.order_videos import (
     FULL_FLOAT32,
     AugmentedRows,
@@ -65,12 +68,12 @@ from visualization.order_videos import (
     order_features,
     order_targets,
     read_clips,
-    refuse_shared,
+    read_videos,
     videos_long_enough,
 )
 
 KEEP_EVERY = 10  # epochs between two heads that stay beside the newest
-TRAINING_CHOICES = ("augment", "epochs", "batch_pairs", "lr", "lr_decay_epoch", "weight_decay")
+EVAL_CARD = "result_eval.json"  # that of --mode eval; the training's own card stays
 
 
 def order_maps(backbone: nn.Module, head: nn.Linear, clips: Tensor, level: str = "high") -> Tensor:
@@ -92,12 +95,15 @@ def returncam(backbone: nn.Module, head: nn.Linear, clips: Tensor, level: str = 
     Even rows are natural clips and show channel 0 of `order_maps`; odd rows are reversed ones and show
     channel 1, in the reversed clip's own time. Values are neither scaled nor clipped, only enlarged
     trilinearly (align_corners False). Where T, H and W are multiples of t, h and w this keeps the mean, the
-    logit of the clip's own order; elsewhere it keeps it approximately. InputError for an odd number of clips.
+    logit of the clip's own order; elsewhere it keeps it approximately. InputError for an odd number of
+    clips, and for maps that are not finite.
     """
     if len(clips) % 2:
         raise InputError(f"{len(clips)} clip(s): must be pairs of a natural clip and its reversal, as "
                          "both_orders gives them")
     maps = order_maps(backbone, head, clips, level)
+    if not maps.isfinite().all():
+        raise InputError(f"the maps of level {level} are not finite: are the weights those of a run that diverged?")
     own = maps[torch.arange(len(maps)), order_targets(len(maps), maps.device)]
     return F.interpolate(own[:, None], size=clips.shape[2:], mode="trilinear", align_corners=False)[:, 0]
 
@@ -124,11 +130,13 @@ def train(
     out, (source, state, lines) = Path(flags.out), find_checkpoint(Path(flags.out), flags.resume)
     if state:
         check_head(state, source, weights, flags.seed)
-        lines += [f"going on from {source}", *complete_flags(flags, state["trained_with"])]
+        complete_flags(flags, state["trained_with"])
+        check_resumed(state, source, flags)
+        lines.append(f"going on from {source}")
     complete_flags(flags, CLIP_DEFAULTS)
-    if state and flags.level != state["trained_with"]["level"]:
-        raise InputError(f"--level {flags.level}: {source} is for level {state['trained_with']['level']}")
-    videos, counts = read_videos(flags)
+    videos, counts, train_videos = read_videos(flags)
+    if state:
+        check_train_videos(state, source, train_videos, flags.train_csv)
     num_pairs = len(videos["train"]) * (1 if flags.augment else flags.clips)
     batches = PairBatches(num_pairs, flags.batch_pairs, flags.seed)
     head = load_head(state, device) if state else new_head(backbone.channels[flags.level]).to(device)
@@ -164,12 +172,12 @@ def train(
         log.write("epoch", epoch, (epoch + 1) * len(batches), values)
         log.say(f"epoch {epoch + 1}/{flags.epochs}  loss {loss:.4f}  order accuracy {accuracy:.3f}  "
                 f"lr {lr:.1e}")
-        write_checkpoint(head_state(head, optimizer, epoch + 1, weights, flags),
-                         checkpoint_path(out / "checkpoints", epoch + 1))
-        prune_checkpoints(out / "checkpoints", KEEP_EVERY)
+        source = checkpoint_path(out / "checkpoints", epoch + 1)
+        write_checkpoint(head_state(head, optimizer, epoch + 1, weights, train_videos, flags), source)
+        prune_checkpoints(out / "checkpoints", KEEP_EVERY, source)
     log.close()
-    choices = {name: getattr(flags, name) for name in TRAINING_CHOICES}
-    write_result(head, backbone, weights, videos["test"], flags, device, choices, counts, begin)
+    choices = {"epochs": flags.epochs, **{name: getattr(flags, name) for name in TRAINING_FLAGS}}
+    write_result(head, source, backbone, weights, videos["test"], flags, device, choices, counts, begin)
     return head
 
 
@@ -194,40 +202,34 @@ def train_one_epoch(
 def evaluate(
     backbone: nn.Module, weights: dict[str, Any], flags: argparse.Namespace, device: torch.device
 ) -> None:
-    """Test a trained head on held-out videos, and write the card into `--out`."""
+    """Test a trained head on held-out videos, and write result_eval.json into `--out`.
+
+    The training list must be the one that the head was trained on, so that none of its videos is tested.
+    """
     begin = time.monotonic()
-    head = find_head(weights, flags, device)
-    videos, counts = read_videos(flags)
-    write_result(head, backbone, weights, videos["test"], flags, device, {"head": flags.head}, counts,
-                 begin)
+    head, state = find_head(weights, flags, device)
+    videos, counts, train_videos = read_videos(flags)
+    check_train_videos(state, flags.head, train_videos, flags.train_csv)
+    choices = {"epochs": state["epochs_done"], **state["training"]}
+    write_result(head, Path(flags.head), backbone, weights, videos["test"], flags, device, choices, counts, begin,
+                 EVAL_CARD)
 
 
 def write_result(
-    head: nn.Linear, backbone: nn.Module, weights: dict[str, Any], videos: Sequence[VideoRecord],
+    head: nn.Linear, head_path: Path, backbone: nn.Module, weights: dict[str, Any], videos: Sequence[VideoRecord],
     flags: argparse.Namespace, device: torch.device, choices: dict[str, Any], counts: dict[str, int],
-    begin: float,
+    begin: float, name: str = CARD,
 ) -> None:
-    """Measure the head's order accuracy on `videos`, write result.json, print its table."""
+    """Measure the head's order accuracy on `videos`, write the card, print its table."""
     features = features_of("test", backbone, weights, videos, flags, device)
     metrics = {flags.level: order_accuracy(head, torch.from_numpy(features).to(device))}
-    outcome = Outcome(Split(None, flags.train_csv, flags.test_csv), metrics, counts)
-    settings = {**asdict(clip_settings(flags)), "seed": flags.seed, **choices}
+    outcome = Outcome(Split(None, flags.train_csv, flags.test_csv), metrics,
+                      {**counts, "head": str(head_path), "head_sha256": file_sha256(head_path)})
+    settings = {**asdict(clip_settings(flags)), **choices}
     card = build_card("temporal_order", [outcome], settings, weights, device, time.monotonic() - begin)
     make_out_dir(Path(flags.out))
-    print(f"wrote {write_card(Path(flags.out), card)}\n")
+    print(f"wrote {write_card(Path(flags.out), card, name)}\n")
     print(markdown_table(card, ("clips", "clip_frames", "img_dim", "seed")), flush=True)
-
-
-def read_videos(flags: argparse.Namespace) -> tuple[dict[str, list[VideoRecord]], dict[str, int]]:
-    """(role -> videos long enough, numbers of these and of all left out); InputError where roles overlap."""
-    videos, counts = {}, {}
-    for role, path in (("train", flags.train_csv), ("test", flags.test_csv)):
-        videos[role], num_short = videos_long_enough(path, clip_settings(flags))
-        num = len(videos[role])
-        counts |= {f"num_{role}_videos": num, f"num_{role}_videos_shorter_than_clip": num_short}
-        print(f"{role}: {num} videos of {path}, {num_short} left out as shorter than a clip", flush=True)
-    refuse_shared(videos["train"], videos["test"], flags.train_csv, flags.test_csv)
-    return videos, counts
 
 
 def features_of(
@@ -241,10 +243,10 @@ def features_of(
     path = store_path(flags.feature_dir or str(Path(flags.out) / "features"), fingerprint, f"order_{role}")
     make_out_dir(path.parent, "--feature_dir")
     stored = read_features(path, fingerprint)
-    features = stored or order_features(backbone, videos, settings, device, batch=flags.batch,
-                                        num_workers=flags.num_workers, label=role)
+    features = stored.features if stored else order_features(
+        backbone, videos, settings, device, batch=flags.batch, num_workers=flags.num_workers, label=role)
     if stored is None:
-        write_features(path, fingerprint, features)
+        write_features(path, fingerprint, features, {})
     print(f"{role}: features of {len(features[flags.level])} clips "
           f"{'computed' if stored is None else f'read from {path}'}", flush=True)
     return features[flags.level]
@@ -255,9 +257,9 @@ def visualize(
 ) -> None:
     """Write pictures and a film of the maps of each of the first `--num_videos` videos' middle clip."""
     require_h264()
-    head = find_head(weights, flags, device)
+    head, _ = find_head(weights, flags, device)
     settings = replace(clip_settings(flags), clips=1)
-    videos, _ = videos_long_enough(flags.test_csv, settings)
+    videos, _ = videos_long_enough(flags.test_csv, read_records(flags.test_csv, labelled=False), settings)
     backbone.to(device)
     for number, video in enumerate(videos[:flags.num_videos]):
         clips = both_orders(read_clips(video, settings), time_dim=1)
@@ -282,7 +284,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         mode = {"train": train, "eval": evaluate, "visualize": visualize}[flags.mode]
         mode(backbone, weights, flags, device)
     except InputError as error:
-        return report(error, parser.prog)
+        return report(error, parser.prog) if os.environ.get("RANK", "0") == "0" else error.exit_status
     return 0
 
 

@@ -76,7 +76,7 @@ def test_torn_checkpoint_and_missing_file(tmp_path):
 def test_newest_and_every_nth_stay(tmp_path):
     for epoch in range(1, 8):
         write_checkpoint({"n": epoch}, checkpoint_path(tmp_path, epoch))
-        prune_checkpoints(tmp_path, 3)
+        prune_checkpoints(tmp_path, 3, checkpoint_path(tmp_path, epoch))
     assert [place for place, _ in list_checkpoints(tmp_path)] == [(3, 0), (6, 0), (7, 0)]
 
 
@@ -84,9 +84,19 @@ def test_inside_an_epoch_only_the_newest_stays(tmp_path):
     (tmp_path / "epoch_0009.pt.partial").write_bytes(b"cut off")
     for epoch, step in ((0, 2), (0, 4), (1, 0), (1, 2), (1, 4), (2, 0), (2, 10), (2, 100)):
         write_checkpoint({"n": step}, checkpoint_path(tmp_path, epoch, step))
-        prune_checkpoints(tmp_path, 2)
+        prune_checkpoints(tmp_path, 2, checkpoint_path(tmp_path, epoch, step))
         assert list_checkpoints(tmp_path)[-1][0] == (epoch, step)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["epoch_0002.pt", "epoch_0002_step_000100.pt"]
+
+
+def test_what_is_later_than_the_one_written_goes(tmp_path):
+    """It is torn, or counts steps of a smaller batch: kept as the newest, it would cost the one just written."""
+    for place in ((1, 0), (2, 0), (2, 7)):
+        checkpoint_path(tmp_path, *place).write_bytes(b"torn")
+    written = checkpoint_path(tmp_path, 2, 4)
+    write_checkpoint({"n": 1}, written)
+    prune_checkpoints(tmp_path, 1, written)
+    assert [place for place, _ in list_checkpoints(tmp_path)] == [(1, 0), (2, 0), (2, 4)]
 
 
 def test_where_a_run_goes_on_from(tmp_path):
@@ -97,7 +107,10 @@ def test_where_a_run_goes_on_from(tmp_path):
     write_checkpoint({"n": 2}, checkpoint_path(folder, 4, 7))
     path, checkpoint, notes = find_checkpoint(tmp_path, "auto")
     assert path.name == "epoch_0004_step_000007.pt" and checkpoint["n"] == 2 and not notes
-    assert find_checkpoint(tmp_path, str(folder / "epoch_0004.pt"))[1]["n"] == 1
+    assert find_checkpoint(tmp_path / "other", str(folder / "epoch_0004.pt"))[1]["n"] == 1
+    assert find_checkpoint(tmp_path, str(path))[1]["n"] == 2
+    with pytest.raises(InputError, match="holds epoch_0004_step_000007.pt already"):
+        find_checkpoint(tmp_path, str(folder / "epoch_0004.pt"))
     with pytest.raises(InputError, match="epoch_0004_step_000007.pt.; add --resume"):
         find_checkpoint(tmp_path, None)
 

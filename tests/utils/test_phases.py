@@ -6,7 +6,8 @@ import time
 import pytest
 import torch
 
-from utils.phases import PHASES, WARM_UP_STEPS, Phases, Plan, describe, duration, largest_fitting
+from utils.dry_run import Plan, describe, duration, largest_fitting
+from utils.phases import PHASES, WARM_UP_STEPS, Phases
 
 CPU = torch.device("cpu")
 
@@ -32,7 +33,7 @@ def test_without_a_dry_run_there_is_no_clock():
 
 def test_the_lines_add_up():
     means = dict.fromkeys(PHASES, 0.0) | {"data": 0.1, "forward": 0.1, "backward": 0.2}
-    plan = Plan(batch_per_process=8, processes=1, steps_per_epoch=1000, epochs=50, num_workers=2, sample_s=0.06,
+    plan = Plan(batch_per_process=8, processes=1, processes_here=1, steps_per_epoch=1000, epochs=50, num_workers=2, sample_s=0.06,
                 largest_batch=None)
     lines = list(describe(means, plan, CPU))
     assert lines[0].startswith("20.0 videos/s (26.7 without waiting for data), 400 ms a step of 8")
