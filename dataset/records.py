@@ -17,6 +17,9 @@ from dataset.video_file import names_video_file
 from utils.errors import InputError
 
 
+MAX_DIGITS = 9  # of a number of frames (a year of video) or a label
+
+
 @dataclass(frozen=True, slots=True)
 class VideoRecord:
     """One video: where it is, its number of frames, and its class (0-based; None when not asked for)."""
@@ -71,6 +74,8 @@ def parse_row(fields: Sequence[str], labelled: bool, where: str, folder: str) ->
         )
     if not fields[0]:
         raise InputError(f"{where}: the frame folder (first column) is empty")
+    if "\0" in fields[0] or len(fields[0].splitlines()) > 1:
+        raise InputError(f"{where}: the frame folder (first column) is {fields[0]!r}, expected one line without NUL")
     if fields[1] or not names_video_file(fields[0]):
         num_frames = _integer(fields[1], "number of frames (second column)", where)
     else:
@@ -78,7 +83,8 @@ def parse_row(fields: Sequence[str], labelled: bool, where: str, folder: str) ->
     if labelled and num_frames == 0:
         raise InputError(f"{where}: number of frames (second column) is 0, expected at least 1")
     label = _integer(fields[2], "label (third column)", where) if labelled else None
-    return CsvRow(os.path.join(folder, fields[0]), num_frames, label)
+    # One spelling of a path, so that a video is recognized wherever it is named.
+    return CsvRow(os.path.normpath(os.path.join(folder, fields[0])), num_frames, label)
 
 
 def usable_for_pretraining(
@@ -136,4 +142,6 @@ def _is_header(fields: list[str]) -> bool:
 def _integer(field: str, name: str, where: str) -> int:
     if not (field.isascii() and field.isdigit()):
         raise InputError(f"{where}: {name} is {field!r}, expected an integer from 0")
+    if len(field) > MAX_DIGITS:
+        raise InputError(f"{where}: {name} has {len(field)} digits, expected {MAX_DIGITS} at most")
     return int(field)

@@ -97,6 +97,6 @@ def unwrap(checkpoint: object) -> dict[str, Tensor]:
             checkpoint = checkpoint[name]
             break
     if not isinstance(checkpoint, dict) or not checkpoint or not all(
-            isinstance(value, torch.Tensor) for value in checkpoint.values()):
+            isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in checkpoint.items()):
         raise ValueError("holds no state dict (a mapping of names to tensors)")
     return checkpoint

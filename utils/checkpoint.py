@@ -12,6 +12,7 @@ from typing import Any, BinaryIO, Callable
 import safetensors.torch
 import torch
 
+from utils.checkpoint_form import find_problem
 from utils.distributed import Process, gather_objects
 from utils.errors import InputError
 from utils.progress import Progress
@@ -199,7 +200,13 @@ def restore_pretraining(checkpoint: dict[str, Any], path: Path, model: torch.nn.
     With another global batch or number of processes the position in the epoch is that of the videos seen (rounded down
     to whole steps), and the sums of the epoch so far are not known.
     """
-    require_state(checkpoint, path)
+    missing = sorted({"model", "optimizer", "queue", "flags", "progress", "processes", "global_batch", "csv_sha256"}
+                     - checkpoint.keys())
+    if missing or checkpoint.get("format") != FORMAT:
+        raise InputError(f"{path}: no pretraining checkpoint to resume from: it lacks {', '.join(missing) or 'our format'}")
+    problem = find_problem(checkpoint, model, optimizer, flags.num_prototypes)
+    if problem:
+        raise InputError(f"{path}: damaged, or not of this project: {problem}")
     then, now = checkpoint["flags"], vars(flags)
     for name, flag in FIXED_FLAGS.items():
         if canonical(then.get(name)) != canonical(now[name]):
@@ -231,35 +238,6 @@ def restore_pretraining(checkpoint: dict[str, Any], path: Path, model: torch.nn.
         notes.append("the graph constraint is switched inside an epoch: its means are those from here on")
         return progress, None, notes
     return progress, processes[process.rank]["sums"], notes
-
-
-def require_state(checkpoint: dict[str, Any], path: Path) -> None:
-    """InputError unless `checkpoint` has every part of a pretraining state, each of its kind."""
-    kinds = {"model": dict, "optimizer": dict, "queue": dict, "flags": dict, "progress": dict, "processes": list,
-             "global_batch": int, "csv_sha256": str}
-    missing = sorted(kinds.keys() - checkpoint.keys())
-    if missing or checkpoint.get("format") != FORMAT:
-        raise InputError(f"{path}: no pretraining checkpoint to resume from: "
-                         + (f"it lacks {', '.join(missing)}" if missing else f"its format is {checkpoint.get('format')!r}"))
-    wrong = [name for name, kind in kinds.items() if not isinstance(checkpoint[name], kind)]
-    counts = checkpoint["progress"] if "progress" not in wrong else {}
-    wrong += [f"progress.{name}" for name in ("epoch", "step", "total_steps", "skipped_steps")
-              if not (isinstance(counts.get(name), int) and counts[name] >= 0)]
-    if counts.keys() != Progress().state_dict().keys() or not isinstance(counts["bad_videos"], dict):
-        wrong.append("progress")
-    if not isinstance(checkpoint["global_batch"], int) or checkpoint["global_batch"] < 1:
-        wrong.append("global_batch")
-    if not isinstance(checkpoint["flags"], dict) or not isinstance(checkpoint["flags"].get("graph_start_epoch"), int):
-        wrong.append("flags")
-    for part in checkpoint["processes"] if "processes" not in wrong else ():
-        sums = part.get("sums") if isinstance(part, dict) else None
-        if not (isinstance(sums, dict) and sums.keys() == {"names", "sums", "steps"} and isinstance(sums["names"], list)
-                and isinstance(sums["steps"], int) and isinstance(part.get("random"), dict)
-                and (sums["sums"] is None or (isinstance(sums["sums"], torch.Tensor)
-                                              and sums["sums"].shape == (len(sums["names"]),)))):
-            wrong.append("processes")
-    if wrong:
-        raise InputError(f"{path}: damaged: {', '.join(dict.fromkeys(wrong))} cannot be read")
 
 
 def canonical(value: Any) -> Any:
