@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, Callable
 import safetensors.torch
 import torch
 
-from utils.checkpoint_form import find_problem
+from utils.checkpoint_form import find_problem, is_flags
 from utils.distributed import Process, gather_objects
 from utils.errors import InputError
 from utils.progress import Progress
@@ -204,13 +204,13 @@ def restore_pretraining(checkpoint: dict[str, Any], path: Path, model: torch.nn.
                      - checkpoint.keys())
     if missing or checkpoint.get("format") != FORMAT:
         raise InputError(f"{path}: no pretraining checkpoint to resume from: it lacks {', '.join(missing) or 'our format'}")
+    then, now = checkpoint["flags"], vars(flags)
+    for name, flag in FIXED_FLAGS.items() if is_flags(then) else ():
+        if canonical(then.get(name)) != canonical(now[name]):
+            raise InputError(f"{flag} {now[name]}: {path} was trained with {flag} {then.get(name)}")
     problem = find_problem(checkpoint, model, optimizer, flags.num_prototypes)
     if problem:
         raise InputError(f"{path}: damaged, or not of this project: {problem}")
-    then, now = checkpoint["flags"], vars(flags)
-    for name, flag in FIXED_FLAGS.items():
-        if canonical(then.get(name)) != canonical(now[name]):
-            raise InputError(f"{flag} {now[name]}: {path} was trained with {flag} {then.get(name)}")
     notes = [f"changed since: {name} {then[name]} -> {now[name]}" for name in sorted(now.keys() - FREE_FLAGS)
              if name in then and canonical(then[name]) != canonical(now[name])]
     if checkpoint["csv_sha256"] != csv_sha256:
@@ -233,7 +233,8 @@ def restore_pretraining(checkpoint: dict[str, Any], path: Path, model: torch.nn.
                      "been, and the means of the epoch at hand are those from here on")
         progress.step = progress.step * checkpoint["global_batch"] // global_batch
         return progress, None, notes
-    graph_now, graph_then = (flags_of["graph_start_epoch"] <= progress.epoch for flags_of in (now, then))
+    graph_now, graph_then = (start <= progress.epoch for start in (
+        now["graph_start_epoch"], then.get("graph_start_epoch", now["graph_start_epoch"])))
     if progress.step and graph_now != graph_then:
         notes.append("the graph constraint is switched inside an epoch: its means are those from here on")
         return progress, None, notes
