@@ -162,7 +162,8 @@ def build(process: Process, flags: argparse.Namespace) -> Run:
         notes += [f"resumed from {source}: {progress.epoch} epoch(s) and {progress.step} step(s) done", *differences]
     epoch_is_over = progress.step >= batches.steps_per_epoch
     if epoch_is_over:
-        notes.append(f"epoch {progress.epoch + 1} is over: too few of its videos are left for a step of {batches.global_batch}")
+        notes.append(f"epoch {progress.epoch + 1} is over: too few of its videos are left for a step of "
+                     f"{batches.global_batch}")
         progress.epoch, progress.step, sums = progress.epoch + 1, 0, None
     # Also waits until every process has looked for checkpoints, before the main one writes anything.
     require_alike({"--csv_file (SHA-256)": csv_sha256, "newest checkpoint (is --out on a file system that all share?)":

@@ -123,7 +123,7 @@ def list_checkpoints(folder: Path) -> list[tuple[tuple[int, int], Path]]:
 def prune_checkpoints(folder: Path, save_every: int, written: Path) -> None:
     """Delete all but the checkpoint just `written` and those before it of every `save_every`-th whole epoch.
 
-    What is said to be later than it is torn, or counts in steps of another batch; parts of files that a kill cut off go too.
+    What is said to be later than it is torn, or counts in steps of another batch. Parts of files that a kill cut off go too.
     """
     found = list_checkpoints(folder)
     [now] = [place for place, path in found if path == written]
@@ -147,8 +147,8 @@ def find_checkpoint(out: Path, resume: str | None) -> tuple[Path | None, dict[st
         later = [path.name for _, path in reversed(present)]
         later = later[:next((i for i, (_, path) in enumerate(reversed(present)) if path.resolve() == named), None)]
         if later:
-            raise InputError(f"--resume {resume}: --out {out} holds {later[0]} already; --resume alone goes on from the newest, "
-                             "another --out begins a branch")
+            raise InputError(f"--resume {resume}: --out {out} holds {later[0]} already; --resume alone goes on from "
+                             "the newest, another --out begins a branch")
         return Path(resume), read_checkpoint(resume), []
     if resume is None and present:
         raise InputError(f"--out {out}: holds a run already ({present[-1][1].name}); add --resume to go on with it, or name "

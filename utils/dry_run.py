@@ -65,7 +65,8 @@ def describe(means: dict[str, float], plan: Plan, device: torch.device) -> Itera
     step_s = sum(means.values())
     work_s = step_s - means["data"]
     videos = plan.batch_per_process * plan.processes
-    yield f"{videos / step_s:.1f} videos/s ({videos / work_s:.1f} without waiting for data), {step_s * 1e3:.0f} ms a step of {videos}"
+    yield (f"{videos / step_s:.1f} videos/s ({videos / work_s:.1f} without waiting for data), {step_s * 1e3:.0f} ms a step "
+           f"of {videos}")
     yield f"waiting for data: {means['data'] / step_s:.0%} of the time"
     yield "ms a step: " + ", ".join(f"{phase} {seconds * 1e3:.1f}" for phase, seconds in means.items())
     if device.type == "cuda":

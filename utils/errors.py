@@ -3,7 +3,8 @@
     0    done
     1    a fault of the program: a traceback tells where
     2    a mistake in what was given (flags, csv, files), or a disk that is full: one line
-    3    another process, one that loads data among them, was lost, or silent for longer than --dist_timeout: start again with --resume
+    3    another process was lost (also one that loads data), or silent for longer than --dist_timeout: start again with
+         --resume
     4    numbers that are not finite: the newest checkpoint is from before
     75   stopped on request (SIGTERM, SIGUSR1) after a checkpoint was written: start again with --resume
     130  interrupted (Ctrl-C)

@@ -121,8 +121,8 @@ def pretraining_parser() -> argparse.ArgumentParser:
 
     monitor = parser.add_argument_group("monitor")
     monitor.add_argument("--monitor_csv", nargs=2, metavar=("TRAIN", "TEST"),
-                         help="labelled csv files of a small data set: log how well the backbone's features, one clip a video, "
-                              "tell its classes apart (nearest-neighbor R@1, and top-1 of a ridge regression)")
+                         help="labelled csv files of a small data set: log how well the backbone's features, one clip a "
+                              "video, tell its classes apart (nearest-neighbor R@1, and top-1 of a ridge regression)")
     monitor.add_argument("--monitor_every", type=int, default=5, metavar="EPOCHS", help="epochs between two looks")
     add_launch_flags(parser)
     return parser
@@ -131,7 +131,8 @@ def pretraining_parser() -> argparse.ArgumentParser:
 def add_launch_flags(parser: argparse.ArgumentParser) -> None:
     """Flags of processes and machines, which `utils.launch.launch` reads."""
     launch = parser.add_argument_group("launch")
-    launch.add_argument("--gpu", metavar="IDS", help="GPUs of this machine to use, such as 0,1,2,3; none: the CPU (default: all)")
+    launch.add_argument("--gpu", metavar="IDS",
+                        help="GPUs of this machine to use, such as 0,1,2,3; none: the CPU (default: all)")
     launch.add_argument("--multiprocessing-distributed", action="store_true",
                         help="start one process for each GPU here, or --nproc CPU processes where there is none")
     launch.add_argument("--nproc", type=int, default=1, metavar="N",
@@ -168,7 +169,8 @@ def find_problem(flags: argparse.Namespace) -> str | None:
              "--train_batch": (flags.batch_per_gpu, 2), "--lr_decay": (flags.lr_decay_epoch, 0),
              "--wd": (flags.weight_decay, 0), "--seed": (flags.seed, 0), "--save_every": (flags.save_every, 1),
              "--save_steps": (flags.save_steps, 1), "--max_skips": (flags.max_skips, 0),
-             "--stop_after": (flags.stop_after, 1), "--dry_run": (flags.dry_run, 1), "--monitor_every": (flags.monitor_every, 1),
+             "--stop_after": (flags.stop_after, 1), "--dry_run": (flags.dry_run, 1),
+             "--monitor_every": (flags.monitor_every, 1),
              "--log_every": (flags.log_every, 1), "--rate": (flags.max_stride, 1)}
     problem = find_too_small(least) or find_not_positive({"--lr": flags.lr}) or find_launch_problem(flags)
     if problem:

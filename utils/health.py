@@ -70,7 +70,8 @@ def handle_not_finite(report: StepReport, progress: Progress, policy: str, max_s
                  f"{where}; this step is skipped ({progress.skipped_steps + 1} of at most {max_skips}), see {dump}")
         return
     bound = f"; --max_skips {max_skips} are used up" if policy == "skip" else ""
-    raise NonFiniteError(f"{where}; nothing was updated or saved{bound}" + (f", {dump} names the videos" if log.writes else ""))
+    named_in = f", {dump} names the videos" if log.writes else ""
+    raise NonFiniteError(f"{where}; nothing was updated or saved{bound}{named_in}")
 
 
 def require_finite_weights(model: nn.Module, progress: Progress) -> None:

@@ -46,6 +46,7 @@ def launch(worker: Worker, flags: argparse.Namespace, program: str) -> int:
     there is one process here. `--world-size` machines, each started by hand with its `--rank`, meet at `--dist-url`.
     A process that fails takes the others down; its error is what is shown. Exit statuses: see `utils.errors`.
     """
+    print_any_name()
     try:
         gpus = visible_gpus(flags.gpu)
     except InputError as error:
@@ -63,6 +64,12 @@ def launch(worker: Worker, flags: argparse.Namespace, program: str) -> int:
                       program)
     context = mp.start_processes(spawned, args=(worker, flags, program, gpus, processes), nprocs=processes, join=False)
     return supervise(context.processes, program)
+
+
+def print_any_name() -> None:
+    """Let a terminal that cannot show a file's name show its codes instead."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")
 
 
 def supervise(processes: list, program: str) -> int:
@@ -96,7 +103,7 @@ def supervise(processes: list, program: str) -> int:
 
 
 def visible_gpus(ids: str | None) -> list[int]:
-    """GPUs to use here: those of `ids` ("0,1"; "none"), or all; none on a machine without. InputError for one that is absent."""
+    """GPUs to use here: those of `ids` ("0,1"; "none"), or all that there are. InputError for one that is absent."""
     present = 0 if ids == "none" else torch.cuda.device_count()
     if ids is None or not present:
         if ids not in (None, "none"):
@@ -110,6 +117,7 @@ def visible_gpus(ids: str | None) -> list[int]:
 
 def spawned(local_rank: int, *arguments: object) -> None:
     """Entry of a process that `launch` started."""
+    print_any_name()
     try:
         status = run_worker(local_rank, *arguments)
     except Exception:  # told here, as the one that waits for this process sees its exit status alone
@@ -144,7 +152,8 @@ def run_worker(local_rank: int, worker: Worker, flags: argparse.Namespace, progr
         if loss is None:
             raise
         advice = "; --resume goes on from the newest checkpoint" if hasattr(flags, "resume") else ""
-        print(f"{program}: error: process {process.rank} of {process.world_size}: {loss}{advice}", file=sys.stderr, flush=True)
+        print(f"{program}: error: process {process.rank} of {process.world_size}: {loss}{advice}", file=sys.stderr,
+              flush=True)
         return LOST
     if dist.is_initialized():
         dist.destroy_process_group()

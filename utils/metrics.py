@@ -96,4 +96,5 @@ class EpochMeter:
     def speed(self) -> dict[str, float]:
         """Videos of all processes per second, and the share of time in which this one waited for data, 0 to 1."""
         elapsed = max(time.perf_counter() - self.begin, 1e-9)
-        return {"samples_per_s": (self.steps - self.steps_before) * self.videos_per_step / elapsed, "data_wait": self.waited_s / elapsed}
+        videos = (self.steps - self.steps_before) * self.videos_per_step
+        return {"samples_per_s": videos / elapsed, "data_wait": self.waited_s / elapsed}

@@ -43,7 +43,7 @@ class RunLog:
         self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=steps_done + 1)
 
     def _lines(self) -> tuple[list[tuple[int, str, str]], int]:
-        """((step, kind, line) of an earlier part of the run, how many whole lines are none); a torn last line is not counted."""
+        """((step, kind, line) of an earlier start, how many lines cannot be read); a torn last line is not counted."""
         found, num_broken = [], 0
         text = self.path.read_text(errors="replace") if self.path.exists() else ""
         for line in text.splitlines(keepends=True):

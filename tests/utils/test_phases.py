@@ -33,8 +33,8 @@ def test_without_a_dry_run_there_is_no_clock():
 
 def test_the_lines_add_up():
     means = dict.fromkeys(PHASES, 0.0) | {"data": 0.1, "forward": 0.1, "backward": 0.2}
-    plan = Plan(batch_per_process=8, processes=1, processes_here=1, steps_per_epoch=1000, epochs=50, num_workers=2, sample_s=0.06,
-                largest_batch=None)
+    plan = Plan(batch_per_process=8, processes=1, processes_here=1, steps_per_epoch=1000, epochs=50, num_workers=2,
+                sample_s=0.06, largest_batch=None)
     lines = list(describe(means, plan, CPU))
     assert lines[0].startswith("20.0 videos/s (26.7 without waiting for data), 400 ms a step of 8")
     assert "waiting for data: 25% of the time" in lines
