@@ -225,7 +225,8 @@ class TestCrops:
 
     def __call__(self, frames: np.ndarray) -> np.ndarray:
         """Returns uint8 [num_crops, T, S, S, 3] from uint8 [T, H, W, 3]."""
-        return self.cut(self.resize(frames))
+        resized = self.resize(frames)
+        return np.stack([self.cut(resized, crop) for crop in range(self.num_crops)])
 
     def resize(self, frames: np.ndarray) -> np.ndarray:
         """Returns the frames with their short side at 128/112 of S; each frame's pixels depend on it alone."""
@@ -233,17 +234,13 @@ class TestCrops:
         scale = round(self.img_dim * TEST_RESIZE_RATIO) / min(height, width)
         return resize_frames(frames, (round(width * scale), round(height * scale)), "bilinear")
 
-    def cut(self, resized: np.ndarray) -> np.ndarray:
-        """Returns uint8 [num_crops, T, S, S, 3] from frames that `resize` gave."""
+    def cut(self, resized: np.ndarray, crop: int) -> np.ndarray:
+        """Returns one of the crops, a view [T, S, S, 3] of frames that ``resize`` gave."""
         bottom, right = (side - self.img_dim for side in resized.shape[1:3])
         corners = [(bottom // 2, right // 2), (0, 0), (0, right), (bottom, 0), (bottom, right)]
-        crops = np.stack(
-            [
-                resized[:, top : top + self.img_dim, left : left + self.img_dim]
-                for top, left in corners[: self.num_crops]
-            ]
-        )
-        return np.concatenate([crops, crops[:, :, :, ::-1]]) if self.num_crops == 10 else crops
+        top, left = corners[crop % len(corners)]
+        cut = resized[:, top : top + self.img_dim, left : left + self.img_dim]
+        return cut[:, :, ::-1] if crop >= len(corners) else cut
 
 
 def normalize(clips: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:

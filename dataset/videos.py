@@ -59,7 +59,10 @@ class PretrainVideos(Dataset):
         color_on_device: bool = False,
         half: bool = False,
     ) -> None:
-        """``color_on_device``: leave color to `apply_color_on_device`, and hand over its draws. ``half``: as `read_frames`."""
+        """``color_on_device``: leave color to `apply_color_on_device`, and hand over its draws.
+
+        ``half``: as in `read_frames`.
+        """
         self.half = half
         self.color_on_device = color_on_device
         self.records = records
@@ -136,8 +139,31 @@ class LabelledVideos(Dataset):
         return torch.from_numpy(self.augment(frames, rng)), record.label
 
 
+class TestViews:
+    """The views of a video, clips x crops, each cut when it is asked for: all at once may take gigabytes.
+
+    ``frames`` uint8 [n, h, w, 3] as ``TestCrops.resize`` gives them; ``clips`` int64 [clips, T]: which of them.
+    """
+
+    __test__ = False  # the name begins as pytest's test classes do
+
+    def __init__(self, frames: torch.Tensor, clips: torch.Tensor, crops: TestCrops) -> None:
+        self.frames = frames.numpy()
+        self.clips = clips.numpy()
+        self.crops = crops
+
+    def __len__(self) -> int:
+        return len(self.clips) * self.crops.num_crops
+
+    def __getitem__(self, views: slice) -> torch.Tensor:
+        """Returns uint8 [M, T, S, S, 3] of a slice of the views, of which the crops of one clip lie side by side."""
+        numbers = [divmod(view, self.crops.num_crops) for view in range(*views.indices(len(self)))]
+        cut = [self.crops.cut(self.frames, crop)[self.clips[clip]] for clip, crop in numbers]
+        return torch.from_numpy(np.stack(cut))
+
+
 class LabelledTestVideos(Dataset):
-    """Test clips of a downstream task: all clips and crops of a video, without any draw."""
+    """Test clips of a downstream task: all frames that a video's clips are made of, without any draw."""
 
     def __init__(
         self, records: Sequence[VideoRecord], sample_clips: Callable[[int], np.ndarray], crops: TestCrops
@@ -150,14 +176,13 @@ class LabelledTestVideos(Dataset):
     def __len__(self) -> int:
         return len(self.records)
 
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, int, int]:
-        """Returns (uint8 [clips * crops, T, S, S, 3], label, index), the crops of one clip side by side."""
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor, int, int]:
+        """Returns (frames uint8 [n, h, w, 3], clips int64 [clips, T], label, index); see ``TestViews``."""
         record = self.records[index]
         clips = self.sample_clips(record.num_frames)
         distinct, positions = np.unique(clips, return_inverse=True)
         frames = read_frames(record.path, distinct, record.num_frames, shrink=self.crops.resize)
-        views = np.concatenate([self.crops.cut(frames[clip]) for clip in positions.reshape(clips.shape)])
-        return torch.from_numpy(views), record.label, index
+        return torch.from_numpy(frames), torch.from_numpy(positions.reshape(clips.shape)), record.label, index
 
 
 class EpochBatchSampler(Sampler):
@@ -211,9 +236,9 @@ def build_loader(
 ) -> DataLoader:
     """Returns a loader of ``batches``: collated once, in the workers, pinned for a CUDA device.
 
-    ``collate``: samples -> batch, None for torch's own. Workers live as long as the loader and keep to one thread each. An InputError raised in a worker arrives
-    here as an InputError; ``utils.errors.one_line`` gives its message. The loader draws from no global
-    random state.
+    ``collate``: samples -> batch, None for torch's own. Workers live as long as the loader and keep to one thread
+    each. An InputError raised in a worker arrives here as an InputError; ``utils.errors.one_line`` gives its message.
+    The loader draws from no global random state.
     """
     _limit_threads()
     Finalize(None, _end_workers, exitpriority=0)

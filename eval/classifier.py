@@ -60,11 +60,11 @@ class VideoClassifier(nn.Module):
 
     def forward(self, clips: Tensor) -> dict[str, Tensor]:
         """Level -> logits [M, K] from clips [M, 3, T, H, W]."""
-        pooled = pool_levels(self.backbone(clips))
+        pooled = pool_maps(self.backbone(clips))
         return {level: head(pooled[level]) for level, head in self.heads.items()}
 
 
-def pool_levels(maps: Any) -> dict[str, Tensor]:
+def pool_maps(maps: Any) -> dict[str, Tensor]:
     """Level -> [M, C], the mean over time and space of each map, in float32 at least; "concat": see below.
 
     `concat` is low, mid and high side by side, each L2-normalized on its own, so that the three have equal say.
@@ -78,10 +78,11 @@ def level_channels(backbone: nn.Module, level: str) -> int:
     return sum(backbone.channels.values()) if level == CONCAT else backbone.channels[level]
 
 
-def parameter_groups(model: VideoClassifier, head_lr: float, backbone_lr: float) -> list[dict[str, Any]]:
+def parameter_groups(model: VideoClassifier, head_lr: float, backbone_lr: float | None) -> list[dict[str, Any]]:
     """An optimizer's groups: the backbone's parameters unless frozen, and the heads', each at a rate of its own.
 
-    "base_lr" keeps a group's rate before any decay, "name" is what the log calls it.
+    "base_lr" keeps a group's rate before any decay, "name" is what the log calls it. `backbone_lr` is not
+    used where the backbone is frozen.
     """
     groups = [("heads", model.heads, head_lr)]
     if not model.freeze_backbone:

@@ -5,14 +5,23 @@ numbers are not comparable as they stand.
 """
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
+
+if not __package__:  # started as `python eval/compare.py`
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+import json
 from typing import Any, Sequence
 
 from eval.table import markdown_rows, percent
 from utils.errors import InputError, one_line
 from utils.flags import OneLineParser
+
+
+ABOUT = ("pretrained_epochs", "weights_kind", "git_commit", "device")
+COUNTS = ("num_train_videos", "num_test_videos", "num_classes", "epochs_done")
+SKIPPED = ("skipped_train_videos", "skipped_test_videos")
 
 
 def read_card(path: Path) -> dict[str, Any]:
@@ -39,9 +48,22 @@ def table(cards: Sequence[dict[str, Any]]) -> str:
                             for level in levels for card in cards if level in card["metrics"])])
 
 
+def found_facts(facts: dict[str, Any]) -> dict[str, Any]:
+    """Name -> value: how many videos, how far trained, what was chosen; of a card, or of one of its splits."""
+    chosen = {f"chosen {level}": f"lr {pair['lr']:g} weight decay {pair['weight_decay']:g}"
+              for level, pair in facts.get("chosen", {}).items()}
+    skipped = {name.replace("skipped_", "num_skipped_"): len(facts[name]) for name in SKIPPED if name in facts}
+    return {**{name: facts[name] for name in COUNTS if name in facts}, **skipped, **chosen}
+
+
 def differences(cards: Sequence[dict[str, Any]]) -> list[str]:
-    """A line for each setting, csv file or library version in which the cards differ."""
-    flat = [{**card["settings"], **{f"{role} csv": entry["sha256"][:12] for role, entry in card["csv_files"].items()},
+    """A line for each setting, count of videos, csv file, library version and the like in which the cards differ."""
+    flat = [{**{name: value for name, value in card["settings"].items() if name != "picture_level"},
+             **{name: card[name] for name in ABOUT if name in card}, **found_facts(card),
+             "checkpoint_sha256": (card.get("checkpoint_sha256") or "-")[:12],
+             **{f"split {split}: {name}": value for split, facts in card.get("per_split", {}).items()
+                for name, value in found_facts(facts).items()},
+             **{f"{role} csv": entry["sha256"][:12] for role, entry in card["csv_files"].items()},
              **{f"version of {name}": value for name, value in card.get("versions", {}).items()}} for card in cards]
     names = dict.fromkeys(name for entries in flat for name in entries)
     return [f"differs: {name}: " + ", ".join(str(entries.get(name, "-")) for entries in flat) for name in names

@@ -5,7 +5,7 @@ Shapes: N videos; K classes.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -27,21 +27,22 @@ def add_classes_flag(group: argparse._ArgumentGroup) -> None:
                             "if it is there; else the labels)")
 
 
-def class_names(file: str | None, train_csv: str, num_classes: int) -> list[str]:
-    """The name of each label below `num_classes`: from `file`, or classes.txt beside the csv, or the number itself."""
+def class_names(file: str | None, train_csv: str, labels: Iterable[int]) -> dict[int, str]:
+    """The name of each of `labels`: from `file`, or classes.txt beside the csv, or the number itself."""
+    labels = sorted(set(map(int, labels)))
     path = Path(file) if file else Path(train_csv).parent / CLASS_FILE
     if not file and not path.exists():
-        return [str(label) for label in range(num_classes)]
+        return {label: str(label) for label in labels}
     try:
         names = path.read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
         raise InputError(f"{path}: cannot read the class names: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: class names: not UTF-8 text") from error
-    if len(names) < num_classes:
+    if labels and len(names) <= labels[-1]:
         raise InputError(f"{path}: names {len(names)} class(es), one a line, but {train_csv} has labels up to "
-                         f"{num_classes - 1}")
-    return [name.strip() for name in names[:num_classes]]
+                         f"{labels[-1]}")
+    return {label: names[label].strip() for label in labels}
 
 
 def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:

@@ -19,24 +19,26 @@ from eval.classifier import ProbeHead
 from eval.flags import add_clip_flags, add_reading_flags, add_weight_flags, run_command
 from eval.splits import add_split_flags
 from eval.supervised import Task, supervise
-from eval.training_flags import add_training_flags, check_training_flags
+from eval.training_flags import add_training_flags, check_training_flags, refuse_with_test_only
 from eval.vectors import LEVEL_CHOICES, add_levels_flag, parse_levels
 from utils.distributed import Process
 from utils.flags import OneLineParser, add_launch_flags
 
 MOMENTUM = 0.9
 RECIPE = ("epochs", "batch_per_gpu", "lr", "weight_decay", "lr_decay_epochs", "amp", "seed", "val_holdout", "group")
+FACTS = {"optimizer": "SGD", "momentum": MOMENTUM, "dropout": None, "normalization": "L2, then batch norm"}
 
 
 def probe(process: Process, flags: argparse.Namespace) -> int:
     """The whole evaluation in this process; returns the exit status."""
     sgd = partial(torch.optim.SGD, momentum=MOMENTUM, weight_decay=flags.weight_decay)
     return supervise(process, flags, Task("linear_probe_end_to_end", tuple(parse_levels(flags.levels)), True, ProbeHead,
-                                          sgd, RECIPE))
+                                          sgd, RECIPE, FACTS))
 
 
 def check_flags(flags: argparse.Namespace) -> None:
     """InputError for a value that cannot work."""
+    refuse_with_test_only(flags, probe_parser())
     parse_levels(flags.levels)
     check_training_flags(flags)
 

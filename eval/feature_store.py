@@ -7,7 +7,7 @@ import os
 import zipfile
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,7 +17,14 @@ from models.levels import LEVELS
 from utils.errors import InputError
 from utils.runlog import file_sha256
 
-FEATURE_FORMAT = 1  # raised whenever the same checkpoint, csv and settings would give other features
+FEATURE_FORMAT = 2  # raised whenever the same checkpoint, csv and settings would give another file
+
+
+class Stored(NamedTuple):
+    """Features as they were stored: level -> float32 [N, C], and why each of the rows that are NaN is one."""
+
+    features: dict[str, np.ndarray]
+    skipped: dict[int, str]
 
 
 def feature_fingerprint(
@@ -43,20 +50,26 @@ def mark_of(fingerprint: dict[str, Any]) -> str:
     return json.dumps(fingerprint, sort_keys=True)
 
 
-def write_features(path: Path, fingerprint: dict[str, Any], features: dict[str, np.ndarray]) -> None:
-    """Store level -> float32 [N, C] in a folder that is there; the file is whole or not there at all."""
+def write_features(
+    path: Path, fingerprint: dict[str, Any], features: dict[str, np.ndarray], skipped: dict[int, str]
+) -> None:
+    """Store level -> float32 [N, C] in a folder that is there; the file is whole or not there at all.
+
+    `skipped`: row -> reason, of the videos that cannot be read.
+    """
     partial_path = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
         with open(partial_path, "wb") as file:
-            np.savez(file, fingerprint=np.array(mark_of(fingerprint)), **features)
+            np.savez(file, fingerprint=np.array(mark_of(fingerprint)), skipped=np.array(json.dumps(skipped)),
+                     **features)
         os.replace(partial_path, path)
     except OSError as error:
         partial_path.unlink(missing_ok=True)
         raise InputError(f"--feature_dir {path.parent}: cannot store there: {error.strerror}") from error
 
 
-def read_features(path: Path, fingerprint: dict[str, Any]) -> dict[str, np.ndarray] | None:
-    """Stored features, level -> float32 [N, C], or None where there are none.
+def read_features(path: Path, fingerprint: dict[str, Any]) -> Stored | None:
+    """What `write_features` stored, or None where there is no file.
 
     A file that cannot be read, or that holds another fingerprint, is an InputError.
     """
@@ -66,8 +79,9 @@ def read_features(path: Path, fingerprint: dict[str, Any]) -> dict[str, np.ndarr
         with np.load(path, allow_pickle=False) as stored:
             found = str(stored["fingerprint"])
             features = {level: stored[level] for level in LEVELS}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            skipped = {int(row): reason for row, reason in json.loads(str(stored["skipped"])).items()}
+    except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
         raise InputError(f"{path}: no whole file of features; remove it ({type(error).__name__})") from error
     if found != mark_of(fingerprint):
         raise InputError(f"{path}: holds features of other weights, videos or clips; remove it")
-    return features
+    return Stored(features, skipped)

@@ -30,7 +30,7 @@ from eval.features import RANDOM
 from eval.flags import add_clip_flags, add_reading_flags, add_weight_flags, run_command
 from eval.splits import add_split_flags
 from eval.supervised import Task, supervise
-from eval.training_flags import add_training_flags, check_training_flags
+from eval.training_flags import add_training_flags, check_training_flags, refuse_with_test_only
 from utils.distributed import Process
 from utils.errors import InputError
 from utils.flags import OneLineParser, add_launch_flags, find_not_positive
@@ -38,24 +38,31 @@ from utils.flags import OneLineParser, add_launch_flags, find_not_positive
 HEAD, ALL, SCRATCH = "head", "all", "scratch"
 RECIPE = ("trained_part", "epochs", "batch_per_gpu", "lr", "backbone_lr", "weight_decay", "lr_decay_epochs", "dropout",
           "amp", "seed", "val_holdout", "group")
+BACKBONE_LR = 1e-4
+FACTS = {"optimizer": "Adam", "normalization": None}
 
 
 def finetune(process: Process, flags: argparse.Namespace) -> int:
     """The whole evaluation in this process; returns the exit status."""
     adam = partial(torch.optim.Adam, weight_decay=flags.weight_decay, fused=process.device.type == "cuda")
     return supervise(process, flags, Task("finetune", ("high",), flags.trained_part == HEAD,
-                                          partial(DropoutHead, dropout=flags.dropout), adam, RECIPE))
+                                          partial(DropoutHead, dropout=flags.dropout), adam, RECIPE, FACTS))
 
 
 def check_flags(flags: argparse.Namespace) -> None:
     """InputError for a value that cannot work."""
+    refuse_with_test_only(flags, finetune_parser())
+    if flags.trained_part != ALL and flags.backbone_lr is not None:
+        raise InputError(f"--backbone_lr {flags.backbone_lr}: is for --train {ALL}, not --train {flags.trained_part}")
+    if flags.trained_part == ALL and flags.backbone_lr is None:
+        flags.backbone_lr = BACKBONE_LR
     if flags.trained_part == SCRATCH:
         flags.weights = flags.weights or RANDOM
         if flags.weights != RANDOM:
             raise InputError(f"--train {SCRATCH}: starts from random weights, but --weights names {flags.weights}")
         flags.backbone_lr = flags.lr
     check_training_flags(flags)
-    problem = find_not_positive({"--backbone_lr": flags.backbone_lr})
+    problem = flags.backbone_lr is not None and find_not_positive({"--backbone_lr": flags.backbone_lr})
     if problem:
         raise InputError(problem)
     if not 0 <= flags.dropout < 1:
@@ -73,8 +80,8 @@ def finetune_parser() -> OneLineParser:
                         help="head: the linear layer, on a frozen backbone in eval mode (CoCLR's `last`); all: "
                              "the backbone too, at --backbone_lr (CoCLR's `ft`); scratch: random weights, all at "
                              "--lr (CoCLR's `all`)")
-    recipe.add_argument("--backbone_lr", type=float, default=1e-4,
-                        help="learning rate of the backbone with --train all")
+    recipe.add_argument("--backbone_lr", type=float,
+                        help=f"learning rate of the backbone with --train all ({BACKBONE_LR:g} if not given)")
     recipe.add_argument("--dropout", type=float, default=0.9, metavar="P",
                         help="share of features zeroed before the head")
     add_clip_flags(parser)

@@ -4,8 +4,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 
-from eval.features import WINDOWS, ClipSettings
 from eval.splits import find_splits
+from eval.views import WINDOWS, ClipSettings
 from utils.distributed import Process
 from utils.errors import InputError
 from utils.flags import OneLineParser, find_launch_problem, find_too_small
@@ -38,7 +38,8 @@ def add_extraction_flags(parser: argparse.ArgumentParser) -> None:
     """Flags of how features are computed and kept."""
     work = add_reading_flags(parser)
     work.add_argument("--feature_dir", metavar="DIR",
-                      help="keep features here, and use those kept for the same weights, csv and clips")
+                      help="keep features here, and use those kept for the same weights, csv and clips; frames that "
+                           "have changed under the same csv are not noticed")
 
 
 def add_reading_flags(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:

@@ -26,11 +26,13 @@ import itertools
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
+from dataset.records import VideoRecord
 from eval import end_to_end_probe
 from eval.confusion import add_classes_flag, class_names, confusion_matrix, draw_confusion
 from eval.flags import (add_clip_flags, add_extraction_flags, add_weight_flags, check_feature_flags,
@@ -40,7 +42,7 @@ from eval.prediction import accuracies, named, per_class
 from eval.probe_grid import DECAY_AT, Choice, Heads, Pair, Recipe, choose_pair, train_heads
 from eval.result_card import Outcome, build_card, markdown_table, write_card
 from eval.sets import SplitSets, read_sets
-from eval.splits import add_split_flags
+from eval.splits import Split, add_split_flags
 from eval.vectors import add_levels_flag, level_vectors, parse_levels
 from utils.distributed import Process
 from utils.errors import InputError
@@ -71,7 +73,7 @@ def probe_split(sets: SplitSets, levels: Sequence[str], flags: argparse.Namespac
     recipe, pairs = Recipe(flags.epochs, flags.batch_size, flags.seed), grid(flags)
     classes, targets = np.unique(sets.train.labels, return_inverse=True)
     test_targets = np.searchsorted(classes, sets.test.labels)
-    names = class_names(flags.classes, sets.split.train_csv, int(classes[-1]) + 1)
+    names = class_names(flags.classes, sets.split.train_csv, classes)
     holdout = draw_holdout(sets.train.records, flags.group, flags.holdout, flags.seed)
     print(holdout.line(), flush=True)
 
@@ -99,6 +101,12 @@ def probe_split(sets: SplitSets, levels: Sequence[str], flags: argparse.Namespac
     return Outcome(sets.split, metrics, details)
 
 
+def check_training_videos(flags: argparse.Namespace, split: Split, videos: Sequence[VideoRecord]) -> None:
+    """InputError where --classes, --group or --holdout does not fit the training videos of a split."""
+    class_names(flags.classes, split.train_csv, {video.label for video in videos})
+    draw_holdout(videos, flags.group, flags.holdout, flags.seed)
+
+
 def probe_features(process: Process, flags: argparse.Namespace) -> None:
     """Everything from flags to result.json, the confusion pictures and the printed table.
 
@@ -106,7 +114,7 @@ def probe_features(process: Process, flags: argparse.Namespace) -> None:
     """
     start = time.monotonic()
     levels = parse_levels(flags.levels)
-    all_sets, weights = read_sets(flags, process)
+    all_sets, weights = read_sets(flags, process, partial(check_training_videos, flags))
     if not process.is_main:
         return
     outcomes = [probe_split(sets, levels, flags, process) for sets in all_sets]

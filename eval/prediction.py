@@ -7,20 +7,18 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from dataset.records import VideoRecord
-from dataset.transforms import TestCrops, normalize
-from dataset.videos import LabelledTestVideos, build_loader
-from eval.features import ClipSettings, ViewsOrReason, batch_views, fill_up, group_by_video
-from utils.distributed import Process, gather_objects
+from dataset.transforms import normalize
+from eval.views import ClipSettings, mean_over_views
+from utils.distributed import Process
 from utils.errors import AgreedError
 from utils.runlog import replace_text
 
@@ -34,68 +32,19 @@ def predict(
     """Level -> probabilities float64 [N, K]: the softmax of each view, averaged over the video's clips and crops.
 
     Row i belongs to records[i]. Every clip has as many crops, so that the mean over all views is the mean over
-    clips and then over crops. Eval mode, full float32 (no TF32, no autocast), `batch` views at a time; workers
-    and processes change not a bit of a row. Of several processes each reads every world_size-th video; all must
-    call this with the same weights, and all get all rows. That every row is filled exactly once is checked.
-
-    A video that cannot be read is an InputError with its path; where `skipped` is given, its row is NaN and the
-    dictionary gets index -> reason. Probabilities that are not finite are an InputError too.
+    clips and then over crops. How, and what is refused, tells `mean_over_views`; no autocast.
     """
-    was_training = model.training
-    model.to(process.device).eval()
-    videos = LabelledTestVideos(records, settings.sampler(), TestCrops(settings.img_dim, settings.crops))
-    own = [[index] for index in range(process.rank, len(records), process.world_size)]
-    loader = build_loader(ViewsOrReason(videos, skipped is not None), own, num_workers, process.device)
-    bad: dict[int, str] = {}
-    filled: list[tuple[int, dict[str, np.ndarray]]] = []
-
-    def readable() -> Iterator[tuple[int, Tensor]]:
-        for index, views, reason in tqdm(loader, desc=label, unit="video", leave=False,
-                                         disable=None if process.is_main else True):
-            if reason[0]:
-                bad[int(index)] = reason[0]
-            else:
-                yield int(index), views[0]
-
-    with torch.inference_mode(), torch.backends.cudnn.flags(
-            enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
-        per_view = ((owners, view_probabilities(model, fill_up(views, batch).to(process.device, non_blocking=True)))
-                    for owners, views in batch_views(readable(), batch))
-        for index, rows in group_by_video(per_view):
-            filled.append((index, {level: values.mean(axis=0) for level, values in rows.items()}))
-    model.train(was_training)
-
-    parts = gather_objects((filled, bad))
-    if skipped is not None:
-        for _, part_bad in parts:
-            skipped.update(part_bad)
-    return rows_by_index([item for part, _ in parts for item in part], records, set(skipped or ()))
+    rows = mean_over_views(model, partial(view_probabilities, model), "class probabilities", records, settings, process,
+                           batch=batch, num_workers=num_workers, skipped=skipped, label=label)
+    if not rows:
+        raise AgreedError(f"none of the {len(records)} test videos can be read; the first: {skipped[0]}")
+    return rows
 
 
 def view_probabilities(model: nn.Module, views: Tensor) -> dict[str, np.ndarray]:
     """Level -> float64 [M, K] from uint8 views [M, T, S, S, 3]; the softmax is taken in float32."""
     logits = model(normalize(views).contiguous())
     return {level: x.float().softmax(dim=1).double().cpu().numpy() for level, x in logits.items()}
-
-
-def rows_by_index(
-    filled: Sequence[tuple[int, dict[str, np.ndarray]]], records: Sequence[VideoRecord], skipped: set[int],
-) -> dict[str, np.ndarray]:
-    """Level -> float64 [N, K] from all processes' (index, level -> [K]); NaN for a skipped video."""
-    if not filled:
-        raise AgreedError(f"none of the {len(records)} test videos can be read, such as {records[0].path}")
-    times_filled = np.zeros(len(records), np.int64)
-    rows = {level: np.full((len(records), len(row)), np.nan) for level, row in filled[0][1].items()}
-    for index, levels in filled:
-        times_filled[index] += 1
-        for level, row in levels.items():
-            if not np.isfinite(row).all():
-                raise AgreedError(f"{records[index].path}: its class probabilities are not finite at level {level}: "
-                                  "are the weights those of a run that diverged?")
-            rows[level][index] = row
-    expected = [int(index not in skipped) for index in range(len(records))]
-    assert times_filled.tolist() == expected, "rows filled other than once"
-    return rows
 
 
 def ranks_of_truth(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -129,7 +78,7 @@ def per_class(probabilities: np.ndarray, labels: np.ndarray) -> list[dict[str, A
     return rows
 
 
-def named(row: dict[str, Any], classes: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
+def named(row: dict[str, Any], classes: np.ndarray, names: Mapping[int, str]) -> dict[str, Any]:
     """A row of `per_class` with labels of the csv in place of class indices, and the class's name."""
     def label(index: int | None) -> int | None:
         return None if index is None else int(classes[index])

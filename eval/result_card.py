@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+import av
 import torch
 
 from eval.splits import Split
@@ -16,6 +17,10 @@ from eval.table import markdown_rows, percent
 from utils.errors import InputError
 from utils.runlog import device_name, file_sha256, git_commit, library_versions, replace_text
 
+CARD = "result.json"
+# The part of the network whose output is the map of each level.
+RESNET_LAYERS = {"low": "layer2", "mid": "layer3", "high": "layer4"}
+LAYERS_OF = {"s3d": {"low": "block 3c", "mid": "block 4f", "high": "block 5c"}}
 Metrics = dict[str, dict[str, float]]  # level -> metric -> fraction from 0 to 1
 
 
@@ -58,11 +63,12 @@ def build_card(
         "task": task,
         **found,
         **weights,
+        "layers": LAYERS_OF.get(weights["net"], RESNET_LAYERS),
         "settings": settings,
         **details,
         "csv_files": {role: {"path": str(path), "sha256": file_sha256(path)} for role, path in csv_files.items()},
         "git_commit": git_commit(),
-        "versions": library_versions(),
+        "versions": {**library_versions(), "av": av.__version__},
         "device": device_name(device),
         "duration_s": round(duration_s, 3),
         "command": [sys.executable, *sys.argv],
@@ -88,9 +94,9 @@ def over(values: dict[str, dict[str, list[float]]], statistic: Any) -> Metrics:
     return {level: {name: float(statistic(each)) for name, each in names.items()} for level, names in values.items()}
 
 
-def write_card(out: Path, card: dict[str, Any]) -> Path:
-    """Path of `result.json`, written whole into the folder `out`; an earlier one is replaced."""
-    path = out / "result.json"
+def write_card(out: Path, card: dict[str, Any], name: str = CARD) -> Path:
+    """Path of the card `name`, written whole into the folder `out`; an earlier one is replaced."""
+    path = out / name
     replace_text(path, json.dumps(card, indent=2, allow_nan=False) + "\n")
     return path
 

@@ -31,6 +31,7 @@ import torch
 
 from dataset.decode import read_frames, resize_frames
 from dataset.records import VideoRecord
+from eval.features import ClipSettings
 from eval.flags import (add_clip_flags, add_extraction_flags, add_weight_flags, check_feature_flags,
                         read_clip_settings, require_at_least, run_command)
 from eval.result_card import Outcome, build_card, markdown_table, write_card
@@ -38,6 +39,7 @@ from eval.sets import SplitSets, read_sets
 from eval.splits import add_split_flags
 from eval.vectors import LEVEL_CHOICES, add_levels_flag, level_vectors, parse_levels
 from utils.distributed import Process
+from utils.errors import InputError
 from utils.flags import OneLineParser, add_launch_flags
 
 KS = (1, 5, 10, 20, 50)
@@ -101,27 +103,47 @@ def recall_at(
 
 
 def draw_picture(
-    path: Path, queries: Sequence[VideoRecord], neighbors: Sequence[Sequence[VideoRecord]]
+    path: Path, queries: Sequence[VideoRecord], neighbors: Sequence[Sequence[VideoRecord]],
+    settings: ClipSettings = ClipSettings(), skip_bad: bool = False,
 ) -> None:
-    """Write a row for each query: its middle frame, framed grey, its neighbors' green for hits, else red."""
+    """Write a row for each query: a frame of its, framed grey, its neighbors' green for hits, else red.
+
+    The frame is the middle one of the middle clip of `settings`. With `skip_bad` one that cannot be read stays white,
+    and is told; without, it is an InputError.
+    """
+    def tile(video: VideoRecord, color: tuple[int, int, int]) -> np.ndarray:
+        try:
+            return framed_tile(video, color, settings)
+        except InputError as error:
+            if not skip_bad:
+                raise InputError(f"{path}: the picture cannot be drawn: {error}") from error
+            print(f"{path}: a tile is blank: {error}", flush=True)
+            return frame_of(np.full((TILE_SIZE[1], TILE_SIZE[0], 3), 255, np.uint8), color)
+
     rows = []
     for query, found in zip(queries, neighbors):
-        tiles = [framed_tile(query, GREY)]
+        tiles = [tile(query, GREY)]
         tiles.append(np.full((len(tiles[0]), 2 * FRAME_PX, 3), 255, np.uint8))  # a gap
-        tiles += [framed_tile(video, GREEN if video.label == query.label else RED) for video in found]
+        tiles += [tile(video, GREEN if video.label == query.label else RED) for video in found]
         rows.append(np.concatenate(tiles, axis=1))
     encoded, data = cv2.imencode(".png", np.concatenate(rows)[..., ::-1])
     assert encoded, path
     path.write_bytes(data.tobytes())
 
 
-def framed_tile(video: VideoRecord, color: tuple[int, int, int]) -> np.ndarray:
-    """The video's middle frame, uint8 RGB, in a frame of `color`."""
-    middle = read_frames(video.path, np.array([(video.num_frames - 1) // 2]), video.num_frames)
-    [frame] = resize_frames(middle, TILE_SIZE, "bilinear")
+def framed_tile(video: VideoRecord, color: tuple[int, int, int], settings: ClipSettings) -> np.ndarray:
+    """The middle frame of the middle clip that features are taken of, uint8 RGB, in a frame of `color`."""
+    clips = settings.sampler()(video.num_frames)
+    middle = clips[(len(clips) - 1) // 2, (settings.clip_frames - 1) // 2]
+    [frame] = resize_frames(read_frames(video.path, np.array([middle]), video.num_frames), TILE_SIZE, "bilinear")
+    return frame_of(frame, color)
+
+
+def frame_of(picture: np.ndarray, color: tuple[int, int, int]) -> np.ndarray:
+    """A picture of TILE_SIZE in a frame of `color`."""
     tile = np.empty((TILE_SIZE[1] + 2 * FRAME_PX, TILE_SIZE[0] + 2 * FRAME_PX, 3), np.uint8)
     tile[:] = color
-    tile[FRAME_PX:-FRAME_PX, FRAME_PX:-FRAME_PX] = frame
+    tile[FRAME_PX:-FRAME_PX, FRAME_PX:-FRAME_PX] = picture
     return tile
 
 
@@ -150,21 +172,23 @@ def retrieve(process: Process, flags: argparse.Namespace) -> None:
 
     out = Path(flags.out)
     pictured = flags.picture_level if flags.picture_level in levels else levels[0]
-    outcomes = []
+    outcomes, shown = [], None
     for sets in all_sets:
         metrics, neighbors = evaluate(sets, levels, flags.centering)
-        if not outcomes:
-            draw_picture(out / "retrieval.png", sets.test.records[:flags.picture_queries],
-                         [[sets.train.records[i] for i in row[:flags.picture_neighbors]]
-                          for row in neighbors[pictured][:flags.picture_queries]])
+        if shown is None:
+            shown = sets, neighbors[pictured][:flags.picture_queries, :flags.picture_neighbors]
         outcomes.append(Outcome(sets.split, metrics, sets.counts()))
 
     choices = {**asdict(read_clip_settings(flags)), "centering": flags.centering, "seed": flags.seed,
                "skip_bad": flags.skip_bad, "picture_level": pictured}
     card = build_card("retrieval", outcomes, choices, weights, process.device, time.monotonic() - start)
-    path = write_card(out, card)
-    print(f"wrote {path} and {out / 'retrieval.png'} (level {pictured})\n")
-    print(markdown_table(card, ("clips", "crops", "centering", "seed")))
+    print(f"wrote {write_card(out, card)}\n")
+    print(markdown_table(card, ("clips", "crops", "centering", "seed")), flush=True)
+    # Last, as a frame that cannot be read must not take the result along.
+    sets, neighbors = shown
+    draw_picture(out / "retrieval.png", sets.test.records[:len(neighbors)],
+                 [[sets.train.records[i] for i in row] for row in neighbors], read_clip_settings(flags), flags.skip_bad)
+    print(f"\nwrote {out / 'retrieval.png'} (level {pictured})")
 
 
 def check_flags(flags: argparse.Namespace) -> None:

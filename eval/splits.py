@@ -14,7 +14,6 @@ from dataset.records import VideoRecord, read_records
 from utils.errors import InputError
 
 PLACEHOLDER = "{split}"
-ROLES = ("train", "test")
 
 
 @dataclass(frozen=True)
@@ -63,8 +62,20 @@ def find_splits(flags: argparse.Namespace) -> list[Split]:
 def read_split(split: Split) -> dict[str, list[VideoRecord]]:
     """Role -> labelled videos. InputError where the two lists cannot be training and test set of one data set."""
     records = {role: read_records(path, labelled=True) for role, path in split.csv_files.items()}
+    for role, path in split.csv_files.items():
+        refuse_repeated(records[role], path)
     check_pair(records["train"], records["test"], split.train_csv, split.test_csv)
     return records
+
+
+def refuse_repeated(records: Sequence[VideoRecord], csv_path: str) -> None:
+    """InputError for a video that stands in the csv twice, with one label or with two."""
+    labels: dict[str, int] = {}
+    for record in records:
+        if record.path in labels:
+            raise InputError(f"{csv_path}: names {record.path} twice, with label {labels[record.path]} and with label "
+                             f"{record.label}: a video counts once")
+        labels[record.path] = record.label
 
 
 def check_pair(

@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from dataset.records import VideoRecord
+from eval.agreement import done_by_all
 from eval.classifier import VideoClassifier, level_channels, parameter_groups
 from eval.classifier_state import require_classifier, require_identity
 from eval.classifier_training import Trained, fit
@@ -28,20 +29,23 @@ from eval.flags import read_clip_settings
 from eval.holdout import draw_holdout
 from eval.prediction import accuracies, named, per_class, predict, write_per_class, write_probabilities
 from eval.result_card import Outcome, build_card, make_out_dir, markdown_table, write_card
-from eval.sets import done_by_all
 from eval.splits import Split, find_splits, read_split
 from utils.checkpoint import read_checkpoint
 from utils.distributed import Process
-from utils.errors import STOPPED, AgreedError
+from utils.errors import STOPPED, AgreedError, InputError
 from utils.runlog import file_sha256
 
+HOLDOUT_FLAGS = ("val_holdout", "group", "seed")
 # With shorter clips stage 3 has under 4 timestamps, which CPU kernels get wrong (see models.precision).
 BF16_CPU_FRAMES = 16
 
 
 @dataclass(frozen=True)
 class Task:
-    """How a classifier is made and trained. `recipe`: the flags (inner names) that the result card states."""
+    """How a classifier is made and trained.
+
+    The result card states `recipe`, flags (inner names), and `facts`, settings that no flag changes.
+    """
 
     name: str
     levels: tuple[str, ...]
@@ -49,6 +53,7 @@ class Task:
     build_head: Callable[[int, int], nn.Module]  # (channels, classes) -> head
     build_optimizer: Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
     recipe: tuple[str, ...]
+    facts: dict[str, Any]
 
     def build_model(self, backbone: nn.Module, num_classes: int) -> VideoClassifier:
         """The classifier: a head for each level on `backbone`."""
@@ -60,14 +65,14 @@ class Task:
 class LabelledSplit:
     """The videos of a split, each with its class from 0 to K - 1 for a label, which `classes` [K] turns into the csv's.
 
-    `names`: of each label of the csv, by its number. `train`: what is trained on; `held_out`: training videos that are
+    `names`: of each label of the csv. `train`: what is trained on; `held_out`: training videos that are
     not; `facts`: about them, for the card. `digest` stands for all training videos (names and labels; where they lie
     does not count), held out or not.
     """
 
     split: Split
     classes: np.ndarray
-    names: list[str]
+    names: dict[int, str]
     train: list[VideoRecord]
     held_out: list[VideoRecord]
     test: list[VideoRecord]
@@ -87,11 +92,16 @@ class Tested:
 def supervise(process: Process, flags: argparse.Namespace, task: Task) -> int:
     """Everything from flags to the run directories, result.json and the printed table; returns the exit status."""
     begin, out = time.monotonic(), Path(flags.out)
-    tested = []
-    for split in find_splits(flags):
-        folder = out / f"split_{split.name}" if split.name else out
+    if flags.test_only:
+        finished = done_by_all(lambda: read_finished(flags.test_only))
+        # What is held out is what was held out in training.
+        flags = argparse.Namespace(**{**vars(flags), **{name: finished["flags"][name] for name in HOLDOUT_FLAGS}})
+    # All are read before the first is trained on.
+    tested, splits = [], done_by_all(lambda: [read_labelled(split, flags) for split in find_splits(flags)])
+    for videos in splits:
+        folder = out / f"split_{videos.split.name}" if videos.split.name else out
         done_by_all(lambda: make_out_dir(folder))
-        result = run_split(process, flags, task, done_by_all(lambda: read_labelled(split, flags)), folder)
+        result = run_split(process, flags, task, videos, folder)
         if isinstance(result, int):
             return result
         tested.append(result)
@@ -103,11 +113,22 @@ def supervise(process: Process, flags: argparse.Namespace, task: Task) -> int:
     return 0
 
 
+def read_finished(path: str) -> dict[str, Any]:
+    """The checkpoint at `path`; InputError unless it is the last one of a classifier's training."""
+    checkpoint = read_checkpoint(path)
+    require_classifier(checkpoint, path)
+    done, epochs = checkpoint["epochs_done"], checkpoint["flags"]["epochs"]
+    if done < epochs:
+        raise InputError(f"--test_only {path}: is after epoch {done} of {epochs}; only the state after the last one is "
+                         "tested")
+    return checkpoint
+
+
 def read_labelled(split: Split, flags: argparse.Namespace) -> LabelledSplit:
     """The videos of a split as the flags divide them."""
     records = read_split(split)
     classes = np.unique([video.label for video in records["train"]])
-    names = class_names(flags.classes, split.train_csv, int(classes[-1]) + 1)
+    names = class_names(flags.classes, split.train_csv, classes)
     lines = "".join(f"{Path(video.path).name}\t{video.label}\n" for video in records["train"])
     train, test = ([replace(video, label=int(np.searchsorted(classes, video.label))) for video in records[role]]
                    for role in ("train", "test"))
@@ -126,8 +147,7 @@ def run_split(process: Process, flags: argparse.Namespace, task: Task, videos: L
     identity = {"task": task.name, "num_classes": len(videos.classes), "levels": list(task.levels),
                 "videos": videos.digest, "train_csv": videos.split.train_csv}
     if flags.test_only:
-        path, checkpoint = Path(flags.test_only), done_by_all(lambda: read_checkpoint(flags.test_only))
-        require_classifier(checkpoint, path)
+        path, checkpoint = Path(flags.test_only), done_by_all(lambda: read_finished(flags.test_only))
         require_identity(checkpoint, path, identity, ("task", "num_classes", "levels", "videos"))
         model = task.build_model(new_backbone(checkpoint["net"], str(path)), len(videos.classes))
         model.load_state_dict(checkpoint["model"])
@@ -160,7 +180,7 @@ def train_split(process: Process, flags: argparse.Namespace, task: Task, videos:
         model.backbone.to(memory_format=torch.channels_last_3d)
     if process.device.type == "cuda" and process.world_size > 1:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    optimizer = task.build_optimizer(parameter_groups(model, flags.lr, getattr(flags, "backbone_lr", flags.lr)))
+    optimizer = task.build_optimizer(parameter_groups(model, flags.lr, getattr(flags, "backbone_lr", None)))
     centre = replace(read_clip_settings(flags), clips=1, crops=1)
 
     def validate() -> dict[str, float]:
@@ -209,7 +229,7 @@ def card_settings(checkpoint: dict[str, Any], flags: argparse.Namespace, task: T
     """Every choice that the numbers depend on: of the test from the flags, of training from the checkpoint."""
     then = checkpoint["flags"]
     return {**asdict(read_clip_settings(flags)), "skip_bad": flags.skip_bad,
-            **{name: then[name] for name in task.recipe},
+            **{name: then[name] for name in task.recipe}, "epochs": checkpoint["epochs_done"], **task.facts,
             "training_clip": f"{then['clip_frames']} frames, stride {then['stride']}, {then['img_dim']} px",
             "processes_in_training": len(checkpoint["random"])}
 

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 from eval.confusion import add_classes_flag
 from eval.flags import read_clip_settings, require_at_least
@@ -9,6 +10,14 @@ from eval.holdout import add_group_flag, check_group_flag
 from eval.splits import find_splits
 from utils.errors import InputError
 from utils.flags import find_not_positive
+
+
+# Flags (inner name -> as given) that say nothing where a checkpoint is only tested.
+OF_TRAINING = {"weights": "--weights", "net": "--net", "seed": "--seed", "epochs": "--epochs",
+               "batch_per_gpu": "--train_batch", "lr": "--lr", "lr_decay_epochs": "--lr_decay", "weight_decay": "--wd",
+               "amp": "--amp", "channels_last": "--channels_last", "save_every": "--save_every",
+               "stop_after": "--stop_after", "log_every": "--log_every", "val_holdout": "--val_holdout",
+               "group": "--group", "trained_part": "--train", "backbone_lr": "--backbone_lr", "dropout": "--dropout"}
 
 
 def add_training_flags(parser: argparse.ArgumentParser, *, epochs: int, lr: float, lr_decay: str, out: str) -> None:
@@ -34,7 +43,8 @@ def add_training_flags(parser: argparse.ArgumentParser, *, epochs: int, lr: floa
     run.add_argument("--resume", nargs="?", const="auto", metavar="CHECKPOINT",
                      help="go on from the newest checkpoint in --out, or from the one named; a finished run is only "
                           "tested")
-    run.add_argument("--test_only", metavar="CHECKPOINT", help="train nothing, test this checkpoint of a finished run")
+    run.add_argument("--test_only", metavar="CHECKPOINT", help="train nothing, test this checkpoint of a finished run; "
+                     "goes without flags of training")
     run.add_argument("--save_every", type=int, default=100, metavar="EPOCHS",
                      help="checkpoints kept besides the newest, which is written after each epoch")
     run.add_argument("--stop_after", type=int, metavar="EPOCHS",
@@ -56,6 +66,16 @@ def read_epochs(text: str) -> tuple[int, ...]:
     if not all(part.isdecimal() for part in parts) or list(map(int, parts)) != sorted(set(map(int, parts))):
         raise argparse.ArgumentTypeError(f"{text}: must be increasing epoch numbers, such as 400,450, or none")
     return tuple(map(int, parts))
+
+
+def refuse_with_test_only(flags: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """InputError for a flag of training that is not at its default while `--test_only` trains nothing."""
+    for name, flag in OF_TRAINING.items():
+        default = parser.get_default(name)
+        default = read_epochs(default) if name == "lr_decay_epochs" else default
+        if flags.test_only and getattr(flags, name, default) != default:
+            raise InputError(f"{flag} {getattr(flags, name)}: is of training, and --test_only {flags.test_only} trains "
+                             "nothing; leave it out")
 
 
 def check_training_flags(flags: argparse.Namespace) -> None:
@@ -82,3 +102,7 @@ def check_training_flags(flags: argparse.Namespace) -> None:
                          "--resume alone")
     if not flags.test_only and flags.weights is None:
         raise InputError("--weights: name a checkpoint to start from, or random")
+    late = [epoch for epoch in flags.lr_decay_epochs if epoch >= flags.epochs]
+    if late and not flags.test_only:
+        print(f"warning: --lr_decay {','.join(map(str, late))} is not before the end, --epochs {flags.epochs}: the "
+              "rates do not fall there", file=sys.stderr, flush=True)

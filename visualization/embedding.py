@@ -124,7 +124,7 @@ def embed(process: Process, flags: argparse.Namespace) -> None:
     records = done_by_main(process, lambda: read_records(flags.csv_file, labelled=True))
     check_perplexity(flags.perplexity, len(records), flags.csv_file)
     labels = sorted({record.label for record in records})
-    names = class_names(flags.classes, flags.csv_file, labels[-1] + 1)
+    names = class_names(flags.classes, flags.csv_file, labels)
     if flags.feature_dir:
         make_out_dir(Path(flags.feature_dir), "--feature_dir")
     backbone, weights = done_by_all(lambda: load_backbone(flags.weights, flags.net, flags.seed))

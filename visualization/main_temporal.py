@@ -43,6 +43,7 @@ from eval.feature_store import feature_fingerprint, read_features, store_path, w
 from eval.features import load_backbone
 from eval.result_card import CARD, Outcome, build_card, make_out_dir, markdown_table, write_card
 from eval.splits import Split
+from eval.views import FULL_FLOAT32
 from utils.checkpoint import checkpoint_path, find_checkpoint, prune_checkpoints, write_checkpoint
 from utils.errors import InputError, NonFiniteError
 from utils.launch import report
@@ -60,7 +61,6 @@ from visualization.order_flags import (
 from visualization.order_head import (check_head, check_resumed, check_train_videos, find_head, head_state, load_head,
                                       new_head, order_accuracy)
 from visualization.order_videos import (
-    FULL_FLOAT32,
     AugmentedRows,
     PairBatches,
     StoredRows,

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from typing import Any
 
 import torch
@@ -15,6 +16,10 @@ from utils.launch import visible_gpus
 MODES = ("train", "eval", "visualize")
 # What flags that were left out are in a new training; elsewhere they are what the head was trained with.
 CLIP_DEFAULTS = {"clip_frames": 16, "stride": 1, "img_dim": 224, "clips": 1, "level": "high"}
+# What else the weights of a trained head depend on; the number of epochs may grow.
+TRAINING_FLAGS = {"augment": "--augment", "batch_pairs": "--train_batch", "lr": "--lr", "lr_decay_epoch": "--lr_decay",
+                  "weight_decay": "--wd", "seed": "--seed"}
+CLIP_FLAGS = {"clip_frames": "--seq", "stride": "--ds", "img_dim": "--img_dim", "clips": "--clips", "level": "--level"}
 
 
 def order_parser(description: str | None = None) -> OneLineParser:
@@ -96,6 +101,9 @@ def check_flags(flags: argparse.Namespace) -> None:
     }) or find_not_positive({"--lr": flags.lr})
     if problem:
         raise InputError(problem)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError(f"WORLD_SIZE {os.environ['WORLD_SIZE']}: one process does this work; start it without "
+                         "torchrun")
     for name in ("train_csv", "test_csv") if flags.mode == "train" else ("test_csv",):
         if getattr(flags, name) is None:
             raise InputError(f"--{name}: needed with --mode {flags.mode}")

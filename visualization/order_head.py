@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from eval.features import RANDOM
 from utils.checkpoint import FORMAT, list_checkpoints, read_checkpoint
 from utils.errors import InputError
-from visualization.order_flags import CLIP_DEFAULTS, complete_flags
+from visualization.order_flags import CLIP_DEFAULTS, CLIP_FLAGS, TRAINING_FLAGS, complete_flags
 from visualization.order_videos import order_targets
 
 HEAD_KIND = "order_head"
@@ -47,11 +47,15 @@ def order_accuracy(head: nn.Linear, features: Tensor) -> dict[str, float]:
 
 
 def head_state(head: nn.Linear, optimizer: torch.optim.Optimizer, epochs_done: int, weights: dict[str, Any],
-               flags: argparse.Namespace) -> dict[str, Any]:
-    """The head's checkpoint: all that its training needs to go on, and what backbone and clips it is for."""
+               train_videos: str, flags: argparse.Namespace) -> dict[str, Any]:
+    """The head's checkpoint: all that its training needs to go on, and what backbone, clips and videos it is for.
+
+    `train_videos`: digest of the training list.
+    """
     return {"format": FORMAT, "kind": HEAD_KIND, "backbone": backbone_mark(weights, flags.seed),
             "trained_with": {name: getattr(flags, name) for name in CLIP_DEFAULTS},
-            "train_csv": os.path.abspath(flags.train_csv), "epochs_done": epochs_done,
+            "training": {name: getattr(flags, name) for name in TRAINING_FLAGS},
+            "train_csv": os.path.abspath(flags.train_csv), "train_videos": train_videos, "epochs_done": epochs_done,
             "weight": head.weight.detach(), "optimizer": optimizer.state_dict()}
 
 
@@ -65,10 +69,30 @@ def check_head(state: dict[str, Any], path: Path, weights: dict[str, Any], seed:
     """InputError unless `state`, read from `path`, is the checkpoint of a head for this very backbone."""
     if state.get("format") != FORMAT or state.get("kind") != HEAD_KIND:
         raise InputError(f"{path}: no checkpoint of an order head (kind {state.get('kind')!r})")
+    if not {"training", "train_videos"} <= state.keys():
+        raise InputError(f"{path}: does not tell which videos it was trained on; train it again")
     for name, value in backbone_mark(weights, seed).items():
         if state["backbone"][name] != value:
             raise InputError(f"{path}: a head for a backbone of {name} {state['backbone'][name]}; --weights "
                              f"{weights['weights']} is one of {name} {value}")
+
+
+def check_resumed(state: dict[str, Any], path: Path, flags: argparse.Namespace) -> None:
+    """InputError unless training by `flags`, which are completed, goes on as that of `state` began."""
+    for name, flag in (CLIP_FLAGS | TRAINING_FLAGS).items():
+        then = {**state["trained_with"], **state["training"]}[name]
+        if getattr(flags, name) != then:
+            raise InputError(f"{flag} {getattr(flags, name)}: {path} was trained with {then}; a run goes on with the "
+                             "settings that it began with")
+    if state["epochs_done"] > flags.epochs:
+        raise InputError(f"--epoch {flags.epochs}: {path} has had {state['epochs_done']} already")
+
+
+def check_train_videos(state: dict[str, Any], path: str | Path, digest: str, train_csv: str) -> None:
+    """InputError unless `digest` is that of the list that the head was trained on."""
+    if state["train_videos"] != digest:
+        raise InputError(f"--train_csv {train_csv}: lists other videos than {path} was trained on "
+                         f"({state['train_csv']})")
 
 
 def load_head(state: dict[str, Any], device: torch.device) -> nn.Linear:
@@ -78,8 +102,10 @@ def load_head(state: dict[str, Any], device: torch.device) -> nn.Linear:
     return head.to(device)
 
 
-def find_head(weights: dict[str, Any], flags: argparse.Namespace, device: torch.device) -> nn.Linear:
-    """The head of `--head`, else the newest in `--out`; says which it is.
+def find_head(
+    weights: dict[str, Any], flags: argparse.Namespace, device: torch.device
+) -> tuple[nn.Linear, dict[str, Any]]:
+    """The head of `--head`, else the newest in `--out`, and its checkpoint; says which it is.
 
     Flags that were left out become what the head was trained with, and `flags.head` its path.
     """
@@ -95,4 +121,4 @@ def find_head(weights: dict[str, Any], flags: argparse.Namespace, device: torch.
     flags.head = str(path)
     flags.train_csv = flags.train_csv or state["train_csv"]
     print("\n".join([f"head: {path}, {state['epochs_done']} epochs", *notes]), flush=True)
-    return load_head(state, device)
+    return load_head(state, device), state

@@ -5,8 +5,11 @@ Shapes: N videos, each of `clips` clips of T frames; P = N * clips pairs of a cl
 """
 from __future__ import annotations
 
+import argparse
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,13 +19,14 @@ from tqdm import tqdm
 
 from dataset.records import VideoRecord, read_records
 from dataset.transforms import FinetuneAugmentation, TestCrops, normalize
-from dataset.videos import LabelledTestVideos, LabelledVideos, build_loader
-from eval.features import ClipSettings, batch_views, fill_up, pool_levels
+from dataset.videos import LabelledVideos, TestViews, build_loader
+from eval.features import ClipSettings, pool_levels
+from eval.views import FULL_FLOAT32, batch_views, fill_up
 from models.levels import LEVELS
 from utils.errors import InputError
+from visualization.order_flags import clip_settings
 
 NATURAL, REVERSED = 0, 1  # classes of the order head
-FULL_FLOAT32 = {"enabled": True, "benchmark": False, "deterministic": True, "allow_tf32": False}
 
 
 def both_orders(clips: Tensor, time_dim: int = 2) -> Tensor:
@@ -38,20 +42,44 @@ def order_targets(num_rows: int, device: torch.device) -> Tensor:
     return torch.arange(num_rows, device=device) % 2
 
 
-def videos_long_enough(csv_path: str, settings: ClipSettings) -> tuple[list[VideoRecord], int]:
-    """Videos that hold a whole clip, in the csv's order, and how many do not. Labels are not looked at.
+def list_digest(records: Sequence[VideoRecord]) -> str:
+    """What tells one list of videos from another: their names, numbers of frames and order, not where they lie."""
+    lines = "".join(f"{Path(record.path).name}\t{record.num_frames}\n" for record in records)
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def videos_long_enough(
+    csv_path: str, records: Sequence[VideoRecord], settings: ClipSettings
+) -> tuple[list[VideoRecord], int]:
+    """Those of a csv's videos that hold a whole clip, in its order, and how many do not. Labels are not looked at.
 
     A shorter one would repeat its last frame, and frames that stand still at the end, or in the reversed clip
     at the start, tell the order without any motion. InputError where no video is left.
     """
     needed = (settings.clip_frames - 1) * settings.stride + 1
-    records = read_records(csv_path, labelled=False)
     # A label must be there to be read along; it is not used.
     kept = [replace(record, label=0) for record in records if record.num_frames >= needed]
     if not kept:
         raise InputError(f"{csv_path}: none of its {len(records)} video(s) has the {needed} frames of a clip "
                          f"({settings.clip_frames} at a stride of {settings.stride})")
     return kept, len(records) - len(kept)
+
+
+def read_videos(flags: argparse.Namespace) -> tuple[dict[str, list[VideoRecord]], dict[str, int], str]:
+    """(role -> videos long enough, numbers of these and of all left out, digest of the training list).
+
+    InputError where roles overlap.
+    """
+    videos, counts, digests = {}, {}, {}
+    for role, path in (("train", flags.train_csv), ("test", flags.test_csv)):
+        records = read_records(path, labelled=False)
+        videos[role], num_short = videos_long_enough(path, records, clip_settings(flags))
+        digests[role] = list_digest(records)
+        num = len(videos[role])
+        counts |= {f"num_{role}_videos": num, f"num_{role}_videos_shorter_than_clip": num_short}
+        print(f"{role}: {num} videos of {path}, {num_short} left out as shorter than a clip", flush=True)
+    refuse_shared(videos["train"], videos["test"], flags.train_csv, flags.test_csv)
+    return videos, counts, digests["train"]
 
 
 def refuse_shared(
@@ -67,7 +95,8 @@ def refuse_shared(
 
 def read_clips(record: VideoRecord, settings: ClipSettings) -> Tensor:
     """uint8 [clips, T, S, S, 3]: the video's clips in natural order, centre crop, nothing drawn."""
-    return LabelledTestVideos([record], settings.sampler(), TestCrops(settings.img_dim, 1))[0][0]
+    frames, clips, _, _ = settings.videos([record])[0]
+    return TestViews(frames, clips, TestCrops(settings.img_dim, 1))[:]
 
 
 def order_features(
@@ -80,10 +109,10 @@ def order_features(
     and for features that are not finite.
     """
     backbone.to(device).eval()
-    videos = LabelledTestVideos(records, settings.sampler(), TestCrops(settings.img_dim, 1))
-    loader = build_loader(videos, [[i] for i in range(len(records))], num_workers, device)
-    both = ((int(index), both_orders(views[0], time_dim=1)) for views, _, index in
-            tqdm(loader, desc=label, unit="video", leave=False, disable=None))
+    loader = build_loader(settings.videos(records), [[i] for i in range(len(records))], num_workers, device)
+    crops = TestCrops(settings.img_dim, 1)
+    both = ((int(index), both_orders(TestViews(frames[0], clips[0], crops)[:], time_dim=1))
+            for frames, clips, _, index in tqdm(loader, desc=label, unit="video", leave=False, disable=None))
     parts: dict[str, list[np.ndarray]] = {level: [] for level in LEVELS}
     with torch.inference_mode(), torch.backends.cudnn.flags(**FULL_FLOAT32):
         for owners, views in batch_views(both, batch):

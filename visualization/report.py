@@ -104,7 +104,7 @@ def embedding_html(measured: Measured, videos: Videos, held_out: Videos | None, 
         features = {level: rows[kept] for level, rows in features.items()}
     labels = np.array([record.label for record in records], np.int64)
     drawn, problem = attempt(lambda: embedding_uri(
-        features, labels, class_names(None, shown.csv_path, int(labels.max(initial=0)) + 1), seed,
+        features, labels, class_names(None, shown.csv_path, labels), seed,
         f"{measured.states[-1].name}: {len(labels)} videos of {Path(shown.csv_path).name}"))
     if problem:
         return missing(f"No picture of {shown.note}: {problem}")
@@ -136,7 +136,7 @@ def model_sections(
         lead += f" {len(measured.skipped)} of them cannot be read; the first: {measured.skipped[0]}"
     names = None
     if videos.labelled:
-        names = class_names(None, videos.csv_path, max(record.label for record in videos.records) + 1)
+        names = class_names(None, videos.csv_path, {record.label for record in videos.records})
     rows = contact_sheet(measured, flags.prototypes, flags.neighbors)
     same = paragraph("Computed from the same videos.", "soft")
     embedding = embedding_html(measured, videos, held_out, flags, device, run.flags["seed"])

@@ -27,6 +27,7 @@ def write(folder: Path, content: str | bytes) -> Path:
         b"\xef\xbb\xbfpath,frames\r\na,40\r\nb/c,7\r\n",
         ' a , 40 \n"b/c","7"\n',
         "a,0040\nb/c,7\n , \n",
+        "./a,40\nb//d/../c/,7\n",
     ],
 )
 def test_forms_of_a_pretraining_csv(tmp_path: Path, content: str | bytes) -> None:
@@ -59,7 +60,8 @@ def test_labelled_csv(tmp_path: Path, header: str) -> None:
         ("a,40,1\nb,7,cat\n", True, 2, "'cat'"),
         ("a,40,1\nb,0,1\n", True, 2, "at least 1"),
         ('a,40\n"b,7\nc,8\n', False, 2, "not a csv row"),
-        ('"a\n\nb",40\nc,x\n', False, 4, "'x'"),
+        ('"a\n\nb",40\nc,7\n', False, 1, "one line"),
+        ('a,40,"b\n\nc"\nd,x\n', False, 4, "'x'"),
         (b"a,40\nb,40\n\xff\xfe,7\n", False, 3, "UTF-8"),
     ],
 )

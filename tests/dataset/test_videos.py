@@ -19,6 +19,7 @@ from dataset.videos import (
     LabelledTestVideos,
     LabelledVideos,
     PretrainVideos,
+    TestViews,
     build_loader,
     collate_pretraining,
 )
@@ -215,29 +216,32 @@ def test_test_videos_give_all_clips_and_crops(records: list[VideoRecord], num_cr
     crops = TestCrops(14, num_crops)
     videos = LabelledTestVideos(records, partial(window_clips, clip_frames=8, stride=2), crops)
     for index, record in enumerate(records):
-        views, label, row = videos[index]
+        frames, clips_of_frames, label, row = videos[index]
+        views = TestViews(frames, clips_of_frames, crops)
         clips = window_clips(record.num_frames, 8, 2)
         wanted = np.concatenate([crops(read_frames(record.path, clip, record.num_frames)) for clip in clips])
-        assert np.array_equal(views.numpy(), wanted) and (label, row) == (index % 3, index)
+        assert np.array_equal(views[:].numpy(), wanted) and (label, row) == (index % 3, index)
+        half = len(views) // 2
+        assert len(views) == len(wanted) and np.array_equal(views[half:].numpy(), wanted[half:])
 
 
 def test_test_videos_with_uniform_clips(records: list[VideoRecord]) -> None:
     videos = LabelledTestVideos(
         records, partial(uniform_clips, clip_frames=4, stride=2, num_clips=5), TestCrops(14, 5)
     )
-    assert videos[1][0].shape == (25, 4, 14, 14, 3) and len(videos) == 7
+    assert TestViews(*videos[1][:2], TestCrops(14, 5))[:].shape == (25, 4, 14, 14, 3) and len(videos) == 7
 
 
 def test_a_long_test_video_is_never_in_memory_as_stored(tmp_path: Path, write_coded_video: Callable) -> None:
     record = VideoRecord(write_coded_video(tmp_path / "long", 120, size=(320, 240)), 120, 0)
     videos = LabelledTestVideos([record], partial(window_clips, clip_frames=8, stride=1), TestCrops(16, 1))
     tracemalloc.start()
-    views, _, _ = videos[0]
+    frames, clips, _, _ = videos[0]
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert views.shape == (29, 8, 16, 16, 3)
+    assert frames.shape == (120, 18, 24, 3) and clips.shape == (29, 8)
     stored = 120 * 320 * 240 * 3
-    assert views.numel() < peak < stored / 5
+    assert frames.numel() < peak < stored / 5
 
 
 def test_frames_of_two_sizes_in_a_test_video_are_told(tmp_path: Path, write_coded_video: Callable) -> None:

@@ -39,6 +39,29 @@ def test_comparing_needs_no_torch():
     assert subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).resolve().parents[2]).returncode == 0
 
 
+def test_what_else_makes_numbers_incomparable_is_told(tmp_path, capsys):
+    same = {"num_test_videos": 12, "git_commit": "c0ffee", "pretrained_epochs": 100}
+    one = {"num_train_videos": 18, "skipped_train_videos": [], "device": "cpu", "checkpoint_sha256": "a" * 64,
+           "chosen": {"high": {"lr": 0.1, "weight_decay": 0.001, "holdout_top1": 0.5}},
+           "per_split": {"1": {"num_test_videos": 7, "epochs_done": 3}}}
+    two = {"num_train_videos": 17, "skipped_train_videos": ["x"], "device": "H100", "checkpoint_sha256": None,
+           "chosen": {"high": {"lr": 1, "weight_decay": 0.001, "holdout_top1": 0.4}},
+           "per_split": {"1": {"num_test_videos": 8, "epochs_done": 3}}}
+    assert main([write(tmp_path / "a", "x.pt", 0.4, {**same, **one}, picture_level="low"),
+                 write(tmp_path / "b", "x.pt", 0.4, {**same, **two}, picture_level="high")]) == 0
+    assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("differs: ")] == [
+        "differs: device: cpu, H100", "differs: num_train_videos: 18, 17", "differs: num_skipped_train_videos: 0, 1",
+        "differs: chosen high: lr 0.1 weight decay 0.001, lr 1 weight decay 0.001",
+        "differs: checkpoint_sha256: aaaaaaaaaaaa, -", "differs: split 1: num_test_videos: 7, 8"]
+
+
+def test_it_starts_as_a_script(tmp_path):
+    script = Path(__file__).resolve().parents[2] / "eval/compare.py"
+    result = subprocess.run([sys.executable, str(script), write(tmp_path / "a", "x.pt", 0.4)], capture_output=True,
+                            text=True)
+    assert result.returncode == 0 and "| x.pt | high | 40.0 |" in result.stdout, result.stderr
+
+
 def test_not_a_card_is_one_line(tmp_path, capsys):
     (tmp_path / "result.json").write_text("{}")
     for path in (tmp_path, tmp_path / "none"):

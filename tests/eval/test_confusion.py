@@ -34,11 +34,11 @@ def test_the_picture_shows_rows_in_per_cent_from_white_to_blue(tmp_path, num_cla
 
 def test_names_are_those_of_the_file_or_beside_the_csv_or_the_labels(tmp_path):
     csv = str(tmp_path / "train.csv")
-    assert class_names(None, csv, 3) == ["0", "1", "2"]
+    assert class_names(None, csv, np.array([0, 2, 10 ** 12])) == {0: "0", 2: "2", 10 ** 12: str(10 ** 12)}
     (tmp_path / "classes.txt").write_text("walk\nrun\n")
-    assert class_names(None, csv, 2) == ["walk", "run"]
+    assert class_names(None, csv, [1, 0]) == {0: "walk", 1: "run"}
     (tmp_path / "other.txt").write_text("a\nb\nc\n")
-    assert class_names(str(tmp_path / "other.txt"), csv, 2) == ["a", "b"]
+    assert class_names(str(tmp_path / "other.txt"), csv, [1]) == {1: "b"}
     for file, message in ((None, "classes.txt: names 2 class"), (str(tmp_path / "none.txt"), "none.txt: cannot read")):
         with pytest.raises(InputError, match=message):
-            class_names(file, csv, 3)
+            class_names(file, csv, [2])

@@ -44,8 +44,9 @@ def test_what_is_written_is_read_bit_by_bit_and_a_wrong_or_broken_file_is_refuse
     (tmp_path / "store").mkdir()
     path = store_path(str(tmp_path / "store"), mark, "train")
     assert read_features(path, mark) is None
-    write_features(path, mark, ROWS)
-    stored = read_features(path, mark)
+    write_features(path, mark, ROWS, {1: "no \"folder\""})
+    stored, skipped = read_features(path, mark)
+    assert skipped == {1: "no \"folder\""}
     assert stored.keys() == ROWS.keys() and all(np.array_equal(stored[level], ROWS[level]) for level in LEVELS)
     assert list(path.parent.iterdir()) == [path], "no partial file is left"
     with pytest.raises(InputError, match="other weights"):
@@ -53,8 +54,12 @@ def test_what_is_written_is_read_bit_by_bit_and_a_wrong_or_broken_file_is_refuse
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(InputError, match="remove it"):
         read_features(path, mark)
+    with open(path, "wb") as file:
+        np.save(file, np.zeros(3))
+    with pytest.raises(InputError, match="remove it"):
+        read_features(path, mark)
 
 
 def test_a_file_that_cannot_be_written_is_told_by_the_flag(tmp_path):
     with pytest.raises(InputError, match="^--feature_dir .*absent: cannot store there"):
-        write_features(store_path(str(tmp_path / "absent"), {}, "train"), {}, ROWS)
+        write_features(store_path(str(tmp_path / "absent"), {}, "train"), {}, ROWS, {})

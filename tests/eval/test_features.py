@@ -4,6 +4,7 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,8 @@ from dataset.decode import read_frames
 from dataset.records import VideoRecord
 from dataset.sampling import uniform_clips, window_clips
 from dataset.transforms import TestCrops, normalize
-from eval.features import ClipSettings, batch_views, extract_features, load_backbone
+from eval.features import extract_features, load_backbone
+from eval.views import ClipSettings, batch_views
 from models.levels import LEVELS, LevelFeatures
 from models.multilevel import MultiLevelModel, build_backbone
 from utils.distributed import Process
@@ -109,7 +111,8 @@ sys.path[0] = {str(ROOT)!r}
 import numpy as np, torch
 import torch.distributed as dist
 from dataset.records import VideoRecord
-from eval.features import ClipSettings, extract_features, load_backbone
+from eval.features import extract_features, load_backbone
+from eval.views import ClipSettings
 from utils.distributed import Process
 rank = int(sys.argv[1])
 dist.init_process_group("gloo", init_method="file://" + {str(tmp_path / "meet")!r}, world_size=2, rank=rank)
@@ -150,6 +153,23 @@ def test_an_unreadable_video_stops_with_its_path_or_is_told(videos):
     features = extract_features(PixelMaps(), videos, SMALL, HERE, skipped=skipped)
     assert list(skipped) == [1] and str(broken) in skipped[1]
     assert np.isnan(features["low"]).any(axis=1).tolist() == [False, True, False, False]
+    alone = extract_features(PixelMaps(), videos[1:2], SMALL, HERE, skipped={})
+    assert {level: rows.shape for level, rows in alone.items()} == {"low": (1, 3), "mid": (1, 3), "high": (1, 6)}
+    assert np.isnan(alone["high"]).all()
+
+
+def test_the_views_of_a_long_video_are_not_in_memory_together(tmp_path, write_coded_video):
+    """Windows x 10 crops of 200 frames: 50 times the pixels of the frames that they are cut from."""
+    record = VideoRecord(write_coded_video(tmp_path / "long", 200), 200, 0)
+    settings = ClipSettings(clips="windows", clip_frames=8, img_dim=32, crops=10)
+    num_views = len(settings.sampler()(200)) * 10
+    assert num_views * 8 * 32 * 32 * 3 > 12_000_000
+    extract_features(PixelMaps(), [record], settings, HERE, batch=2)
+    tracemalloc.start()  # of numpy's arrays, which the views are cut as
+    extract_features(PixelMaps(), [record], settings, HERE, batch=2)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 3_000_000, peak
 
 
 def test_features_that_are_not_finite_are_refused(videos):
@@ -178,10 +198,18 @@ def test_a_model_and_its_backbone_load_alike_and_tell_their_net(tmp_path):
     bare = save(tmp_path / "backbone.pt", kind="backbone", net="r3d10", model=model.backbone.state_dict())
     for path, epochs in ((whole, 2), (bare, None)):
         backbone, info = load_backbone(path, None, seed=0)
-        assert info == {"weights": path, "net": "r3d10", "pretrained_epochs": epochs,
+        assert info == {"weights": path, "weights_kind": "model" if path == whole else "backbone", "net": "r3d10",
+                        "pretrained_epochs": epochs,
                         "checkpoint_sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest()}
         for name, value in model.backbone.state_dict().items():
             assert torch.equal(backbone.state_dict()[name], value), name
+    # A classifier's epochs are not pretraining's.
+    state = {f"backbone.{name}": value for name, value in model.backbone.state_dict().items()}
+    for started_from, epochs in (({"pretrained_epochs": 300}, 300), ({"pretrained_epochs": None}, None), (None, None)):
+        finetuned = save(tmp_path / "classifier.pt", kind="classifier", net="r3d10", model=state, epochs_done=500,
+                         weights=started_from)
+        info = load_backbone(finetuned, None, seed=0)[1]
+        assert (info["weights_kind"], info["pretrained_epochs"]) == ("classifier", epochs)
     with pytest.raises(InputError, match="--net r3d18: .*model.pt holds a r3d10"):
         load_backbone(whole, "r3d18", seed=0)
 
@@ -193,7 +221,8 @@ def test_random_weights_are_those_pretraining_starts_from():
     backbone, info = load_backbone("random", "r3d10", seed=5)
     assert torch.equal(torch.get_rng_state(), state), "the caller's random state must not move"
     assert all(torch.equal(value, start[name]) for name, value in backbone.state_dict().items())
-    assert info == {"weights": "random", "net": "r3d10", "checkpoint_sha256": None, "pretrained_epochs": None}
+    assert info == {"weights": "random", "weights_kind": "random", "net": "r3d10", "checkpoint_sha256": None,
+                    "pretrained_epochs": None}
     other, _ = load_backbone("random", "r3d10", seed=6)
     assert not torch.equal(other.stem[0].weight, backbone.stem[0].weight)
 

@@ -54,6 +54,12 @@ def arguments(root: Path, out: Path | str, *more: str) -> list[str]:
             "--out", str(out), *more]
 
 
+def checked(root: Path, out: Path, checkpoint: Path | str, *more: str) -> list[str]:
+    return ["--test_only", str(checkpoint), "--train_csv", str(root / "train.csv"), "--test_csv",
+            str(root / "test.csv"), "--img_dim", "32", "--seq", "8", "--clips", "2", "--workers", "0", "--batch", "4",
+            "--gpu", "none", "--out", str(out), *more]
+
+
 def card_of(out: Path) -> dict:
     return json.loads((out / "result.json").read_text())
 
@@ -122,6 +128,13 @@ def test_stopped_and_resumed_is_the_straight_run_bit_for_bit(straight, colors, t
     out = tmp_path / "run"
     assert finetune.main(arguments(colors, out, "--stop_after", "1")) == 0
     assert "stopped after epoch 1 of 3" in capsys.readouterr().out and not (out / "result.json").exists()
+    # What is not finished is not tested as if it were.
+    unfinished = out / "checkpoints/epoch_0001.pt"
+    assert finetune.main(checked(colors, tmp_path / "test", unfinished)) == 2
+    assert f"--test_only {unfinished}: is after epoch 1 of 3" in capsys.readouterr().err
+    assert finetune.main(arguments(colors, out, "--resume", "--epochs", "1")) == 0
+    assert card_of(out)["settings"]["epochs"] == card_of(out)["epochs_done"] == 1
+    assert "warning: --lr_decay 1,2 is not before the end, --epochs 1" in capsys.readouterr().err
     torch.manual_seed(99)  # what the process drew meanwhile must not matter
     assert finetune.main(arguments(colors, out, "--resume", "--workers", "1")) == 0
     ours, theirs = load(out / "checkpoints/epoch_0003.pt"), load(straight / "checkpoints/epoch_0003.pt")
@@ -144,7 +157,9 @@ def test_only_the_head_learns_colors_to_100_per_cent(colors, tmp_path):
 def test_labels_that_say_nothing_give_chance(colors, tmp_path):
     """Every test video stands in the csv with each of the labels: what is predicted is right for one in three."""
     rows = list(csv.reader((colors / "test.csv").read_text().splitlines()))
-    blind = [(str(colors / folder), frames, label) for folder, frames, _ in rows for label in LABELS]
+    blind = [(f"{folder}_as_{label}", frames, label) for folder, frames, _ in rows for label in LABELS]
+    for folder, _, label in blind:
+        (tmp_path / folder).symlink_to(colors / folder.removesuffix(f"_as_{label}"))
     shuffled = [(str(colors / folder), frames, LABELS[number % 3]) for number, (folder, frames, _) in
                 enumerate(csv.reader((colors / "train.csv").read_text().splitlines()))]
     write_csv(tmp_path / "train.csv", shuffled)
@@ -165,8 +180,7 @@ def test_two_processes_give_the_test_of_one(colors, tmp_path, dist_url):
     assert result.stdout.count("| random | r3d10 | high |") == 1
     checkpoint = tmp_path / "two/checkpoints/epoch_0001.pt"
     assert len(load(checkpoint)["random"]) == 2
-    flags = arguments(colors, tmp_path / "one", "--test_only", str(checkpoint), "--crops", "5", "--batch", "7")
-    assert finetune.main(flags) == 0
+    assert finetune.main(checked(colors, tmp_path / "one", checkpoint, "--crops", "5", "--batch", "7")) == 0
     for part in ("metrics", "per_class", "num_test_videos", "tested_checkpoint_sha256"):
         assert card_of(tmp_path / "one")[part] == card_of(tmp_path / "two")[part], part
     assert [row["videos"] for row in card_of(tmp_path / "two")["per_class"]["high"]] == [3, 2, 2]
@@ -193,6 +207,8 @@ def test_splits_are_trained_one_by_one_and_averaged(colors, tmp_path):
     assert card["metrics_std"]["high"]["top1"] == pytest.approx(np.std(each, ddof=1))
     assert {path.name for path in (tmp_path / "run").iterdir()} == {"split_a", "split_b", "result.json"}
     assert (tmp_path / "run/split_b/per_class_high.csv").exists()
+    assert finetune.main([*flags, "--splits", "a,b,c", "--out", str(tmp_path / "other")]) == 2
+    assert not (tmp_path / "other").exists(), "the third split's mistake is told before the first is trained on"
 
 
 def test_held_out_videos_are_logged_and_not_trained_on(colors, tmp_path):
@@ -201,6 +217,12 @@ def test_held_out_videos_are_logged_and_not_trained_on(colors, tmp_path):
     assert 0 <= line["top1_high"] <= 1 and line["step"] == 2
     card = card_of(tmp_path)
     assert card["num_train_videos"] == 9 and card["holdout"]["num_videos_held_out"] == 3
+    # Tested alone, it is told as it was trained.
+    assert finetune.main(checked(colors, tmp_path / "again", tmp_path / "checkpoints/epoch_0001.pt")) == 0
+    again = card_of(tmp_path / "again")
+    for part in ("num_train_videos", "holdout", "settings", "metrics"):
+        assert again[part] == card[part], part
+    assert card["settings"]["backbone_lr"] is None, "--train head has none"
 
 
 def test_unreadable_videos_stop_or_are_counted(colors, tmp_path, capsys):
@@ -223,6 +245,7 @@ def test_end_to_end_probe_trains_heads_of_all_levels_on_a_backbone_left_alone(co
     card = card_of(tmp_path)
     assert card["metrics"] == {level: {"top1": 1.0, "mean_class": 1.0} for level in ("low", "concat")}
     assert card["settings"]["lr"] == 0.1 and card["settings"]["weight_decay"] == 1e-3
+    assert [card["settings"][name] for name in ("optimizer", "momentum", "dropout")] == ["SGD", 0.9, None]
     state = load(tmp_path / "checkpoints/epoch_0004.pt")
     assert [group["momentum"] for group in state["optimizer"]["param_groups"]] == [0.9]
     for name, value in load_backbone("random", "r3d10", 0)[0].state_dict().items():
@@ -246,11 +269,10 @@ def test_mistakes_are_one_line(colors, straight, tmp_path, capsys):
         (["--backbone_lr", "-1"], "--backbone_lr -1"), (["--dropout", "1"], "--dropout 1"), (["--wd", "-1"], "--wd -1"),
         (["--clips", "none"], "--clips none"), (["--val_holdout", "1"], "--val_holdout 1"), (["--seq", "4"], "--seq 4"),
         (["--train", "scratch", "--weights", newest], "--train scratch"),
-        (["--weights", newest], "epoch_0003.pt"), (["--amp", "bf16"], "--amp bf16: with --seq 8"),
-        (["--resume", "--test_only", newest], "--test_only"),
-        (["--test_only", newest, "--train_csv", two_classes, "--test_csv", two_test], "has 2 classes, "),
-        (["--test_only", newest, "--train_csv", other_split], "another data set or split?"),
-        (["--test_only", str(colors / "train.csv")], "train.csv: not a whole checkpoint"),
+        (["--weights", str(colors / "test.csv")], "test.csv: not a whole"),
+        (["--amp", "bf16"], "--amp bf16: with --seq 8"),
+        (["--train", "scratch", "--backbone_lr", "0.1"], "--backbone_lr 0.1: is for --train all"),
+        (["--train", "head", "--backbone_lr", "0.1"], "--backbone_lr 0.1: is for --train all"),
         (["--out", str(straight)], "add --resume"),
         (["--out", str(straight), "--resume", "--wd", "0.1"], "--wd 0.1: "),
         (["--out", str(straight), "--resume", "--lr_decay", "2"], "--lr_decay (2,): "),
@@ -258,13 +280,21 @@ def test_mistakes_are_one_line(colors, straight, tmp_path, capsys):
         (["--out", str(straight), "--resume", "--epochs", "2"], "--epochs 2: "),
         (["--out", str(straight), "--resume", "--train_csv", other_split], "another data set or split?"),
     ]
-    for more, message in cases:
-        assert finetune.main(arguments(colors, tmp_path / "out", *more)) == 2, more
-        [line] = capsys.readouterr().err.splitlines()
+    tests = [
+        (["--resume"], "--test_only"), (["--weights", newest], f"--weights {newest}: is of training"),
+        (["--net", "r3d10"], "--net r3d10: is of training"), (["--lr", "0.1"], "--lr 0.1: is of training"),
+        (["--train_csv", two_classes, "--test_csv", two_test], "has 2 classes, "),
+        (["--train_csv", other_split], "another data set or split?"),
+        (["--test_only", str(colors / "train.csv")], "train.csv: not a whole checkpoint"),
+    ]
+    for given, message in ([(arguments(colors, tmp_path / "out", *more), message) for more, message in cases]
+                           + [(checked(colors, tmp_path / "out", newest, *more), message) for more, message in tests]):
+        assert finetune.main(given) == 2, given
+        [line] = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("warning: --lr_decay")]
         assert message in line and line.startswith("python -m eval.finetune: error: "), line
     with pytest.raises(SystemExit) as ended:
         finetune.main(arguments(colors, tmp_path / "out", "--lr_decay", "3,2"))
     [line] = capsys.readouterr().err.splitlines()
     assert ended.value.code == 2 and "--lr_decay" in line and "increasing" in line
-    probe = arguments(colors, tmp_path / "out", "--end_to_end", "--test_only", newest)
+    probe = checked(colors, tmp_path / "out", newest, "--end_to_end")
     assert linear_probe.main(probe) == 2 and "its task is finetune" in capsys.readouterr().err

@@ -1,7 +1,9 @@
 """The hold-out: siblings stay together, classes keep their share, and the seed decides."""
 from __future__ import annotations
 
+import re
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -91,3 +93,14 @@ def test_nothing_to_hold_out_is_one_line():
                    [VideoRecord(f"/v/v_A_g01_c{i:02d}", 9, 0) for i in range(9)]):           # one group in all
         with pytest.raises(InputError, match="--holdout 0.2: no group of training videos can be held out"):
             draw_holdout(videos, "auto", 0.2, 0)
+
+
+def test_the_documented_pattern_keeps_clips_of_one_film_together():
+    document = (Path(__file__).resolve().parents[2] / "docs" / "data.md").read_text()
+    pattern = re.search(r"--group '(.*)'", document)[1]
+    films = [("brush_hair", "April_09", "u_nm_np1_ba_goo_0"), ("brush_hair", "April_09", "f_cm_np2_le_med_13"),
+             ("brush_hair", "brush", "h_nm_np1_fr_bad_0"), ("shoot_ball", "April_09", "u_nm_np1_ba_goo_0"),
+             ("shoot_ball", "A_ball_shoot", "l_cm_np1_ri_med_2.avi")]
+    names, _ = sibling_groups([VideoRecord(f"/data/hmdb51/frames/{label}/{film}_{label}_{rest}", 40, 0)
+                               for label, film, rest in films], pattern)
+    assert names == ["brush_hair/April_09"] * 2 + ["brush_hair/brush", "shoot_ball/April_09", "shoot_ball/A_ball_shoot"]

@@ -48,6 +48,7 @@ def test_a_backbone_that_sees_the_class_gives_100_per_cent(color_set, tmp_path, 
             (label, "abcdef"[label], 2, 1) for label in range(6)]
         assert cv2.imread(str(tmp_path / "out" / f"confusion_{level}.png")) is not None
     assert card["holdout"]["num_videos_held_out"] == 6 and card["holdout"]["groups"].startswith("auto: no _gNN_")
+    assert card["layers"] == {"low": "layer2", "mid": "layer3", "high": "layer4"} and card["versions"]["av"]
     assert card["settings"]["dropout"] is None and card["settings"]["lr_grid"] == [0.1, 1]
     printed = capsys.readouterr().out
     assert "6 of 18 training videos, 6 of 18 groups" in printed and "| 100.0 |" in printed
@@ -121,7 +122,7 @@ def test_two_processes_give_the_card_of_one_and_agree_on_what_is_stored(color_se
 
 def test_a_video_that_one_process_cannot_read_ends_all_with_its_line(color_set, tmp_path, dist_url):
     rows = (color_set / "train.csv").read_text().splitlines()
-    rows.insert(1, "absent,9,0")  # the second video: read by the second process
+    rows[1:1] = ["absent,9,0", "gone,9,0"]  # the second video, read by the second process, and one of the first's
     (color_set / "absent.csv").write_text("\n".join(rows) + "\n")
     command = [sys.executable, str(ROOT / "eval" / "linear_probe.py"), *arguments(
         color_set, tmp_path, "--train_csv", str(color_set / "absent.csv"),
@@ -129,7 +130,7 @@ def test_a_video_that_one_process_cannot_read_ends_all_with_its_line(color_set, 
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
     assert result.returncode == 2
     [line] = [line for line in result.stderr.splitlines() if "error" in line]
-    assert line.startswith("python -m eval.linear_probe: error: ") and str(color_set / "absent") in line
+    assert line.startswith("python -m eval.linear_probe: error: ") and str(color_set / "gone") in line
     assert "Traceback" not in result.stderr and not (tmp_path / "result.json").exists()
 
 
@@ -148,3 +149,4 @@ def test_mistakes_are_one_line(color_set, tmp_path, capsys):
         assert linear_probe.main(arguments(color_set, tmp_path / "out", *features, *more)) == 2, more
         [line] = capsys.readouterr().err.splitlines()
         assert message in line and line.startswith("python -m eval.linear_probe: error: "), line
+    assert not (tmp_path / "features").exists(), "told before anything is extracted"

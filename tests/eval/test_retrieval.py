@@ -14,13 +14,11 @@ import pytest
 
 import eval.retrieval as retrieval
 import eval.sets
-from dataset.records import VideoRecord
 from eval.retrieval import KS, centering_means, nearest, recall_at
 from eval.vectors import level_vectors
 from models.levels import LEVELS
 
 ROOT = Path(__file__).resolve().parents[2]
-BLUE = (20, 20, 230)  # class 2 of color_set
 
 
 def loop_oracle(queries, gallery, query_labels, gallery_labels) -> dict[str, float]:
@@ -168,22 +166,6 @@ def test_a_backbone_that_sees_the_class_gives_100_per_cent(color_set, tmp_path, 
         assert card["csv_files"][role]["sha256"] == digest
     table = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
     assert len(table) == 6 and len({line.count("|") for line in table}) == 1 and "100.0" in table[2]
-
-
-def test_picture_frames_hits_green_and_misses_red(color_set, tmp_path):
-    videos = [VideoRecord(str(color_set / f"train_{label}_0"), 1, label) for label in range(3)]
-    retrieval.draw_picture(tmp_path / "p.png", videos[:2], [[videos[0], videos[2]], [videos[2], videos[1]]])
-    picture = cv2.imread(str(tmp_path / "p.png"))[..., ::-1]
-    height = retrieval.TILE_SIZE[1] + 2 * retrieval.FRAME_PX
-    width = retrieval.TILE_SIZE[0] + 2 * retrieval.FRAME_PX
-    gap = picture.shape[1] - 3 * width
-    assert picture.shape[0] == 2 * height and gap > 0
-    corners = [[tuple(picture[row * height, column].tolist()) for column in (0, width + gap, 2 * width + gap)]
-               for row in range(2)]
-    grey, green, red = retrieval.GREY, retrieval.GREEN, retrieval.RED
-    assert corners == [[grey, green, red], [grey, red, green]]
-    shown = picture[height + height // 2, width + gap + width // 2].astype(int)
-    assert np.abs(shown - np.array(BLUE)).max() < 40, "the second query's first neighbor is of class 2"
 
 
 def test_several_splits_give_mean_and_deviation_and_read_each_video_once(color_set, tmp_path, monkeypatch, capsys):

@@ -48,7 +48,44 @@ def test_an_unreadable_video_is_met_once_and_left_out_of_every_split(tmp_path, c
     for record, row in zip(sets[1].train.records, sets[1].train.features["high"]):
         assert np.array_equal(row, rows[record.path])
     assert {path.name.split("_")[0] for path in (tmp_path / "store").iterdir()} == {"train", "test"}
-    assert len(list((tmp_path / "store").iterdir())) == 2, "features with rows missing are not stored"
+    assert len(list((tmp_path / "store").iterdir())) == 4
+
+    # What is stored as unreadable is left out again, or, without --skip_bad, tried again.
+    sets, _ = read_sets(flags(tmp_path, tmp_path / "out", *store), HERE)
+    assert len(calls) == 3 and all(of_split.counts()["features_reused"] for of_split in sets)
+    assert [len(of_split.train.skipped) for of_split in sets] == [1, 0] and "absent" in sets[0].train.skipped[0]
+    assert len(sets[0].train.records) == len(sets[0].train.features["low"]) == 18
+    with pytest.raises(InputError, match="absent"):
+        read_sets(flags(tmp_path, tmp_path / "out", *store[1:]), HERE)
+    assert calls[3:] == [1], "the others are known"
+    (tmp_path / "absent").symlink_to(color_set / "train_3_2")
+    for number_extracted in ([1], []):
+        del calls[:]
+        sets, _ = read_sets(flags(tmp_path, tmp_path / "out", *store[1:]), HERE)
+        assert calls == number_extracted and not sets[0].train.skipped and len(sets[0].train.records) == 19
+
+
+def test_a_class_that_cannot_be_read_any_more_is_told(tmp_path, color_set, backbone_that_sees_the_class):
+    for role in ("train", "test"):
+        lines = [f"{color_set}/{line}" for line in (color_set / f"{role}.csv").read_text().splitlines()]
+        for split in "12":
+            (tmp_path / f"{role}_{split}.csv").write_text("\n".join(lines) + "\n")
+    for label in (2, 5):
+        lines = (tmp_path / "train_1.csv").read_text().splitlines()
+        gone = [f"{tmp_path}/gone{i},9,{label}" if line.endswith(f",{label}") else line for i, line in enumerate(lines)]
+        (tmp_path / "train_2.csv").write_text("\n".join(gone) + "\n")
+        with pytest.raises(InputError, match=f"train_2.csv: none of its videos of label {label} can be read"):
+            read_sets(flags(tmp_path, tmp_path / "out", "--skip_bad"), HERE)
+
+
+def test_what_does_not_fit_the_training_videos_is_told_before_anything_is_read(tmp_path, color_set, monkeypatch):
+    def refuse(split, videos):
+        assert [split.name, len(videos)] == ["1", 18]
+        raise InputError("--group: no")
+
+    monkeypatch.setattr(eval.sets, "load_backbone", None)
+    with pytest.raises(InputError, match="--group: no"):
+        read_sets(flags(color_set, tmp_path / "out"), HERE, refuse)
 
 
 def test_a_mistake_in_any_process_is_raised_alike_in_all():

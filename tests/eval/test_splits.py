@@ -76,3 +76,15 @@ def test_read_split_reads_and_checks_both(tmp_path):
     (tmp_path / "b.csv").write_text("z,9,4\nw,9\n")
     with pytest.raises(InputError, match="b.csv:2: 2 column"):
         read_split(split)
+
+
+def test_one_video_under_two_spellings_or_on_two_lines_is_told(tmp_path):
+    split = Split(None, str(tmp_path / "a.csv"), str(tmp_path / "b.csv"))
+    for train, test, message in (("x,9,0\ny,9,4\n", "./x,9,0\n", "b.csv: 1 video"),
+                                 ("x,9,0\nd/y,9,4\n", "d//e/../y/,9,4\n", "b.csv: 1 video"),
+                                 ("x,9,0\ny,9,4\n", "z,9,4\nz,9,4\n", "b.csv: names .*/z twice"),
+                                 ("x,9,0\n./x,9,4\n", "z,9,4\n", "a.csv: names .*/x twice, with label 0 and with")):
+        (tmp_path / "a.csv").write_text(train)
+        (tmp_path / "b.csv").write_text(test)
+        with pytest.raises(InputError, match=message):
+            read_split(split)

@@ -14,10 +14,11 @@ from dataset.sampling import uniform_clips, window_clips
 from dataset.transforms import FinetuneAugmentation, TestCrops, normalize
 from dataset.videos import LabelledVideos
 from eval.classifier import (DropoutHead, ProbeHead, VideoClassifier, decay_lr, level_channels, parameter_groups,
-                             pool_levels)
+                             pool_maps)
 from eval.classifier_training import ClipsOrSubstitutes, classifier_loss
 from eval.features import ClipSettings, load_backbone
-from eval.prediction import accuracies, per_class, predict, ranks_of_truth, rows_by_index
+from eval.prediction import accuracies, per_class, predict, ranks_of_truth
+from eval.views import rows_by_index
 from models.levels import LEVELS, LevelFeatures
 from utils.distributed import Process
 from utils.errors import InputError
@@ -92,7 +93,7 @@ def test_probe_head_is_l2_norm_then_batch_norm_then_linear():
 
 def test_concat_gives_the_levels_equal_say():
     maps = LevelFeatures(*(torch.rand(2, c, 2, 3, 3) * scale for c, scale in ((2, 1), (3, 100), (4, 1e-3))))
-    pooled = pool_levels(maps)
+    pooled = pool_maps(maps)
     assert pooled["concat"].shape == (2, 9)
     for level, part in zip(LEVELS, pooled["concat"].split((2, 3, 4), dim=1)):
         torch.testing.assert_close(part.norm(dim=1), torch.ones(2))
@@ -216,12 +217,12 @@ def test_unreadable_test_videos_stop_or_are_told(videos, tmp_path):
 
 def test_a_row_filled_twice_or_never_or_not_finite_is_noticed(videos):
     row = {"high": np.array([0.5, 0.5])}
-    assert np.array_equal(rows_by_index([(1, row), (0, row)], videos[:2], set())["high"], np.full((2, 2), 0.5))
+    assert np.array_equal(rows_by_index([(1, row), (0, row)], videos[:2], {}, "rows")["high"], np.full((2, 2), 0.5))
     for filled in ([(0, row), (0, row)], [(0, row)], [(0, row), (1, row), (1, row)]):
         with pytest.raises(AssertionError, match="other than once"):
-            rows_by_index(filled, videos[:2], set())
+            rows_by_index(filled, videos[:2], {}, "rows")
     with pytest.raises(InputError, match="not finite at level high"):
-        rows_by_index([(0, {"high": np.array([np.nan, 1])}), (1, row)], videos[:2], set())
+        rows_by_index([(0, {"high": np.array([np.nan, 1])}), (1, row)], videos[:2], {}, "rows")
 
 
 def test_ranks_and_accuracies_by_sorting():

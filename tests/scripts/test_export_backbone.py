@@ -74,7 +74,7 @@ def test_each_file_loads_back_with_the_same_outputs(tmp_path, net, theirs):
 def test_mistakes_are_one_line(tmp_path):
     (tmp_path / "junk.pt").write_bytes(b"junk")
     for arguments, named in (((tmp_path / "junk.pt", tmp_path / "x"), "junk.pt"), ((tmp_path / "no.pt", "x"), "no.pt"),
-                             (("random", "x"), "random: name a checkpoint")):
+                             (("random", "x"), "random: name a checkpoint"), (("no.pt", "."), ".: is a folder")):
         result = export(*arguments)
         assert result.returncode == 2 and result.stderr.count("\n") == 1 and named in result.stderr
     assert not list(tmp_path.glob("x*"))

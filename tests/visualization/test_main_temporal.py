@@ -15,6 +15,7 @@ from eval.features import load_backbone
 from models.levels import LevelFeatures
 from utils.checkpoint import read_checkpoint
 from utils.errors import InputError
+from utils.runlog import file_sha256
 from visualization.main_temporal import main, order_evidence, order_maps, returncam, train
 from visualization.order_flags import check_flags, order_parser
 from visualization.order_head import new_head, order_accuracy
@@ -210,8 +211,11 @@ def test_a_trained_head_is_tested_and_shown_again(lists, tmp_path, capsys):
     test_csv = lists[2:]
     # The clips' length and size are known from the head.
     assert main([*SMALL, *test_csv, "--mode", "eval", "--out", str(out)]) == 0
-    card = json.loads((out / "result.json").read_text())
+    card = json.loads((out / "result_eval.json").read_text())
     assert card["metrics"] == metrics and set(metrics) == {"mid"} and card["settings"]["img_dim"] == 32
+    own = json.loads((out / "result.json").read_text())
+    assert card["settings"] == own["settings"] and own["command"] != [] and own["settings"]["lr"] == 1e-3
+    assert card["head_sha256"] == own["head_sha256"] == file_sha256(out / "checkpoints" / "epoch_0001.pt")
     assert main([*SMALL, *test_csv, "--mode", "visualize", "--out", str(out), "--num_videos", "1"]) == 0
     names = sorted(path.relative_to(out / "cam").as_posix() for path in (out / "cam").rglob("*.*"))
     pictures = [f"{order}/0000_test0/image_{i:05d}.jpg" for order in ("natural", "reversed")
@@ -222,6 +226,43 @@ def test_a_trained_head_is_tested_and_shown_again(lists, tmp_path, capsys):
         capsys.readouterr()
         assert main([*SMALL, *test_csv, *wrong, "--mode", "eval", "--out", str(out)]) == 2
         assert named in capsys.readouterr().err
+
+
+def test_a_head_goes_on_and_is_tested_with_the_videos_and_settings_that_it_began_with(lists, tmp_path, capsys):
+    out, other = tmp_path / "run", tmp_path / "other.csv"
+    assert main([*SMALL, *CLIPS, *lists, "--epoch", "1", "--out", str(out)]) == 0
+    before = (out / "result.json").read_text()
+    lines = (tmp_path / "train.csv").read_text().splitlines()
+    other.write_text("\n".join([*lines[1:], "test0,20"]) + "\n")
+    (tmp_path / "rest.csv").write_text("test1,16\n")
+    tested_on_training = ["--test_csv", str(tmp_path / "train.csv"), "--train_csv", str(tmp_path / "rest.csv")]
+    resume = [*CLIPS, *lists, "--resume", "--epoch", "2"]
+    for wrong, named in (
+        (["--mode", "eval", *tested_on_training], "rest.csv: lists other videos than "),
+        ([*resume, "--train_csv", str(other), "--test_csv", str(tmp_path / "rest.csv")], "lists other videos than "),
+        ([*resume, "--lr", "0.1"], "--lr 0.1: "), ([*resume, "--augment"], "--augment True: "),
+        ([*resume, "--seq", "9"], "--seq 9: "), ([*resume, "--train_batch", "3"], "--train_batch 3: "),
+    ):
+        capsys.readouterr()
+        assert main([*SMALL, "--out", str(out), *wrong]) == 2, wrong
+        assert named in capsys.readouterr().err, wrong
+    assert (out / "result.json").read_text() == before
+    assert main([*SMALL, "--out", str(out), *resume]) == 0
+    assert main([*SMALL, "--out", str(out), *resume, "--epoch", "1"]) == 2
+    assert "--epoch 1: " in capsys.readouterr().err
+
+
+def test_several_processes_are_refused_with_one_line(lists, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank, num_lines in (("0", 1), ("1", 0)):
+        monkeypatch.setenv("RANK", rank)
+        assert main([*SMALL, *CLIPS, *lists, "--out", str(tmp_path / "run")]) == 2
+        assert capsys.readouterr().err.count("WORLD_SIZE 2: ") == num_lines
+
+
+def test_maps_that_are_not_finite_are_refused():
+    with pytest.raises(InputError, match="not finite"):
+        returncam(Identity(), random_head(3), torch.full((2, 3, 8, 8, 8), float("nan")))
 
 
 def test_mistakes_are_one_line(lists, tmp_path, capsys):
