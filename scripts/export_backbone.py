@@ -2,10 +2,10 @@
 
     python scripts/export_backbone.py runs/k400/checkpoints/epoch_0100.pt exported/k400
 
-writes `exported/k400.safetensors`: the backbone's weights, and as metadata its configuration (architecture, channels of
-each level, epochs of pretraining, SHA-256 of the checkpoint, how clips are scaled). Of a finetuned checkpoint the epochs
-are those of the pretraining that finetuning started from. Every command here that takes `--weights` reads it back. Where
-torchvision has the same architecture (r2plus1d18: r2plus1d_18, s3d: s3d) it also writes
+writes `exported/k400.safetensors`: the backbone's weights, and as metadata its configuration (architecture, channels
+of each level, epochs of pretraining, SHA-256 of the checkpoint, how clips are scaled). Of a finetuned checkpoint the
+epochs are those of the pretraining that finetuning started from. Every command here that takes `--weights` reads it
+back. Where torchvision has the same architecture (r2plus1d18: r2plus1d_18, s3d: s3d) it also writes
 `exported/k400_torchvision.pt`, a state dict without classifier:
 
     model = torchvision.models.video.r2plus1d_18()

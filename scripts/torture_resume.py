@@ -20,7 +20,6 @@ import os
 import random
 import shutil
 import signal
-import socket
 import tempfile
 import time
 from collections.abc import Iterator
@@ -55,9 +54,7 @@ def write_videos(folder: Path) -> Path:
 
 def start(csv: Path, out: Path, processes: int) -> list[int]:
     """Process ids of a run in `out`, begun or resumed; they are forked, so that torch is imported once."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = random.randrange(20000, 30000)  # below the ports that connections are given by themselves
     pids = []
     for rank in range(processes):
         pid = os.fork()

@@ -1,7 +1,9 @@
 """A small labelled data set, and a backbone that sees its classes."""
 from __future__ import annotations
 
+import contextlib
 import csv
+import random
 import socket
 from pathlib import Path
 
@@ -66,7 +68,9 @@ def backbone_that_sees_the_class(monkeypatch) -> nn.Module:
 
 @pytest.fixture
 def dist_url() -> str:
-    """A port of this machine that was free a moment ago, as a value of --dist-url."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        return f"tcp://localhost:{free.getsockname()[1]}"
+    """A free port of this machine, as a value of --dist-url; below those that connections are given by themselves."""
+    while True:
+        port = random.randrange(20000, 30000)
+        with socket.socket() as free, contextlib.suppress(OSError):
+            free.bind(("localhost", port))
+            return f"tcp://localhost:{port}"
