@@ -4,10 +4,10 @@
     python scripts/fuzz_inputs.py --kinds video --number 5000 --seed 1
     python scripts/fuzz_inputs.py --kinds csv --only 123 --keep broken       leaves that one input in broken/
 
-Each input is a valid one with a few random changes, drawn from (seed, kind, number); scripts/fuzz_kinds.py has both. It must
-be read, or be refused by an InputError of one line: any other exception, a hang of more than LIMIT_S seconds and an end of the
-interpreter are findings, of which one per cause is shown. Inputs are tried in child processes. The exit status is 1 with
-findings.
+Each input is a valid one with a few random changes, drawn from (seed, kind, number); scripts/fuzz_kinds.py has both. It
+must be read, or be refused by an InputError of one line: any other exception, a hang of more than LIMIT_S seconds and an end
+of the interpreter are findings, of which one per cause is shown. Inputs are tried in child processes. The exit status is 1
+with findings.
 """
 from __future__ import annotations
 
@@ -52,9 +52,10 @@ def outcome(kind: Kind, path: Path) -> str:
         kind.read(path)
     except InputError as error:
         return "refused" if len(str(error).splitlines()) == 1 else f"not one line: {str(error)!r}"
-    except BaseException as error:  # the very thing that is looked for
+    except (Exception, SystemExit) as error:  # the very thing that is looked for
         frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.startswith(ROOT)]
-        where = [f"{os.path.relpath(frame.filename, ROOT)}:{frame.lineno}" for frame in frames if "fuzz_" not in frame.filename]
+        where = [f"{os.path.relpath(frame.filename, ROOT)}:{frame.lineno}" for frame in frames
+                 if "fuzz_" not in frame.filename]
         reason = str(error).splitlines() or [""]
         return f"{type(error).__name__} at {where[-1] if where else 'the use of the result'}: {reason[0][:200]}"
     return "read"

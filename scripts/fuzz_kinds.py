@@ -1,8 +1,9 @@
-"""What scripts/fuzz_inputs.py breaks: valid csv files, checkpoints, pictures and videos, their changes, and their readers."""
+"""What scripts/fuzz_inputs.py breaks: valid csv files, checkpoints, pictures and videos, their changes and readers."""
 from __future__ import annotations
 
 import argparse
 import io
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -34,11 +35,13 @@ from utils.flags import parse_pretraining_flags
 from utils.metrics import EpochMeter
 from utils.progress import Progress
 
-CSV_TOKENS = [b'"', b",", b"\n", b"\r", b"\0", b"-1", b"1e5", b"9" * 30, b"\xe9", b"\xef\xbb\xbf", b"../", b"a" * 5000, b" ",
-              b"v0,40,0\n", b",,", b"clip.mp4", b".tar/", "²".encode(), b"40", b"0", b"\t", b"'", b"\x1b[31m", b"x.avi,,1\n"]
+CSV_TOKENS = [b'"', b",", b"\n", b"\r", b"\0", b"-1", b"1e5", b"9" * 30, b"\xe9", b"\xef\xbb\xbf", b"../",
+              b"a" * 5000, b" ", b"v0,40,0\n", b",,", b"clip.mp4", b".tar/", "²".encode(), b"40", b"0", b"\t",
+              b"'", b"\x1b[31m", b"x.avi,,1\n"]
 NUMBERS = [0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF]
 VALUES = [None, True, -1, 0, 2**70, 0.5, float("nan"), "", "r3d18", b"x", [], {}, (), [1], {"a": 1}, torch.zeros(0),
-          torch.zeros(2, 3), torch.full((4,), float("nan")), torch.zeros(3, dtype=torch.int64), torch.zeros((), dtype=torch.bool)]
+          torch.zeros(2, 3), torch.full((4,), float("nan")), torch.zeros(3, dtype=torch.int64),
+          torch.zeros((), dtype=torch.bool)]
 ALONE = Process(0, 1, torch.device("cpu"))
 
 
@@ -74,8 +77,8 @@ def change_bytes(data: bytes, rng: np.random.Generator) -> bytes:
     result = bytearray(data)
     for _ in range(rng.integers(1, 5)):
         # Headers and directories stand at the two ends of a file, and are worth half of all changes.
-        everywhere = (0, len(result))
-        low, high = choose([everywhere, everywhere, (0, min(256, len(result))), (max(0, len(result) - 512), len(result))], rng)
+        head, tail = min(256, len(result)), max(0, len(result) - 512)
+        low, high = choose([(0, len(result)), (0, len(result)), (0, head), (tail, len(result))], rng)
         at = int(rng.integers(low, high + 1)) if high > low else 0
         length = int(rng.choice([1, 2, 4, 8, 64, 1024]))
         match rng.integers(7):
@@ -162,7 +165,8 @@ def read_csv(path: Path) -> None:
             videos[0, index]
 
     def evaluation() -> None:
-        videos = LabelledTestVideos(read_records(path, True)[:3], lambda n: uniform_clips(n, 16, 1, 2), TestCrops(32, 1))
+        records = read_records(path, True)[:3]
+        videos = LabelledTestVideos(records, lambda num_frames: uniform_clips(num_frames, 16, 1, 2), TestCrops(32, 1))
         look_at_all([lambda index=index: videos[index] for index in range(len(videos))])
 
     look_at_all([pretraining, evaluation])
@@ -208,7 +212,7 @@ def read_video_file(path: Path) -> None:
     """All ways to look at a video file, each on its own."""
     def all_frames() -> None:
         times = [time for time, frame in iterate_frames(str(path)) if frame.dtype == np.uint8]
-        assert all(later > earlier for earlier, later in zip(times, times[1:])), times
+        assert all(later > earlier for earlier, later in itertools.pairwise(times)), times
 
     look_at_all([all_frames, lambda: count_frames(str(path)), lambda: promised_frames(str(path)),
                  lambda: list(read_video(str(path), [0, 7, 15], 16)),
@@ -243,13 +247,13 @@ def kinds(folder: Path) -> dict[str, Kind]:
     queue.extend(torch.zeros(2, 2, 6))
     checkpoint = io.BytesIO()
     sums = {"names": ["total", "a", "b"], "sums": torch.ones(3, dtype=torch.float64), "steps": 3}
-    torch.save(pretraining_state(model, optimizer, queue, Progress(1, 3, 8, 1, {"v1": "gone"}), sums, 2, "0" * 64, flags,
-                                 ALONE),
-               checkpoint)
+    progress = Progress(1, 3, 8, 1, {"v1": "gone"})
+    torch.save(pretraining_state(model, optimizer, queue, progress, sums, 2, "0" * 64, flags, ALONE), checkpoint)
     pictures = {f"frame{suffix}": cv2.imencode(suffix, picture(), options)[1].tobytes() for suffix, options in
                 ((".jpg", [cv2.IMWRITE_JPEG_QUALITY, 90]), (".jpeg", [cv2.IMWRITE_JPEG_PROGRESSIVE, 1]), (".png", []))}
     videos = {f"clip{suffix}": encode(folder / f"clip{suffix}", codec) for suffix, codec in
-              ((".mp4", "libx264"), (".mkv", "libx264"), (".avi", "mpeg4"), (".webm", "libvpx"), (".mpg", "mpeg1video"))}
+              ((".mp4", "libx264"), (".mkv", "libx264"), (".avi", "mpeg4"), (".webm", "libvpx"),
+               (".mpg", "mpeg1video"))}
     return {"csv": Kind({"videos.csv": csv, "plain.csv": csv.split(b"\n", 1)[1]}, change_csv, read_csv),
             "checkpoint": Kind({"epoch_0001_step_000003.pt": checkpoint.getvalue()}, change_checkpoint, read_pretraining),
             "picture": Kind(pictures, change_bytes, read_picture),

@@ -95,7 +95,8 @@ def test_a_port_that_is_taken_is_told_in_a_line(videos_csv, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         url = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
         result = subprocess.run(
-            [sys.executable, str(ROOT / "train.py"), "--csv_file", str(videos_csv), "--out", "run", *SMALL, "--dist-url", url,
-             "--world-size", "2", "--rank", "0", "--gpu", "none"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+            [sys.executable, str(ROOT / "train.py"), "--csv_file", str(videos_csv), "--out", "run", *SMALL, "--dist-url",
+             url, "--world-size", "2", "--rank", "0", "--gpu", "none"],
+            cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert result.returncode == 2 and result.stderr.count("\n") == 1, result.stderr
     assert url in result.stderr and "Address already in use" in result.stderr

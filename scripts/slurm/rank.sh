@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Around each rank of pretrain.sbatch: runs COMMAND, `bash rank.sh COMMAND...`, and tells torchrun whether to start it again.
+# Around each rank of pretrain.sbatch: runs COMMAND, `bash rank.sh COMMAND...`, and tells torchrun whether to start it anew.
 #
-# torchrun starts everything again that does not end with 0. That helps where a rank was lost, and not after a stop on request
-# (75), a mistake in what was given (2) or numbers that are not finite (4): these become 0 here. What COMMAND ended with is
-# left in the folder $RANK_STATUSES under the rank's number.
+# torchrun starts everything again that does not end with 0. That helps where a rank was lost, and not after a stop on
+# request (75), a mistake in what was given (2) or numbers that are not finite (4): these become 0 here. What COMMAND ended
+# with is left in the folder $RANK_STATUSES under the rank's number.
 trap '' USR1 TERM  # COMMAND has handlers of its own
 rm -f "$RANK_STATUSES/$RANK"
 "$@"

@@ -20,8 +20,8 @@ JOB = str(os.getpid())  # the port at which ranks meet follows from it
 SMALL = ("--net r3d10 --img_dim 32 --train_batch 2 --workers 1 --channel 8 --cluster 6 --queue 6 --queue_start 1 --split 1 "
          "--lr_decay 3 --log_every 1 --save_every 100 --save_steps 1 --gpu none --dist_timeout 30").split()
 
-# srun runs the command on this machine, in a session of its own as steps have, and leaves its process id. scancel signals all
-# processes below it, as slurmstepd does. scontrol keeps what it was asked for.
+# srun runs the command on this machine, in a session of its own as steps have, and leaves its process id. scancel signals
+# all processes below it, as slurmstepd does. scontrol keeps what it was asked for.
 STAND_INS = {
     "srun": """
 while [[ $1 == --* ]]; do shift; done
