@@ -41,12 +41,12 @@ from dataset.transforms import normalize
 from dataset.videos import EpochBatchSampler, PretrainVideos, build_loader, collate_pretraining
 from eval.features import ClipSettings
 from eval.monitor import Monitor
-from eval.sets import done_by_all
 from models.multilevel import MultiLevelModel
 from models.objective import Objective
 from utils.checkpoint import (checkpoint_path, find_checkpoint, pretraining_state, prune_checkpoints,
                               restore_pretraining, write_checkpoint)
-from utils.distributed import Process, gather_objects, gather_rows, require_alike, wait_for_all
+from utils.distributed import (Process, done_by_all, gather_objects, gather_rows, require_alike,
+                               wait_for_all)
 from utils.dry_run import dry_run
 from utils.errors import STOPPED, NonFiniteError
 from utils.health import StepUndo, agree, handle_not_finite, note_bad_videos, require_finite_weights

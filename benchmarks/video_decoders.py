@@ -23,6 +23,7 @@ import numpy as np
 from benchmarks.measure import milliseconds, quick_flag, ratio, table, time_in_turns
 from dataset.decode import read_frames
 from dataset.video_file import iterate_frames, read_video
+from tests.texture_videos import copy
 
 NUM_FRAMES, SIZE, CLIP = 300, (340, 256), 32
 BITS = 9
@@ -68,17 +69,6 @@ def write(path: Path, codec: str, times: np.ndarray, options: dict[str, str] | N
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return path
-
-
-def without_first_packets(source: Path, target: Path, count: int) -> Path:
-    """Copies a video's packets but for the first ones, as a cut without encoding anew does."""
-    with av.open(str(source)) as container, av.open(str(target), "w") as result:
-        stream = result.add_stream_from_template(container.streams.video[0])
-        for position, packet in enumerate(container.demux(video=0)):
-            if packet.size and position >= count:
-                packet.stream = stream
-                result.mux(packet)
-    return target
 
 
 def read_by_index(path: str, start: int) -> list[np.ndarray]:
@@ -157,7 +147,7 @@ def main() -> None:
             "uneven times": write(
                 Path(folder, "uneven.mp4"), "libx264", rng.integers(1, 9, NUM_FRAMES).cumsum()
             ),
-            "begins without keyframe": without_first_packets(
+            "begins without keyframe": copy(
                 write(Path(folder, "short_groups.mp4"), "libx264", even, {"g": "48"}),
                 Path(folder, "cut.mp4"),
                 20,

@@ -24,7 +24,7 @@ from typing import NoReturn
 import cv2
 
 from dataset.actions import CLASSES, render_video
-from utils.errors import InputError
+from utils.errors import InputError, report
 
 JPEG_QUALITY = 90
 FORMAT = 1  # raised whenever the same settings would give other pixels
@@ -134,8 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         start = time.monotonic()
         written = write_dataset(out, settings, workers)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return report(error, parser.prog)
     what = (f"{len(CLASSES)} classes, {settings.train_per_class} training and {settings.test_per_class} test "
             f"videos each, {settings.frames} frames of {settings.size} px")
     done = f"wrote in {time.monotonic() - start:.0f} s" if written else "re-used, as it holds"

@@ -15,7 +15,7 @@ import json
 from typing import Any, Sequence
 
 from eval.table import markdown_rows, percent
-from utils.errors import InputError, one_line
+from utils.errors import InputError, report
 from utils.flags import OneLineParser
 
 
@@ -77,8 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         cards = [read_card(path) for path in parser.parse_args(arguments).cards]
     except InputError as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        return 2
+        return report(error, parser.prog)
     print(table(cards))
     for line in differences(cards):
         print(line)

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from eval.splits import find_splits
 from eval.views import WINDOWS, ClipSettings
 from utils.distributed import Process
-from utils.errors import InputError
+from utils.errors import InputError, report
 from utils.flags import OneLineParser, find_launch_problem, find_too_small
-from utils.launch import launch, report
+from utils.launch import launch
 
 
 def add_weight_flags(parser: argparse.ArgumentParser, required: bool = True) -> None:
@@ -32,6 +32,13 @@ def add_clip_flags(parser: argparse.ArgumentParser) -> None:
     clips.add_argument("--img_dim", type=int, default=112, metavar="S", help="side of a crop in px")
     clips.add_argument("--crops", type=int, choices=(1, 5, 10), default=1,
                        help="1: centre; 5: centre and corners; 10: these and their mirror images")
+
+
+def add_feature_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags of every command that works on extracted features: weights, clips, extraction."""
+    add_weight_flags(parser)
+    add_clip_flags(parser)
+    add_extraction_flags(parser)
 
 
 def add_extraction_flags(parser: argparse.ArgumentParser) -> None:

@@ -35,7 +35,7 @@ import torch
 from dataset.records import VideoRecord
 from eval import end_to_end_probe
 from eval.confusion import add_classes_flag, class_names, confusion_matrix, draw_confusion
-from eval.flags import (add_clip_flags, add_extraction_flags, add_weight_flags, check_feature_flags,
+from eval.flags import (add_feature_flags, check_feature_flags,
                         read_clip_settings, require_at_least, run_command)
 from eval.holdout import add_holdout_flags, check_holdout_flags, draw_holdout
 from eval.prediction import accuracies, named, per_class
@@ -161,9 +161,7 @@ def linear_probe_parser() -> OneLineParser:
     """The parser of `python -m eval.linear_probe`."""
     parser = OneLineParser(prog="python -m eval.linear_probe", description=__doc__)
     add_split_flags(parser)
-    add_weight_flags(parser)
-    add_clip_flags(parser)
-    add_extraction_flags(parser)
+    add_feature_flags(parser)
     protocol = parser.add_argument_group("protocol")
     protocol.add_argument("--end_to_end", action="store_true",
                           help="the other way; its own flags are told by --end_to_end --help")

@@ -32,7 +32,7 @@ import torch
 from dataset.decode import read_frames, resize_frames
 from dataset.records import VideoRecord
 from eval.features import ClipSettings
-from eval.flags import (add_clip_flags, add_extraction_flags, add_weight_flags, check_feature_flags,
+from eval.flags import (add_feature_flags, check_feature_flags,
                         read_clip_settings, require_at_least, run_command)
 from eval.result_card import Outcome, build_card, markdown_table, write_card
 from eval.sets import SplitSets, read_sets
@@ -203,9 +203,7 @@ def retrieval_parser() -> OneLineParser:
     """The parser of `python -m eval.retrieval`."""
     parser = OneLineParser(prog="python -m eval.retrieval", description=__doc__)
     add_split_flags(parser)
-    add_weight_flags(parser)
-    add_clip_flags(parser)
-    add_extraction_flags(parser)
+    add_feature_flags(parser)
     protocol = parser.add_argument_group("protocol")
     add_levels_flag(protocol, ",".join(LEVEL_CHOICES))
     protocol.add_argument("--centering", choices=("none", "train", "each"), default="none",

@@ -14,15 +14,15 @@ import numpy as np
 from torch import nn
 
 from dataset.records import VideoRecord
-from eval.agreement import done_by_all, done_by_main
 from eval.feature_store import feature_fingerprint, read_features, store_path, write_features
 from eval.features import extract_features, load_backbone
 from eval.flags import read_clip_settings
 from eval.result_card import make_out_dir
 from eval.splits import Split, find_splits, read_split
 from models.levels import LEVELS
-from utils.distributed import Process, require_alike
+from utils.distributed import Process, done_by_all, done_by_main, require_alike
 from utils.errors import InputError
+
 
 @dataclass(frozen=True)
 class VideoSet:

@@ -19,7 +19,6 @@ import torch
 from torch import nn
 
 from dataset.records import VideoRecord
-from eval.agreement import done_by_all
 from eval.classifier import VideoClassifier, level_channels, parameter_groups
 from eval.classifier_state import require_classifier, require_identity
 from eval.classifier_training import Trained, fit
@@ -31,7 +30,7 @@ from eval.prediction import accuracies, named, per_class, predict, write_per_cla
 from eval.result_card import Outcome, build_card, make_out_dir, markdown_table, write_card
 from eval.splits import Split, find_splits, read_split
 from utils.checkpoint import read_checkpoint
-from utils.distributed import Process
+from utils.distributed import Process, done_by_all
 from utils.errors import STOPPED, AgreedError, InputError
 from utils.runlog import file_sha256
 

@@ -19,7 +19,7 @@ from dataset.records import VideoRecord
 from dataset.sampling import uniform_clips, window_clips
 from dataset.transforms import TestCrops
 from dataset.videos import LabelledTestVideos, TestViews, build_loader
-from eval.agreement import raise_first
+from utils.distributed import raise_first
 from utils.distributed import Process, gather_objects
 from utils.errors import AgreedError, InputError, one_line
 

@@ -35,7 +35,7 @@ from dataset.job_pool import Crash, available_cores, run_jobs, show_progress
 from dataset.video_file import names_video_file
 from dataset.video_header import require_decoder
 from dataset.video_tree import FoundVideo
-from utils.errors import INTERRUPTED, InputError, one_line
+from utils.errors import INTERRUPTED, InputError, report
 from utils.flags import OneLineParser, find_too_small
 
 EXAMPLES = 3
@@ -66,8 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return check(flags, train, test)
     except InputError as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        return 2
+        return report(error, parser.prog)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED

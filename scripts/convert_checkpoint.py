@@ -27,7 +27,7 @@ from torch import Tensor
 from models.multilevel import MultiLevelModel, build_backbone
 from models.weights import convert, unwrap
 from utils.checkpoint import FORMAT, canonical, read_checkpoint, write_checkpoint
-from utils.errors import InputError, one_line
+from utils.errors import InputError, report
 from utils.flags import NETS, OneLineParser
 
 # The backbones that each source has weights of.
@@ -83,8 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         checkpoint = convert_file(flags.source, flags.input, flags.net)
         write_checkpoint(checkpoint, flags.output)
     except InputError as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        return 2
+        return report(error, parser.prog)
     print(f"{flags.output}: {checkpoint['kind']} of {checkpoint['net']}, {len(checkpoint['model'])} entries")
     return 0
 

@@ -38,7 +38,7 @@ for NAME in random pretrained; do
   "$PYTHON_BIN" -m eval.linear_probe "${WEIGHTS[@]}" "${FEATURE_FLAGS[@]}" --out "$RUN/probe_$NAME"
 done
 
-echo "== 4. where the network sees the arrow of time"
+echo "== 4. where the network sees the arrow of time (near chance here: three classes are three others played backwards)"
 ORDER=("$PYTHON_BIN" -m visualization.main_temporal --weights "$CHECKPOINT" --test_csv "$VIDEOS/test.csv"
        --out "$RUN/temporal_order" --workers 2)
 "${ORDER[@]}" --train_csv "$VIDEOS/train.csv" --img_dim 64 --level low --epoch 20 --resume

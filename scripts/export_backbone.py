@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it start
 from dataset.transforms import IMAGENET_MEAN, IMAGENET_STD
 from eval.features import load_backbone
 from utils.checkpoint import FORMAT, write_checkpoint, write_safetensors
-from utils.errors import InputError, one_line
+from utils.errors import InputError, report
 from utils.flags import OneLineParser
 
 TORCHVISION = {"r2plus1d18": "r2plus1d_18", "s3d": "s3d"}
@@ -63,8 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise InputError(f"{flags.prefix}: is a folder; name the files in it, such as {flags.prefix / 'backbone'}")
         files = export(flags.weights, flags.prefix)
     except InputError as error:
-        print(f"{parser.prog}: error: {one_line(error)}", file=sys.stderr)
-        return 2
+        return report(error, parser.prog)
     for path in files:
         print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
     if len(files) == 1:

@@ -29,7 +29,7 @@ from dataset.extraction import Outcome, Settings, extract_video
 from dataset.extraction_plan import REPORT, Plan, plan_extraction, remove_folders, sole_writer, write_report
 from dataset.job_pool import Crash, available_cores, run_jobs, show_progress
 from dataset.video_header import require_decoder
-from utils.errors import INTERRUPTED, InputError, one_line
+from utils.errors import INTERRUPTED, InputError, report
 from utils.flags import OneLineParser, find_too_small
 
 NAMED_BROKEN = 5
@@ -59,8 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with sole_writer(flags.destination) as lock:
             return extract(plan, flags.destination, flags.workers, lock)
     except InputError as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        return 2
+        return report(error, parser.prog)
 
 
 def extract(plan: Plan, destination: Path, workers: int, lock: Connection) -> int:

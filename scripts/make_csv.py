@@ -36,7 +36,7 @@ from dataset.csv_writing import (
 from dataset.job_pool import available_cores
 from dataset.video_header import require_decoder
 from dataset.video_tree import FoundVideo, find_videos
-from utils.errors import INTERRUPTED, InputError, one_line
+from utils.errors import INTERRUPTED, InputError, report
 from utils.flags import OneLineParser, find_too_small
 
 NAMED = 3
@@ -84,8 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return make(flags)
     except InputError as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        return 2
+        return report(error, parser.prog)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED

@@ -1,5 +1,7 @@
 #!/usr/bin/env bash
-# Sets up .venv where needed and runs the tests; arguments go to pytest: bash scripts/test.sh tests/models -k graph
+# Sets up .venv where needed and runs the tests, two files at a time; arguments go to pytest:
+#
+#   bash scripts/test.sh tests/models -k graph
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/environment.sh
@@ -11,4 +13,4 @@ else
   echo "no browser: the tests marked 'browser' are left out; all others run"
   CHOICE=(-m "not browser")
 fi
-exec "$PYTHON_BIN" -m pytest ${CHOICE[@]+"${CHOICE[@]}"} "$@"
+exec "$PYTHON_BIN" -m pytest -n 2 --dist loadfile ${CHOICE[@]+"${CHOICE[@]}"} "$@"

@@ -39,16 +39,16 @@ CLOCK_VALUES = ("samples_per_s", "data_wait")
 LONGEST_LIFE = 0.6  # of what the whole run takes
 
 
-def write_videos(folder: Path) -> Path:
-    """A csv of eight videos of 40 frames, 64x48 px."""
+def write_videos(folder: Path, num_videos: int = 8) -> Path:
+    """A csv of small videos of 40 frames, 64x48 px, without labels."""
     draw = np.random.default_rng(0)
-    for number in range(8):
+    for number in range(num_videos):
         (folder / f"v{number}").mkdir(parents=True)
         base = cv2.resize(draw.integers(0, 256, (6, 8, 3), dtype=np.uint8), (64, 48))
         for index in range(40):
             cv2.imwrite(str(folder / f"v{number}" / f"image_{index + 1:05d}.jpg"), np.roll(base, index * number, axis=1))
     csv = folder / "videos.csv"
-    csv.write_text("".join(f"v{number},40\n" for number in range(8)))
+    csv.write_text("".join(f"v{number},40\n" for number in range(num_videos)))
     return csv
 
 

@@ -5,12 +5,15 @@ readable.
 """
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+
+from scripts.torture_resume import write_videos
 
 
 @pytest.fixture
@@ -52,14 +55,11 @@ def read_codes() -> Callable[[np.ndarray], np.ndarray]:
 @pytest.fixture(scope="session")
 def videos_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Returns a csv of eight videos of 40 frames, without labels."""
-    folder = tmp_path_factory.mktemp("eight_videos")
-    draw = np.random.default_rng(0)
-    for number in range(8):
-        (folder / f"v{number}").mkdir()
-        base = cv2.resize(draw.integers(0, 256, (6, 8, 3), dtype=np.uint8), (64, 48))
-        for index in range(40):
-            path = folder / f"v{number}" / f"image_{index + 1:05d}.jpg"
-            assert cv2.imwrite(str(path), np.roll(base, index * number, axis=1))
-    csv = folder / "videos.csv"
-    csv.write_text("".join(f"v{number},40\n" for number in range(8)))
-    return csv
+    return write_videos(tmp_path_factory.mktemp("eight_videos"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interruptible() -> None:
+    """A shell starts what it runs in the background deaf to Ctrl-C, which the processes under test would inherit."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)

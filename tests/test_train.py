@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from scripts.torture_resume import write_videos
+
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = ("--net r3d10 --img_dim 32 --train_batch 2 --workers 0 --channel 8 --cluster 6 --queue 6 --queue_start 1 "
          "--split 2 --epoch 4 --lr_decay 3 --log_every 1 --save_every 2").split()
@@ -32,20 +34,9 @@ def run(cwd: Path, *flags: str, launcher: tuple[str, ...] = (), status: int = 0)
 @pytest.fixture(scope="session")
 def videos(tmp_path_factory) -> Path:
     """A csv of eight usable videos, and one that is too short."""
-    import cv2
-    import numpy as np
-    folder = tmp_path_factory.mktemp("videos")
-    draw = np.random.default_rng(0)
-    rows = ["frame_dir,number_of_frames"]
-    for number in range(9):
-        frames = 32 if number == 8 else 40
-        (folder / f"v{number}").mkdir()
-        base = cv2.resize(draw.integers(0, 256, (6, 8, 3), dtype=np.uint8), (64, 48))
-        for index in range(frames):
-            cv2.imwrite(str(folder / f"v{number}" / f"image_{index + 1:05d}.jpg"), np.roll(base, index * number, axis=1))
-        rows.append(f"v{number},{frames}")
-    (folder / "videos.csv").write_text("\n".join(rows) + "\n")
-    return folder / "videos.csv"
+    csv = write_videos(tmp_path_factory.mktemp("videos"), num_videos=9)
+    csv.write_text("frame_dir,number_of_frames\n" + csv.read_text().replace("v8,40", "v8,32"))
+    return csv
 
 
 @pytest.fixture(scope="session")
@@ -198,6 +189,16 @@ def test_two_machines_meet_at_the_url(videos, tmp_path):
     assert load(tmp_path / "run", 1)["epochs_done"] == 1
 
 
+def test_machines_with_other_flags_are_refused(videos, tmp_path):
+    """Each would train by its own rate, and their weights would part in silence."""
+    flags = ("--csv_file", str(videos), *SMALL, "--world-size", "2", "--out", "run", "--dist-url", "tcp://127.0.0.1:10045")
+    machines = [subprocess.Popen(command(*flags, "--rank", rank, "--lr", lr), cwd=tmp_path, env=ENVIRONMENT,
+                                 stderr=subprocess.PIPE, text=True) for rank, lr in (("0", "0.001"), ("1", "0.1"))]
+    errors = [machine.communicate(timeout=180)[1] for machine in machines]
+    assert [machine.returncode for machine in machines] == [2, 2]
+    assert errors[0].count("\n") == 1 and "flag lr: 0.1 in process 1, 0.001 in process 0" in errors[0] and not errors[1]
+
+
 def test_a_rank_that_fails_takes_the_others_down(videos, tmp_path):
     csv = tmp_path / "broken.csv"
     rows = [line for line in videos.read_text().splitlines()[1:9]]
@@ -226,6 +227,15 @@ def test_dry_run_tells_and_leaves_nothing(videos, tmp_path):
                  "projected: ", "suggested --workers: "):
         assert part in result.stdout, part
     assert sorted(path.name for path in tmp_path.iterdir()) == ["test.csv", "train.csv"] and not result.stderr
+
+
+def test_a_dry_run_can_be_stopped(videos, tmp_path):
+    process = subprocess.Popen(command("--csv_file", str(videos), *SMALL, "--dry_run", "100000"), cwd=tmp_path,
+                               env=ENVIRONMENT, stdout=subprocess.PIPE, text=True)
+    assert "8 videos" in process.stdout.readline()
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 75 and not list(tmp_path.iterdir())
 
 
 def test_bf16_runs(videos, tmp_path):

@@ -11,6 +11,8 @@
 """
 from __future__ import annotations
 
+import sys
+
 FAULT, MISTAKE, LOST, NOT_FINITE, STOPPED, INTERRUPTED = 1, 2, 3, 4, 75, 130
 
 
@@ -42,3 +44,10 @@ def one_line(error: InputError) -> str:
     """
     lines = str(error).strip().splitlines()
     return lines[-1].removeprefix(f"{InputError.__module__}.{InputError.__qualname__}: ") if lines else ""
+
+
+def report(error: InputError, program: str) -> int:
+    """Tell a user's mistake in one line; returns the exit status."""
+    sys.stderr.write(f"{program}: error: {one_line(error)}\n")  # in one piece, as other processes may write too
+    sys.stderr.flush()
+    return error.exit_status

@@ -18,7 +18,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from utils.distributed import Process
-from utils.errors import FAULT, INTERRUPTED, LOST, STOPPED, AgreedError, InputError, one_line
+from utils.errors import FAULT, INTERRUPTED, LOST, STOPPED, AgreedError, InputError, report
 from utils.rendezvous import open_store, torchrun_store
 from utils.signals import STOP_SIGNALS
 
@@ -158,13 +158,6 @@ def run_worker(local_rank: int, worker: Worker, flags: argparse.Namespace, progr
     if dist.is_initialized():
         dist.destroy_process_group()
     return status
-
-
-def report(error: InputError, program: str) -> int:
-    """Tell a user's mistake in one line; returns the exit status."""
-    sys.stderr.write(f"{program}: error: {one_line(error)}\n")  # in one piece, as other processes may write too
-    sys.stderr.flush()
-    return error.exit_status
 
 
 def describe_loss(error: str, timeout_s: float) -> str | None:

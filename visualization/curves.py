@@ -11,7 +11,7 @@ import matplotlib
 matplotlib.use("Agg")  # files, no window
 from matplotlib import pyplot as plt  # noqa: E402
 
-from utils.errors import InputError, one_line  # noqa: E402
+from utils.errors import InputError, report  # noqa: E402
 from utils.flags import OneLineParser  # noqa: E402
 from visualization.report_run import read_config, read_log  # noqa: E402
 
@@ -77,8 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         draw_curves(*read_epochs(flags.run), path)
     except InputError as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        return 2
+        return report(error, parser.prog)
     print(f"curves: {path}")
     return 0
 

@@ -30,12 +30,11 @@ from sklearn.manifold import TSNE
 from dataset.records import read_records
 from eval.confusion import add_classes_flag, class_names
 from eval.features import load_backbone
-from eval.flags import (add_clip_flags, add_extraction_flags, add_weight_flags, read_clip_settings,
-                        require_at_least, run_command)
+from eval.flags import add_feature_flags, read_clip_settings, require_at_least, run_command
 from eval.result_card import make_out_dir
-from eval.sets import FeatureReader, done_by_all, done_by_main
+from eval.sets import FeatureReader
 from eval.vectors import LEVEL_CHOICES, add_levels_flag, level_vectors, parse_levels
-from utils.distributed import Process, require_alike
+from utils.distributed import Process, done_by_all, done_by_main, require_alike
 from utils.errors import InputError
 from utils.flags import OneLineParser, add_launch_flags, find_not_positive
 
@@ -158,9 +157,7 @@ def embedding_parser() -> OneLineParser:
     data.add_argument("--csv_file", required=True, metavar="CSV",
                       help="videos: frame_dir,number_of_frames,label")
     add_classes_flag(data)
-    add_weight_flags(parser)
-    add_clip_flags(parser)
-    add_extraction_flags(parser)
+    add_feature_flags(parser)
     picture = parser.add_argument_group("picture")
     add_levels_flag(picture, ",".join(LEVEL_CHOICES))
     picture.add_argument("--perplexity", type=float, default=30.0, metavar="P",

@@ -45,8 +45,7 @@ from eval.result_card import CARD, Outcome, build_card, make_out_dir, markdown_t
 from eval.splits import Split
 from eval.views import FULL_FLOAT32
 from utils.checkpoint import checkpoint_path, find_checkpoint, prune_checkpoints, write_checkpoint
-from utils.errors import InputError, NonFiniteError
-from utils.launch import report
+from utils.errors import InputError, NonFiniteError, report
 from utils.runlog import RunLog, device_name, file_sha256, write_config
 from visualization.cam import require_h264, write_cams
 from visualization.order_flags import (
@@ -58,8 +57,16 @@ from visualization.order_flags import (
     complete_flags,
     order_parser,
 )
-from visualization.order_head import (check_head, check_resumed, check_train_videos, find_head, head_state, load_head,
-                                      new_head, order_accuracy)
+from visualization.order_head import (
+    check_head,
+    check_resumed,
+    check_train_videos,
+    find_head,
+    head_state,
+    load_head,
+    new_head,
+    order_accuracy,
+)
 from visualization.order_videos import (
     AugmentedRows,
     PairBatches,

@@ -32,7 +32,7 @@ from eval.flags import require_at_least
 from utils.distributed import Process
 from utils.errors import InputError, one_line
 from utils.flags import OneLineParser
-from utils.launch import report as report_error
+from utils.errors import report as report_error
 from utils.runlog import file_sha256, git_commit, replace_text
 from visualization import main_temporal
 from visualization.cam import require_h264

@@ -15,6 +15,7 @@ from torch import nn
 
 import eval.sets
 from models.levels import LevelFeatures
+from tests.color_videos import write_color_video
 
 COLORS = [(230, 20, 20), (20, 230, 20), (20, 20, 230), (210, 210, 20), (20, 210, 210), (210, 20, 210)]
 
@@ -33,10 +34,7 @@ def color_set(tmp_path_factory) -> Path:
         for label, color in enumerate(COLORS):
             for number in range(per_class):
                 folder, num_frames = root / f"{role}_{label}_{number}", 1 + 5 * number
-                folder.mkdir()
-                for index in range(1, num_frames + 1):
-                    frame = (np.array(color) + rng.integers(-15, 16, (48, 64, 3))).astype(np.uint8)
-                    assert cv2.imwrite(str(folder / f"image_{index:05d}.jpg"), frame[..., ::-1])
+                write_color_video(folder, num_frames, color, rng)
                 rows[role].append((folder.name, num_frames, label))
     moved = [row for row in rows["train"] if row[0].endswith("_2")]
     swapped = [(folder, num_frames, {0: 1, 1: 0}.get(label, label))

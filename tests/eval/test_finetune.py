@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 import torch
 
+from tests.color_videos import write_color_video
+
 from eval import finetune, linear_probe
 from eval.features import load_backbone
 
@@ -38,10 +40,7 @@ def colors(tmp_path_factory) -> Path:
         for label, color, count in zip(LABELS, COLORS, counts):
             for number in range(count):
                 folder, num_frames = root / f"{role}_{label}_{number}", 4 + 3 * number
-                folder.mkdir()
-                for index in range(1, num_frames + 1):
-                    frame = (np.array(color) + rng.integers(-15, 16, (36, 48, 3))).astype(np.uint8)
-                    assert cv2.imwrite(str(folder / f"image_{index:05d}.jpg"), frame[..., ::-1])
+                write_color_video(folder, num_frames, color, rng)
                 rows.append((folder.name, num_frames, label))
         write_csv(root / f"{role}.csv", rows)
     return root

@@ -27,6 +27,16 @@ def test_a_backbone_that_sees_the_class_gives_everything(color_set, backbone_tha
     assert found == {"monitor_R@1": 12 / 18, "monitor_top1": 12 / 18}, "two of six classes have each other's labels"
 
 
+def test_videos_that_cannot_be_read_are_left_out_and_counted(color_set, backbone_that_sees_the_class, tmp_path):
+    """A look must not cost the epoch that has just been trained."""
+    for role in ("train", "test"):
+        rows = (color_set / f"{role}.csv").read_text().split()
+        csv = [f"{color_set / row}\n" for row in rows if row.startswith(role)]
+        (tmp_path / f"{role}.csv").write_text("".join(csv) + f"{tmp_path / 'gone'}_{role},9,0\n")
+    found = monitor(tmp_path)(backbone_that_sees_the_class)
+    assert found == {"monitor_R@1": 1.0, "monitor_top1": 1.0, "monitor_skipped": 2}
+
+
 def test_the_backbone_and_every_random_state_are_left_as_they_were(color_set):
     backbone, _ = load_backbone("random", "r3d10", seed=0)
     backbone.train().layer3.eval()

@@ -7,8 +7,8 @@ import torch
 
 import eval.sets
 from eval.retrieval import retrieval_parser
-from eval.sets import done_by_all, done_by_main, read_sets
-from utils.distributed import Process
+from eval.sets import read_sets
+from utils.distributed import Process, done_by_all, done_by_main
 from utils.errors import AgreedError, InputError
 
 HERE = Process(0, 1, torch.device("cpu"))
