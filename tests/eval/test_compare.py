@@ -67,4 +67,4 @@ def test_not_a_card_is_one_line(tmp_path, capsys):
     for path in (tmp_path, tmp_path / "none"):
         assert main([str(path)]) == 2
         error = capsys.readouterr().err
-        assert error.startswith("error: ") and error.count("\n") == 1
+        assert error.startswith("python -m eval.compare: error: ") and error.count("\n") == 1

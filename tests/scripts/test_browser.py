@@ -67,7 +67,7 @@ def test_tests_run_without_a_browser_and_say_so(tmp_path):
     (scripts / "environment.sh").write_text(f"install_requirements() {{ PYTHON_BIN={python}; }}\n")
     program(tmp_path / "bin" / "id", "echo 1000")
     without = run(scripts / "test.sh", tmp_path / "bin")
-    assert without.returncode == 0 and "called: -m pytest -m not browser" in without.stdout
+    assert without.returncode == 0 and "called: -m pytest -n 2 --dist loadfile -m not browser" in without.stdout
     assert "no browser" in without.stdout
     program(tmp_path / "bin" / "chromium", "echo Chromium 1")
-    assert run(scripts / "test.sh", tmp_path / "bin").stdout == "called: -m pytest\n"
+    assert run(scripts / "test.sh", tmp_path / "bin").stdout == "called: -m pytest -n 2 --dist loadfile\n"

@@ -125,7 +125,7 @@ def run_and_expect_error(tmp_path: Path, capsys, source: str, net: str, *expecte
     assert main([source, str(tmp_path / "in.pth"), str(tmp_path / "out.pt"), "--net", net]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert captured.err.startswith("error: ") and captured.err.count("\n") == 1, captured.err
+    assert captured.err.startswith("convert_checkpoint.py: error: ") and captured.err.count("\n") == 1, captured.err
     assert all(text in captured.err for text in expected), captured.err
     assert sorted(tmp_path.iterdir()) == before
 
@@ -218,5 +218,5 @@ def test_starts_from_any_folder(tmp_path):
     done = subprocess.run([sys.executable, ROOT / "scripts" / "convert_checkpoint.py", "torchvision", "in.pth", "out.pt",
                            "--net", "s3d"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2
-    assert done.stderr.startswith("error: in.pth: ") and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("convert_checkpoint.py: error: in.pth: ") and done.stderr.count("\n") == 1
     assert done.stdout == ""
