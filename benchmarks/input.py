@@ -19,8 +19,9 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as plain
 
 from benchmarks.measure import milliseconds, quick_flag, ratio, table, time_in_turns
-from dataset.decode import read_frames
+from dataset.decode import HALF_FLAGS, decode_picture, read_frames
 from dataset.device_color import apply_color_on_device
+from dataset.frame_folder import read_folder
 from dataset.records import VideoRecord
 from dataset.sampling import pretraining_indices, split_views
 from dataset.transforms import (FLIP_PROBABILITY, IMAGENET_MEAN, IMAGENET_STD, PRETRAIN_JITTER, PRETRAIN_MIN_AREA,
@@ -138,6 +139,7 @@ def main() -> None:
         kib = sum(file.stat().st_size for file in Path(full).iterdir()) / NUM_FRAMES / 1024
         seed = iter(range(10**9))
         numbers = np.arange(CLIPS * CLIP_FRAMES)
+        files = [data for _, data in read_folder(full, numbers.tolist(), NUM_FRAMES)]
         seconds = time_in_turns({
             "plain": lambda: plain_sample(full, next(seed)),
             "cpu": lambda: normalize(ours.with_color(next(seed))),
@@ -149,6 +151,8 @@ def main() -> None:
             "decode": lambda: read_frames(full, numbers, NUM_FRAMES, PRETRAIN_FRAME_SIZE),
             "decode half": lambda: read_frames(full, numbers, NUM_FRAMES, PRETRAIN_FRAME_SIZE, half=True),
             "decode small": lambda: read_frames(small, numbers, NUM_FRAMES, PRETRAIN_FRAME_SIZE),
+            "jpeg": lambda: [decode_picture(data, "") for data in files],
+            "jpeg half": lambda: [decode_picture(data, "", HALF_FLAGS) for data in files],
         }, turns)
         off_cpu, off_half, off_device = [], [], []
         for number in range(3 if quick else 10):
@@ -168,9 +172,11 @@ def main() -> None:
                               ("ours, a loader's share with both", "half device"),
                               ("ours, all on the CPU, frames stored at 200x150", "small cpu"),
                               ("ours, a loader's share, frames stored at 200x150", "small device"),
-                              ("of ours: decoding 32 frames to 200x150", "decode"),
+                              ("of ours: reading 32 frames, resized to 200x150", "decode"),
                               ("of ours: the same with `--decode half`", "decode half"),
-                              ("of ours: decoding 32 frames stored at 200x150", "decode small")]]
+                              ("of ours: reading 32 frames stored at 200x150", "decode small"),
+                              ("the floor: libjpeg-turbo alone, 32 frames in memory", "jpeg"),
+                              ("the floor with `--decode half`", "jpeg half")]]
     print(table(["one core", "ms a sample", "samples/s", "against plain"], rows))
     print(f"\nFrames of {kib:.0f} KiB; medians of {turns} turns. Mean absolute difference to the plain pipeline's "
           f"views: {np.mean(off_cpu):.2f} grey levels with color on the CPU, {np.mean(off_device):.2f} with color on "

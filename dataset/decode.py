@@ -24,7 +24,7 @@ from utils.errors import InputError
 _READ_FLAGS = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 
 # The same at half the width and height, which libjpeg-turbo's vectorized inverse transform yields directly.
-_HALF_FLAGS = _READ_FLAGS | cv2.IMREAD_REDUCED_GRAYSCALE_2
+HALF_FLAGS = _READ_FLAGS | cv2.IMREAD_REDUCED_GRAYSCALE_2
 HALF_SUFFICES = 5 / 6  # of the wanted width and height
 
 RESIZED_AT_ONCE = 8  # as fast as all at once; more full-size frames of a large video are not held
@@ -47,7 +47,6 @@ def read_frames(
         size: (width, height) to resize to, aspect ratio ignored, antialiased bicubic; None: as stored.
         shrink: instead of ``size``, what to do to frames, [n, H, W, 3] -> [n, h, w, 3], whenever n =
             ``RESIZED_AT_ONCE`` are decoded; for long videos, which as stored would not fit into memory.
-
         half: decode JPEG pictures at half their width and height where that is at least ``HALF_SUFFICES`` of
             ``size``. Twice as fast; after crop and resize about 1 grey level from frames decoded in full, less than
             what compression at quality 90 loses (more in very fine texture).
@@ -111,16 +110,16 @@ def _distinct_frames(
         return
     packed = split_reference(path)
     pictures = read_packed(*packed, wanted, num_frames) if packed else read_folder(path, wanted, num_frames)
-    flags = _READ_FLAGS if half_for is None else None
-    for where, data in pictures:
-        if flags is None:
-            flags = _HALF_FLAGS if _half_suffices(data, where, half_for) else _READ_FLAGS
-        yield where, decode_picture(data, where, flags)
+    flags = HALF_FLAGS if half_for else _READ_FLAGS
+    for number, (where, data) in enumerate(pictures):
+        frame = decode_picture(data, where, flags)
+        if number == 0 and half_for and not _half_suffices(data, frame, half_for):
+            flags = _READ_FLAGS
+            frame = decode_picture(data, where, flags)
+        yield where, frame
 
 
-def _half_suffices(data: bytes, where: str, size: tuple[int, int]) -> bool:
-    """Whether the picture is a JPEG of which half the width and height is enough for (width, height) ``size``."""
-    if not data.startswith(b"\xff\xd8"):
-        return False
-    height, width = decode_picture(data, where, _HALF_FLAGS).shape[:2]
-    return width >= HALF_SUFFICES * size[0] and height >= HALF_SUFFICES * size[1]
+def _half_suffices(data: bytes, halved: np.ndarray, size: tuple[int, int]) -> bool:
+    """Whether the picture ``data`` is a JPEG, and ``halved`` [h, w, 3] enough for (width, height) ``size``."""
+    height, width = halved.shape[:2]
+    return data.startswith(b"\xff\xd8") and width >= HALF_SUFFICES * size[0] and height >= HALF_SUFFICES * size[1]
