@@ -136,7 +136,8 @@ def main() -> None:
         full = write_video(Path(folder) / "full", (340, 256), 0)
         small = write_video(Path(folder) / "small", PRETRAIN_FRAME_SIZE, 0)
         ours, ours_half, ours_small = OurSamples(full), OurSamples(full, half=True), OurSamples(small)
-        kib = sum(file.stat().st_size for file in Path(full).iterdir()) / NUM_FRAMES / 1024
+        kib, kib_small = (sum(file.stat().st_size for file in Path(path).iterdir()) / NUM_FRAMES / 1024
+                          for path in (full, small))
         seed = iter(range(10**9))
         numbers = np.arange(CLIPS * CLIP_FRAMES)
         files = [data for _, data in read_folder(full, numbers.tolist(), NUM_FRAMES)]
@@ -178,7 +179,7 @@ def main() -> None:
                               ("the floor: libjpeg-turbo alone, 32 frames in memory", "jpeg"),
                               ("the floor with `--decode half`", "jpeg half")]]
     print(table(["one core", "ms a sample", "samples/s", "against plain"], rows))
-    print(f"\nFrames of {kib:.0f} KiB; medians of {turns} turns. Mean absolute difference to the plain pipeline's "
+    print(f"\nFrames of {kib:.0f} KiB, {kib_small:.0f} KiB at 200x150; medians of {turns} turns. Mean absolute difference to the plain pipeline's "
           f"views: {np.mean(off_cpu):.2f} grey levels with color on the CPU, {np.mean(off_device):.2f} with color on "
           f"the device, {np.mean(off_half):.2f} with color on the CPU and `--decode half`. Color and normalization on the device take "
           + ", ".join(f"{ms} ms a sample on {name}" for name, ms in shares.items()) + ".")

@@ -84,12 +84,14 @@ class Look:
 
 
 def read_lines(csv_path: str) -> tuple[list[Line], list[Finding]]:
-    """Returns (the lines that can be read, a finding for each other one). Labelled if the first line has a label."""
+    """Returns (the lines that can be read, a finding for each other one). Labelled if any line has a label."""
     folder = os.path.dirname(os.path.abspath(csv_path))
     lines, findings = [], []
-    labelled = None
-    for number, fields in numbered_rows(csv_path):
-        labelled = len(fields) > 2 if labelled is None else labelled
+    rows = list(numbered_rows(csv_path))
+    if not rows:
+        raise InputError(f"{csv_path}: names no video")
+    labelled = any(len(fields) > 2 for _, fields in rows)
+    for number, fields in rows:
         where = f"{csv_path}:{number}"
         try:
             row = parse_row(fields, False, where, folder)
@@ -99,8 +101,6 @@ def read_lines(csv_path: str) -> tuple[list[Line], list[Finding]]:
             findings.append(Finding("row", csv_path, number, fields[0], str(error).removeprefix(f"{where}: ")))
         else:
             lines.append(Line(number, os.path.normpath(row.path), row.num_frames, label))
-    if labelled is None:
-        raise InputError(f"{csv_path}: names no video")
     return lines, findings
 
 
@@ -216,7 +216,7 @@ def check_sides(
     for csv_path, lines in training.items():
         for line in lines:
             trained.setdefault(looks[line.path].identity, f"{csv_path}:{line.number}")
-            group = group_of(os.path.basename(line.path))
+            group = group_of(own_name(line.path))
             if group is not None:
                 groups.setdefault(group, f"{csv_path}:{line.number}")
     findings = []
@@ -225,13 +225,19 @@ def check_sides(
         for line in lines:
             if (where := trained.get(looks[line.path].identity)) is not None:
                 findings.append(Finding("overlap", csv_path, line.number, line.path, f"is trained on: {where}"))
-            group = group_of(os.path.basename(line.path))
+            group = group_of(own_name(line.path))
             if group in groups:
                 shared[group].append(line)
         findings += [Finding("group", csv_path, members[0].number, members[0].path,
                              f"{group}: {len(members)} test video(s), trained on: {groups[group]}")
                      for group, members in shared.items()]
     return findings
+
+
+def own_name(path: str) -> str:
+    """Returns a video's own name, the same for its frame folder, its file and its place in a shard."""
+    name = os.path.basename(path)
+    return os.path.splitext(name)[0] if names_video_file(name) else name
 
 
 def fix_lines(

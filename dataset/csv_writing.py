@@ -10,11 +10,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from dataset.annotations import Annotated, Annotations
+from dataset.annotations import Annotations
 from dataset.job_pool import Crash, run_jobs, show_progress
 from dataset.video_file import count_frames
 from dataset.video_tree import FoundVideo
 from utils.errors import InputError
+
+
+NAMES_OF_SETS = {"train", "val", "valid", "validation", "test"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +44,15 @@ def match_videos(
     """Returns (rows of each set, in the order of its list; the differences).
 
     A video is found by its own name, wherever in the tree it lies: below its class, flat, or in train and val
-    folders. Of several of one name the one in the set's folder is taken, then the one in the class's, then the
-    first; the others are told as duplicates. InputError when none of the annotated videos is found.
+    folders, but not below another class. Of several of one name one without a problem is taken, of these one in the
+    set's folder, then one in the class's, then the first; the others are told as duplicates. InputError when none of
+    the annotated videos is found.
     """
     by_name: dict[str, list[FoundVideo]] = defaultdict(list)
     for video in found:
         by_name[video.last_name].append(video)
     labels = {name: label for label, name in enumerate(annotations.classes)}
+    class_folders = {spelling: name for name in annotations.classes for spelling in (name, name.replace(" ", "_"))}
     rows: dict[str, list[Row]] = {}
     differences: list[Difference] = []
     taken: set[str] = set()
@@ -55,11 +60,12 @@ def match_videos(
         rows[set_name] = []
         for annotated in videos:
             named = f"{annotated.class_name}/{annotated.video}"
-            candidates = by_name.get(annotated.video, [])
+            candidates = [video for video in by_name.get(annotated.video, [])
+                          if _classes_above(video, class_folders) <= {annotated.class_name}]
             if not candidates:
                 differences.append(Difference("missing", set_name, named))
                 continue
-            video = max(candidates, key=lambda candidate: _fit(candidate, annotated, set_name))
+            video = max(candidates, key=lambda candidate: _fit(candidate, set_name, class_folders))
             if video.problem:
                 differences.append(Difference("unusable", set_name, named, f"{video.path}: {video.problem}"))
             else:
@@ -81,11 +87,15 @@ def match_videos(
     return rows, differences
 
 
-def _fit(candidate: FoundVideo, annotated: Annotated, set_name: str) -> tuple[bool, bool]:
-    """How well a video's folders fit: named after its set ("train" of "train_1"), after its class."""
-    folders = candidate.name.split("/")[:-1]
-    class_names = {annotated.class_name, annotated.class_name.replace(" ", "_")}
-    return set_name.partition("_")[0] in folders, bool(class_names & {*folders})
+def _classes_above(video: FoundVideo, class_folders: dict[str, str]) -> set[str]:
+    """The classes after which folders above the video are named."""
+    return {class_folders[folder] for folder in video.name.split("/")[:-1] if folder in class_folders}
+
+
+def _fit(video: FoundVideo, set_name: str, class_folders: dict[str, str]) -> tuple[bool, bool, bool]:
+    """How well a video fits: it can be used, a folder is named after its set ("train" of "train_1"), after its class."""
+    in_set = set_name.partition("_")[0] in video.name.split("/")[:-1]
+    return not video.problem, in_set, bool(_classes_above(video, class_folders))
 
 
 def split_classes(
@@ -94,7 +104,8 @@ def split_classes(
     """Returns (classes, rows of "train" and, with a fraction above 0, "test", differences) of a folder a class.
 
     Of each class about ``test_fraction`` of the videos, drawn by ``seed``, are test videos, never more; videos
-    of one group (of whatever class) stay on one side. InputError for a video outside of the class folders.
+    of one group (of whatever class) stay on one side. InputError for a video outside of the class folders, and for
+    class folders that are those of sets.
     """
     differences = [Difference("unusable", "", v.name, v.problem) for v in found if v.problem]
     usable = [video for video in found if not video.problem]
@@ -102,6 +113,9 @@ def split_classes(
         if "/" not in video.name:
             raise InputError(f"{video.path}: lies in no class folder, expected CLASS/video")
     classes = sorted({video.name.partition("/")[0] for video in found})
+    if {*classes} <= NAMES_OF_SETS:
+        raise InputError(f"the class folders are called {', '.join(classes)}, as sets are: give the folder of one set, in "
+                         "which each folder is a class")
     labels = {name: label for label, name in enumerate(classes)}
     rows = [Row(video, labels[video.name.partition("/")[0]]) for video in usable]
     groups: dict[str, list[Row]] = defaultdict(list)
@@ -124,24 +138,17 @@ def split_classes(
     return classes, sets, differences
 
 
-def count_files(
-    sets: dict[str, list[Row]], num_workers: int
-) -> tuple[dict[str, list[Row]], list[Difference]]:
-    """Returns the sets with the frames of each video file counted, without those that break; these, as differences."""
-    paths = sorted({row.video.path for rows in sets.values() for row in rows if row.video.num_frames is None})
+def count_files(found: list[FoundVideo], num_workers: int) -> list[FoundVideo]:
+    """Returns the videos with the frames of each video file counted; for one that breaks, with the problem."""
+    paths = [video.path for video in found if video.num_frames is None and not video.problem]
     jobs = show_progress(run_jobs(_count, paths, num_workers), len(paths), "counting", "videos")
     counts = {path: count.reason if isinstance(count, Crash) else count for path, count in jobs}
-    counted: dict[str, list[Row]] = {}
-    broken = []
-    for name, rows in sets.items():
-        counted[name] = []
-        for row in rows:
-            count = counts.get(row.video.path, row.video.num_frames)
-            if isinstance(count, str):
-                broken.append(Difference("unusable", name, row.video.name, f"{row.video.path}: {count}"))
-            else:
-                counted[name].append(replace(row, video=replace(row.video, num_frames=count)))
-    return counted, broken
+
+    def counted(video: FoundVideo) -> FoundVideo:
+        count = counts.get(video.path, video.num_frames)
+        return replace(video, problem=count) if isinstance(count, str) else replace(video, num_frames=count)
+
+    return [counted(video) for video in found]
 
 
 def _count(path: str) -> int | str:

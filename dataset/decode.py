@@ -91,7 +91,10 @@ def resize_frames(frames: np.ndarray, size: tuple[int, int], mode: str) -> np.nd
 
 def decode_picture(data: bytes, where: str, flags: int = _READ_FLAGS) -> np.ndarray:
     """Returns a JPEG or PNG as uint8 RGB [H, W, 3]; InputError naming ``where`` if broken or cut short."""
-    frame = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), flags) if data else None
+    try:
+        frame = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), flags) if data else None
+    except cv2.error:  # a damaged header promises more pixels than OpenCV or the memory takes
+        frame = None
     if frame is None:
         raise InputError(f"{where}: not a readable picture ({len(data)} bytes)")
     return frame

@@ -27,7 +27,7 @@ def find_counts(csv_path: str | os.PathLike[str], videos: Sequence[tuple[int, st
     kept. Processes that start together take turns, so that one counts and the others read. Where the folder
     cannot be written to, that is said, and the next start counts again.
 
-    Raises InputError with ``csv:line`` for the first line whose file cannot be counted.
+    Raises InputError with ``csv:line`` for the first line whose file cannot be counted, and the number of others.
     """
     if not videos:
         return []
@@ -54,15 +54,23 @@ def _find_counts(csv_path: str | os.PathLike[str], videos: Sequence[tuple[int, s
 
     pool = concurrent.futures.ThreadPoolExecutor(_THREADS)
     jobs = [pool.submit(count, key, line, path) for key, (line, path) in zip(keys, videos)]
+    broken = []
     try:
         for job in show_progress(jobs, len(jobs), f"{csv_path}: counting frames", "video files"):
-            job.result()
-    finally:  # also after an error or an interrupt, what was counted is kept
+            if error := job.exception():
+                broken.append(error)
+    finally:  # also after an interrupt, what was counted is kept
         pool.shutdown(cancel_futures=True)
         done = [job.done() and not job.cancelled() and not job.exception() for job in jobs]
         found = {key: job.result() for key, job, good in zip(keys, jobs, done) if good}
         if any(entry is not kept.get(key) for key, entry in found.items()):
             _save(csv_path, {**kept, **found})
+    for error in broken:
+        if not isinstance(error, InputError):
+            raise error
+    if broken:
+        others = f"; {len(broken) - 1} more video file(s) cannot be counted either" if len(broken) > 1 else ""
+        raise InputError(f"{broken[0]}{others} (scripts/check_data.py --decode --fix writes a csv without them)")
     return [found[key][2] for key in keys]
 
 

@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                         help="matched on a video's whole name; its first (...) names the group")
     parser.add_argument("--seq", dest="clip_frames", type=int, metavar="T",
                         help="find videos too short for pretraining with clips of T frames")
-    parser.add_argument("--sample", dest="num_clips", type=int, default=2, metavar="V", help="clips, for --seq")
+    parser.add_argument("--sample", dest="num_clips", type=int, metavar="V", help="clips, for --seq (default 2)")
     parser.add_argument("--decode", action="store_true", help="decode every frame")
     parser.add_argument("--workers", type=int, default=available_cores(), metavar="N", help="processes of --decode")
     parser.add_argument("--report", type=Path, metavar="FILE", help="write every finding to this csv")
@@ -87,6 +87,8 @@ def find_problem(flags: argparse.Namespace, paths: list[str]) -> str | None:
             return f"--fix {flags.fix}: must be a folder, as there are several csv files"
         if len({Path(path).name for path in paths}) < len(paths):
             return f"--fix {flags.fix}: two of the csv files have one name; fix them one by one"
+    if flags.num_clips is not None and flags.clip_frames is None:
+        return "--sample: does nothing without --seq, the frames of a clip"
     return find_too_small({"--workers": (flags.workers, 1), "--seq": (flags.clip_frames, 1),
                            "--sample": (flags.num_clips, 1)})
 
@@ -110,7 +112,7 @@ def check(flags: argparse.Namespace, train: list[str], test: list[str]) -> int:
     looks = dict(show_progress(look_at_all(videos), len(videos), "looking", "videos"))
     if flags.decode:
         decode(looks, flags.workers)
-    needed = None if flags.clip_frames is None else flags.clip_frames * flags.num_clips
+    needed = None if flags.clip_frames is None else flags.clip_frames * (2 if flags.num_clips is None else flags.num_clips)
     for path in paths:
         findings += compare(path, lines[path], looks, needed)
         findings += check_labels(path, lines[path], classes[path], path in test)

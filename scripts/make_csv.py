@@ -49,7 +49,7 @@ def make_parser() -> OneLineParser:
     commands = parser.add_subparsers(dest="data_set", required=True, metavar="DATASET")
     for name, what in (("ucf101", "folder of classInd.txt, trainlist0S.txt, testlist0S.txt"),
                        ("hmdb51", "folder of CLASS_test_splitS.txt"),
-                       ("kinetics400", "folder of train.csv, val.csv"), ("folder", "")):
+                       ("kinetics400", "folder of train.csv, val.csv (or validate.csv)"), ("folder", "")):
         command = commands.add_parser(name, prog=f"make_csv.py {name}", description=__doc__,
                                       help=what or "a folder of videos for each class")
         command.add_argument("tree", metavar="TREE", type=Path, help="folder with frame folders or video files")
@@ -100,6 +100,9 @@ def make(flags: argparse.Namespace) -> int:
                 raise InputError(f"--out {flags.out}: {path} is an official list, which would be lost; "
                                  "name another folder")
     found = find(flags.tree, flags.source)
+    if flags.count:
+        require_decoder()
+        found = count_files(found, flags.workers)
     if annotations is not None:
         sets, differences = match_videos(annotations, found)
         classes = annotations.classes
@@ -108,10 +111,6 @@ def make(flags: argparse.Namespace) -> int:
             raise InputError(f"--test_fraction {flags.test_fraction}: must be from 0 to below 1")
         group_of = group_finder(flags.group_pattern)
         classes, sets, differences = split_classes(found, flags.test_fraction, flags.seed, group_of)
-    if flags.count:
-        require_decoder()
-        sets, broken = count_files(sets, flags.workers)
-        differences += broken
     first = next(iter(sets))
     write_csv(flags.out / "pretrain.csv", sets[first], labelled=False)
     for name, rows in sets.items():

@@ -84,6 +84,7 @@ def test_an_error_names_the_csv_line_and_what_was_counted_is_kept(tmp_path: Path
     assert str(caught.value).startswith(
         f"{path}:4: {tmp_path}/broken.mp4: cannot open the video file: Invalid"
     )
+    assert "; 1 more video file(s) cannot be counted either (scripts/check_data.py" in str(caught.value)
     counted.clear()
     (tmp_path / "broken.mp4").unlink()
     with pytest.raises(

@@ -214,6 +214,19 @@ def test_lines_and_csv_files_are_named(data):
     assert findings["group"]["detail"].endswith(f"trained on: {data.csv('train')}:6")
 
 
+def test_groups_of_video_files_and_shards(data):
+    encode_video(data.root / "c1" / "v_c1_g02_c07.avi", 20)
+    data.add("c1/v_c1_g02_c07.avi", 20, 1, name="test")
+    [finding] = check(data)[1]
+    assert finding["kind"] == "group" and finding["detail"].startswith("v_c1_g02: 1 test video(s)")
+
+
+def test_labels_are_checked_where_the_first_line_lacks_its_own(data):
+    data.set_rows("train", [data.rows("train")[0][:2], *data.rows("train")[1:], [data.video("c0/x"), NUM_FRAMES, 99]])
+    findings = [(finding["kind"], finding["line"]) for finding in check(data)[1]]
+    assert findings == [("row", "2"), ("label", "8")]
+
+
 def test_zero_frames_are_corrected(data, capsys):
     data.set_rows("train", [[path, "0" if number == 0 else count, label]
                             for number, (path, count, label) in enumerate(data.rows("train"))])
@@ -282,7 +295,8 @@ def test_exit_statuses_and_one_line_errors(data, tmp_path):
         ([train, test, train], "3 csv files: say which are which by --train and --test"),
         ([train, train], "given twice"), ([train, "--test", test], "name all csv files by --train and --test"),
         ([train, "--fix", train], "would replace"), ([train, test, "--fix", "x.csv"], "must be a folder"),
-        ([train, "--seq", "0"], "--seq 0: must be at least 1"), ([train, "--classes", tmp_path / "no.txt"], "no.txt"),
+        ([train, "--seq", "0"], "--seq 0: must be at least 1"), ([train, "--sample", "2"], "--sample: does nothing"),
+        ([train, "--classes", tmp_path / "no.txt"], "no.txt"),
         ([train, "--group_pattern", "("], "--group_pattern"),
     ):
         result = run(*arguments)

@@ -143,7 +143,7 @@ def test_hmdb51_from_video_files_and_their_counts(tmp_path, capsys):
                 f"{train}.avi {split} \n{test}.avi {3 - split} \nspare_{class_name}.avi 0 \n")
         encode_video(tmp_path / "hmdb51_org" / class_name / f"{train}.avi", 20)
         encode_video(tmp_path / "hmdb51_org" / class_name / f"{test}.avi", 31)
-        (tmp_path / "hmdb51_org" / class_name / f"spare_{class_name}.avi").write_bytes(b"unused, never opened")
+        (tmp_path / "hmdb51_org" / class_name / f"spare_{class_name}.avi").write_bytes(b"unused")
     arguments = ["hmdb51", str(tmp_path / "hmdb51_org"), "--annotations", str(lists), "--out", str(tmp_path / "csv"),
                  "--split", "1", "2", "--allow_missing"]
     assert main([*arguments, "--count", "--workers", "1"]) == 0
@@ -161,6 +161,30 @@ def test_hmdb51_from_video_files_and_their_counts(tmp_path, capsys):
     assert "unusable: 2: wave/a_wave_0 (" in capsys.readouterr().out  # once for each split
     assert main(arguments) == 0
     assert {count for _, count, _ in rows(tmp_path / "csv" / "test_1.csv")[1:]} == {""}
+
+
+def test_a_sound_copy_is_taken_and_no_other_class_s_video(tmp_path):
+    lists = tmp_path / "lists"
+    lists.mkdir()
+    encode_video(tmp_path / "k" / "train" / "abc_000000_000010.mp4", 20)
+    whole = (tmp_path / "k" / "train" / "abc_000000_000010.mp4").read_bytes()
+    (tmp_path / "k" / "replacement").mkdir()
+    (tmp_path / "k" / "replacement" / "abc_000000_000010.mp4").write_bytes(whole)
+    (tmp_path / "k" / "train" / "abc_000000_000010.mp4").write_bytes(whole[:100])
+    for name in ("train", "validate"):  # as one archive of the lists has it
+        (lists / f"{name}.csv").write_text("label,youtube_id,time_start,time_end,split\nyoga,abc,0,10,x\n")
+    arguments = ["kinetics400", str(tmp_path / "k"), "--annotations", str(lists), "--out", str(tmp_path / "csv")]
+    assert main([*arguments, "--count", "--workers", "1"]) == 0
+    assert [row[0] for row in rows(tmp_path / "csv" / "val.csv")[1:]] == [
+        str(tmp_path / "k" / "replacement" / "abc_000000_000010.mp4")]
+
+    for class_name in ("kick", "wave"):
+        (lists / f"{class_name}_test_split1.txt").write_text("same.avi 1\n" + f"{class_name}.avi 2\n")
+        extracted(tmp_path / "h" / class_name / class_name, 20)
+    extracted(tmp_path / "h" / "kick" / "same", 20)
+    assert main(["hmdb51", str(tmp_path / "h"), "--annotations", str(lists), "--out", str(tmp_path / "csv")]) == 1
+    assert [row[1:] for row in rows(tmp_path / "csv" / "train_1.csv")[1:]] == [["20", "0"]]
+    assert ["missing", "train_1", "wave/same", ""] in rows(tmp_path / "csv" / "differences.csv")
 
 
 def test_folder_splits_by_group(tmp_path, capsys):
@@ -228,6 +252,9 @@ def test_users_mistakes_are_one_line(ucf, tmp_path):
     assert "none of the annotated videos is there: the lists name, for example, v_ApplyEyeMakeup_g03_c01" in says
     assert "the tree has 1 videos such as c/x" in says
     extracted(ucf / "other" / "c" / "y", 3)
+    extracted(ucf / "sets" / "train" / "c" / "v", 3)
+    extracted(ucf / "sets" / "val" / "c" / "v", 3)
+    assert "class folders are called train, val, as sets are" in error("folder", ucf / "sets", "--out", ucf)
     assert "say which by --source" in error("folder", ucf / "other", "--out", ucf)
     assert "--test_fraction 1.0" in error("folder", ucf / "frames", "--out", ucf, "--test_fraction", "1")
 
