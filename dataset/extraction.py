@@ -1,7 +1,9 @@
 """One video becomes one frame folder: whole and marked as finished, or not there at all."""
 from __future__ import annotations
 
+import errno
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -16,8 +18,10 @@ from dataset.video_header import promised_frames, shortage
 from utils.errors import InputError
 
 FRAME_NAME = "image_{:05d}.jpg"  # counted from 1
-PARTIAL, REPLACED = ".partial", ".replaced"  # endings of the hidden siblings of a folder that is being written
-SMALLEST_SIDE_PX = 8
+PARTIAL, REPLACED = ".partial", ".earlier"  # endings of the hidden siblings of a folder that is being written
+SMALLEST_SIDE_PX, LARGEST_SIDE_PX = 8, 65_500  # libjpeg writes no more
+MOST_PIXELS = 2**30  # OpenCV reads no more
+LONG_STILL_S = 10
 _SAME_TIME_S = 1e-6
 
 
@@ -36,13 +40,16 @@ class Settings:
     def __post_init__(self) -> None:
         if self.short_side is not None and self.size is not None:
             raise InputError("--short_side and --size: one of them only")
-        if self.short_side is not None and self.short_side < SMALLEST_SIDE_PX:
-            raise InputError(f"--short_side {self.short_side}: must be at least {SMALLEST_SIDE_PX} px")
+        if self.short_side is not None:
+            if self.short_side < SMALLEST_SIDE_PX:
+                raise InputError(f"--short_side {self.short_side}: must be at least {SMALLEST_SIDE_PX} px")
+            _require_writable(self.short_side, self.short_side, f"--short_side {self.short_side}")
         if self.size is not None:
-            sides = self.size.split("x")
-            if len(sides) != 2 or not all(s.isdecimal() and int(s) >= SMALLEST_SIDE_PX for s in sides):
-                raise InputError(f"--size {self.size}: WIDTHxHEIGHT in px, each at least {SMALLEST_SIDE_PX}, "
-                                 "like 200x150")
+            sides = re.fullmatch("([0-9]{1,5})x([0-9]{1,5})", self.size)
+            if sides is None or min(map(int, sides.groups())) < SMALLEST_SIDE_PX:
+                raise InputError(f"--size {self.size}: WIDTHxHEIGHT in px, each at least {SMALLEST_SIDE_PX} and at most "
+                                 f"{LARGEST_SIDE_PX}, like 200x150")
+            _require_writable(*map(int, sides.groups()), f"--size {self.size}")
         if self.fps is not None and not 0 < self.fps <= 1000:
             raise InputError(f"--fps {self.fps:g}: must be above 0 and at most 1000")
         if not 1 <= self.quality <= 100:
@@ -79,8 +86,11 @@ class Video:
         return self.folder.with_name(f".{self.folder.name}{REPLACED}")
 
     def marker(self, frames: int, note: str = "") -> Marker:
-        """Returns the marker of a finished folder, for the source file as it is now."""
-        status = self.source.stat()
+        """Returns the marker of a finished folder, for the source file as it is now. InputError if that cannot be read."""
+        try:
+            status = self.source.stat()
+        except OSError as error:
+            raise InputError(f"{self.source}: cannot read: {error.strerror}") from error
         return Marker(self.source.name, frames, asdict(self.settings), status.st_size, status.st_mtime_ns, note)
 
 
@@ -104,20 +114,17 @@ def extract_video(video: Video) -> Outcome:
     """
     try:
         _make_empty(video.partial)
-        try:
-            marker = video.marker(0)
-        except OSError as error:
-            raise InputError(f"cannot read: {error.strerror}") from error
-        frames = _write_frames(video)
-        note = "" if video.settings.fps else shortage(frames, promised_frames(str(video.source)))
+        marker = video.marker(0)
+        frames, note = _write_frames(video)
+        if video.settings.fps is None:
+            note = shortage(frames, promised_frames(str(video.source)))
         marker = replace(marker, frames=frames, note=note)
         _write(video.partial / MARKER, marker.to_json().encode())
         _put_in_place(video)
-    except CannotWrite:
-        shutil.rmtree(video.partial, ignore_errors=True)  # the error that counts is the one on its way
-        raise
     except InputError as error:
-        shutil.rmtree(video.partial)
+        shutil.rmtree(video.partial, ignore_errors=True)  # the error that counts is the one on its way
+        if isinstance(error, CannotWrite):
+            raise
         return Outcome(0, str(error).removeprefix(f"{video.source}: "))
     return Outcome(frames, note)
 
@@ -146,27 +153,38 @@ def resample(frames: Iterable[tuple[float, np.ndarray]], fps: float) -> Iterator
             number += 1
 
 
-def _write_frames(video: Video) -> int:
-    """Returns how many frames it wrote to the partial folder. InputError when the video breaks."""
+def _write_frames(video: Video) -> tuple[int, str]:
+    """Returns (how many frames it wrote to the partial folder, a note). InputError when the video breaks."""
     settings = video.settings
     timed = iterate_frames(str(video.source))
     frames = resample(timed, settings.fps) if settings.fps else (frame for _, frame in timed)
     quality = [cv2.IMWRITE_JPEG_QUALITY, settings.quality]
-    count, first_size = 0, None
+    count, first_size, shown, times_shown, longest = 0, None, None, 0, 0
     for count, frame in enumerate(frames, start=1):
+        times_shown = times_shown + 1 if frame is shown else 1
+        longest = max(longest, times_shown)
+        shown = frame
         height, width = frame.shape[:2]
         size = settings.frame_size(height, width)
         first_size = first_size or size
         if size != first_size:
             raise InputError(f"its picture size changes: frame {count} is {size[0]}x{size[1]}, "
                              f"the first {first_size[0]}x{first_size[1]}; --size makes them equal")
+        _require_writable(*size, "its frames")
         if size != (width, height):
             frame = _resize(frame, size)
         encoded, data = cv2.imencode(".jpg", np.ascontiguousarray(frame[..., ::-1]), quality)
         assert encoded, video.source
         _write(video.partial / FRAME_NAME.format(count), data.tobytes())
     assert count, video.source
-    return count
+    if settings.fps and longest > LONG_STILL_S * settings.fps:
+        return count, f"one frame fills {longest / settings.fps:.0f} s, {longest} of {count} frames: a gap in its times?"
+    return count, ""
+
+
+def _require_writable(width: int, height: int, what: str) -> None:
+    if max(width, height) > LARGEST_SIDE_PX or width * height > MOST_PIXELS:
+        raise InputError(f"{what}: {width}x{height} px, a picture can have {LARGEST_SIDE_PX} at a side and {MOST_PIXELS} in all")
 
 
 def _resize(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -193,6 +211,9 @@ def _make_empty(folder: Path) -> None:
             shutil.rmtree(folder)
         folder.mkdir()
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise InputError("its name is too long for the hidden folder in which its frames are written, "
+                             f"which has {1 + len(PARTIAL)} bytes more; rename it") from error
         raise CannotWrite(f"{folder.parent}: cannot write into it: {error.strerror}") from error
 
 

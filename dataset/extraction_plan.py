@@ -6,10 +6,11 @@ import csv
 import fcntl
 import os
 import shutil
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -26,7 +27,7 @@ _WAIT_FOR_LOCK_S = 10  # a killed start's processes end within a frame's time
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All videos in order, the outcomes of those that are done, those to do, and hidden folders to remove."""
+    """All videos in order, the outcomes of those that are done, those to do, and what hidden things to remove."""
 
     videos: list[Video]
     done: dict[str, Outcome]
@@ -34,14 +35,13 @@ class Plan:
     leftovers: list[Path]
 
 
-def plan_extraction(source: Path, destination: Path, settings: Settings, redo: bool) -> Plan:
-    """Returns what is to do to have each video below ``source`` as a frame folder below ``destination``.
+def plan_extraction(videos: list[Video], redo: bool) -> Plan:
+    """Returns what is to do to have each video as a frame folder.
 
-    A video is done when its folder's marker names these settings and a source file of this size and time.
-    InputError, before anything is touched: no videos; two that would share a folder, or lie in one another; a
-    folder there already that is not of this source and these settings, unless ``redo``.
+    A video is done when its folder's marker names these settings and a source file of this name and size (its time
+    is another after a plain copy). InputError, before anything is touched, for a folder that is there already and
+    not of this source and these settings, unless ``redo``.
     """
-    videos = _list_videos(source, destination, settings)
     there, leftovers = _list_folders(videos)
     with ThreadPoolExecutor(NUM_THREADS) as pool:
         states = list(pool.map(lambda video: _state(video) if video.folder in there else None, videos))
@@ -52,7 +52,11 @@ def plan_extraction(source: Path, destination: Path, settings: Settings, redo: b
     return Plan(videos, done, [v for v in videos if v.name not in done], leftovers)
 
 
-def _list_videos(source: Path, destination: Path, settings: Settings) -> list[Video]:
+def list_videos(source: Path, destination: Path, settings: Settings) -> list[Video]:
+    """Returns the videos below ``source``, in order, each with its folder below ``destination``; touches nothing.
+
+    InputError: no videos; two that would share a folder, or lie in one another.
+    """
     _, files = find_videos(source)
     if not files:
         raise InputError(f"{source}: no video file below it (looked for {' '.join(sorted(VIDEO_SUFFIXES))})")
@@ -75,7 +79,7 @@ def _list_videos(source: Path, destination: Path, settings: Settings) -> list[Vi
 
 
 def _list_folders(videos: list[Video]) -> tuple[set[Path], list[Path]]:
-    """Returns (what lies where the videos' folders belong, hidden folders that an interrupted start left)."""
+    """Returns (what lies where the videos' folders belong, what an interrupted start left hidden there)."""
     there: set[Path] = set()
     leftovers = []
     for parent in sorted({video.folder.parent for video in videos}):
@@ -95,7 +99,7 @@ def _state(video: Video) -> Outcome | str:
     found = read_marker(video.folder)
     if found is None:
         return f"{video.folder}: is there, but was not written by this script"
-    wanted = video.marker(found.frames, found.note)
+    wanted = replace(video.marker(found.frames, found.note), source_mtime_ns=found.source_mtime_ns)
     if found.settings != wanted.settings:
         names = sorted({*found.settings, *wanted.settings})
         changes = [f"{name} {_text(found.settings.get(name))}, not {_text(wanted.settings.get(name))}"
@@ -112,21 +116,24 @@ def _text(value: object) -> str:
     return "unset" if value is None else str(value)
 
 
-def remove_folders(folders: list[Path]) -> None:
-    """Removes hidden folders that an interrupted start left. InputError where that cannot be done."""
-    for folder in folders:
+def remove_leftovers(leftovers: list[Path]) -> None:
+    """Removes what an interrupted start left: folders, or its half report. InputError where that cannot be done."""
+    for path in leftovers:
         try:
-            if folder.exists():
-                shutil.rmtree(folder)
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
         except OSError as error:
-            raise InputError(f"{folder}: cannot remove what an interrupted start left: {error.strerror}") from error
+            raise InputError(f"{path}: cannot remove what an interrupted start left: {error.strerror}") from error
 
 
 @contextlib.contextmanager
 def sole_writer(destination: Path) -> Iterator[Connection]:
     """Makes the folder and holds its lock; gives the descriptor by which other processes hold it too.
 
-    InputError when another extraction writes there, or the folder cannot be written.
+    InputError when another extraction writes there, or the folder cannot be written. On a file system without locks
+    it says so and goes on.
     """
     path = destination / LOCK
     try:
@@ -145,7 +152,9 @@ def sole_writer(destination: Path) -> Iterator[Connection]:
                     raise InputError(f"{destination}: another extraction is writing into it") from error
                 time.sleep(0.1)
             except OSError as error:
-                raise InputError(f"{path}: cannot be locked: {error.strerror}") from error
+                print(f"{path}: cannot be locked ({error.strerror}): make sure that no other extraction writes there",
+                      file=sys.stderr, flush=True)
+                break
         yield held
 
 

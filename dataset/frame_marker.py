@@ -13,7 +13,10 @@ MARKER = ".frames.json"
 
 @dataclass(frozen=True, slots=True)
 class Marker:
-    """What extraction says of a finished folder: video, number of frames, settings, the file it had, and a note."""
+    """What extraction says of a finished folder: video, number of frames, settings, the file it had, and a note.
+
+    The file's time is for people: a plain copy has another, so that nothing is decided by it.
+    """
 
     video: str
     frames: int

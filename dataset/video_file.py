@@ -10,7 +10,8 @@ frame's time is compared with the index on the way. Where packets are no reliabl
 the first keyframe; to be discarded; of codecs whose packets may hold no frame, such as Xvid's mpeg4 and vp8),
 frames are counted by decoding from the start. Only in a file that is damaged inside may the two ways differ.
 
-Nothing is kept between calls: each opens the file, decodes in the calling thread alone, and closes it.
+Each call opens the file, decodes in the calling thread alone, and closes it. Between calls a process keeps but the
+indexes of long videos, whose reading takes far longer than decoding some frames: the file is read to its end.
 """
 from __future__ import annotations
 
@@ -28,18 +29,24 @@ from utils.errors import InputError
 VIDEO_SUFFIXES = frozenset(".mp4 .m4v .mov .3gp .avi .mkv .webm .mpg .mpeg .ts .flv .wmv .ogv".split())
 # Codecs of which each packet gives exactly one frame, by the decoder that PyAV picks.
 _ONE_FRAME_A_PACKET = frozenset("h264 hevc vp9 libvpx-vp9 av1 libdav1d mjpeg".split())
+_LONG = 1000  # frames
+_MOST_KEPT = 2_000_000  # frames, of all indexes that are kept: 16 MB, 48 where each is a keyframe
 
 
 @dataclass(frozen=True, slots=True)
 class _PacketIndex:
     """What the packets tell of the frames: times [n] in the stream's unit, ascending; start points [k].
 
-    ``starts`` are ranks of frames at which decoding may start, ascending; ``start_dts`` their decoding times.
+    ``starts`` are ranks of frames at which decoding may start, ascending; ``start_dts`` [k] their decoding times,
+    or the times at which they are shown where a format has no others.
     """
 
     times: np.ndarray
     starts: np.ndarray
-    start_dts: list[int | None]
+    start_dts: np.ndarray
+
+
+_kept_indexes: dict[tuple[str, int, int], _PacketIndex] = {}  # by path, time of change in ns and bytes
 
 
 class _Unindexed(Exception):
@@ -100,7 +107,7 @@ def read_video(path: str, wanted: Sequence[int], num_frames: int) -> Iterator[np
     convert = _RgbConverter(path)
     done = 0
     with _open_video(path) as (container, stream):
-        index = _read_index(path, container, stream)
+        index = _find_index(path, container, stream)
         if index is not None and wanted[-1] < len(index.times):
             with contextlib.suppress(_Unindexed):  # then from the file's start, below
                 for frame in _seek_and_decode(path, container, stream, index, wanted):
@@ -129,7 +136,7 @@ def _open_video(path: str) -> Iterator[tuple[Any, Any]]:
     except ImportError as error:
         raise InputError(f"{path}: reading video files needs PyAV: pip install 'av>=17'") from error
     try:
-        container = av.open(path, metadata_errors="replace")
+        container = av.open(f"file:{path}", metadata_errors="replace")  # else a colon may end a protocol's name
     except av.FFmpegError as error:
         raise InputError(f"{path}: cannot open the video file: {error.strerror}") from error
     with container:
@@ -150,6 +157,21 @@ def _decode(path: str, container: Any, stream: Any) -> Iterator[Any]:
         raise InputError(f"{path}: the video file breaks on the way: {error.strerror}") from error
 
 
+def _find_index(path: str, container: Any, stream: Any) -> _PacketIndex | None:
+    """Returns the index of an open file, as kept, or else read; None where packets do not tell."""
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot read the video file: {error.strerror}") from error
+    key = path, status.st_mtime_ns, status.st_size
+    index = _kept_indexes.get(key) or _read_index(path, container, stream)
+    if index is not None and len(index.times) >= _LONG and key not in _kept_indexes:
+        _kept_indexes[key] = index
+        while sum(len(kept.times) for kept in _kept_indexes.values()) > _MOST_KEPT:
+            del _kept_indexes[next(iter(_kept_indexes))]  # the oldest
+    return index
+
+
 def _read_index(path: str, container: Any, stream: Any) -> _PacketIndex | None:
     """Returns the index of an open file, which it reads to its end; None where packets do not tell."""
     import av
@@ -164,7 +186,7 @@ def _read_index(path: str, container: Any, stream: Any) -> _PacketIndex | None:
             if packet.pts is None or packet.is_corrupt or packet.is_discard:
                 return None
             times.append(packet.pts)
-            decoding_times.append(packet.dts)
+            decoding_times.append(packet.pts if packet.dts is None else packet.dts)
             keys.append(packet.is_keyframe)
     except av.FFmpegError as error:
         raise InputError(f"{path}: the video file breaks on the way: {error.strerror}") from error
@@ -174,7 +196,7 @@ def _read_index(path: str, container: Any, stream: Any) -> _PacketIndex | None:
         return None
     first_from_here = np.minimum.accumulate(order[::-1])[::-1]
     starts = np.flatnonzero(np.array(keys)[order] & (first_from_here == order))
-    return _PacketIndex(ranked, starts, [decoding_times[order[start]] for start in starts])
+    return _PacketIndex(ranked, starts, np.array(decoding_times, dtype=np.int64)[order[starts]])
 
 
 def _seek_and_decode(
@@ -186,7 +208,7 @@ def _seek_and_decode(
         number = int(np.searchsorted(index.starts, rank, side="right")) - 1
         start = int(index.starts[number])
         if not start <= following <= rank:
-            frames = _decode_from(path, container, stream, int(index.times[start]), index.start_dts[number])
+            frames = _decode_from(path, container, stream, int(index.times[start]), int(index.start_dts[number]))
             following = start
         for frame in frames:
             if frame.pts != index.times[following]:
@@ -200,7 +222,7 @@ def _seek_and_decode(
 
 
 def _decode_from(
-    path: str, container: Any, stream: Any, time: int, decoding_time: int | None
+    path: str, container: Any, stream: Any, time: int, decoding_time: int
 ) -> Iterator[Any]:
     """Yields the PyAV frames from the keyframe with these times on; raises _Unindexed if it is not found.
 
@@ -209,8 +231,6 @@ def _decode_from(
     import av
 
     for target in (decoding_time, time):
-        if target is None:
-            continue
         try:
             container.seek(target, stream=stream)
             packets = container.demux(stream)

@@ -22,7 +22,7 @@ def promised_frames(path: str) -> int | None:
     import av
 
     try:
-        with av.open(path, metadata_errors="replace") as container:
+        with av.open(f"file:{path}", metadata_errors="replace") as container:
             stream = container.streams.best("video")
             if stream is None:
                 raise InputError(f"{path}: no video in the file")

@@ -38,7 +38,8 @@ def find_videos(root: Path) -> tuple[list[FoundVideo], list[FoundVideo]]:
 
     A frame folder is known by its marker, whose frame count is taken as it is, or by numbered pictures, which
     are counted; one with a gap has a problem. Nothing is searched below a frame folder. Hidden files and
-    folders are left out, links are followed. InputError when a folder cannot be read or links run in a circle.
+    folders are left out, links are followed. InputError when a folder cannot be read or links run in a circle, and
+    for a video whose name a csv cannot keep.
     """
     if not root.is_dir():
         raise InputError(f"{root}: no such folder")
@@ -53,7 +54,21 @@ def find_videos(root: Path) -> tuple[list[FoundVideo], list[FoundVideo]]:
                 below += inner_folders
                 files += inner_files
             level = below
+    for video in (*folders, *files):
+        _require_csv_name(video)
     return sorted(folders, key=_order), sorted(files, key=_order)
+
+
+def _require_csv_name(video: FoundVideo) -> None:
+    if any("\ud800" <= sign <= "\udfff" for sign in video.name):  # what Python makes of other bytes
+        problem = "is not UTF-8 text"
+    elif len(f"{video.name}.".splitlines()) > 1:
+        problem = "has a line break"
+    elif any(part != part.strip() for part in video.name.split("/")):
+        problem = "or that of a folder above it begins or ends with a blank"
+    else:
+        return
+    raise InputError(f"{video.path!a}: its name {problem}, which a csv does not keep; rename it")
 
 
 def _order(video: FoundVideo) -> tuple[str, str]:
@@ -72,11 +87,6 @@ def _look_into(root: Path, name: str) -> tuple[FoundVideo | None, list[str], lis
     except OSError as error:
         raise InputError(f"{path}: cannot read the folder: {error.strerror}") from error
     for entry in entries:
-        try:
-            entry.name.encode()
-        except UnicodeEncodeError as error:
-            name = ascii(entry.path)
-            raise InputError(f"{name}: its name is not UTF-8 text, which a csv needs; rename it") from error
         inner = f"{name}/{entry.name}" if name else entry.name
         stem, suffix = os.path.splitext(inner)
         if entry.is_dir():

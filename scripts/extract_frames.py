@@ -4,8 +4,8 @@
     python scripts/extract_frames.py k400/train frames/k400/train --short_side 150 --workers 32
 
 Can be interrupted at any moment and started again with the same command: a video's folder appears when all its frames
-are written, with a hidden .frames.json (frame count, settings, size and time of the video file) by which the next start
-knows that it is done. A video that does not decode is told in DST/extraction_report.csv (path, status, frames, reason)
+are written, with a hidden .frames.json (frame count, settings, size of the video file) by which the next start knows that
+it is done. A video that does not decode is told in DST/extraction_report.csv (path, status, frames, reason)
 and tried again at the next start.
 
 Every decoded frame is written unless --fps asks for another rate: then, for the moments k / F of the video (k = 0, 1,
@@ -17,6 +17,7 @@ cannot be written; 130 interrupted.
 # ruff: noqa: E402
 from __future__ import annotations
 
+import shutil
 import signal
 import sys
 from multiprocessing.connection import Connection
@@ -26,7 +27,9 @@ from typing import Sequence
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it starts from any folder
 
 from dataset.extraction import Outcome, Settings, extract_video
-from dataset.extraction_plan import REPORT, Plan, plan_extraction, remove_folders, sole_writer, write_report
+from dataset.extraction_plan import (
+    REPORT, Plan, list_videos, plan_extraction, remove_leftovers, sole_writer, write_report,
+)
 from dataset.job_pool import Crash, available_cores, run_jobs, show_progress
 from dataset.video_header import require_decoder
 from utils.errors import INTERRUPTED, InputError, report
@@ -55,16 +58,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         require_decoder()
         settings = Settings(flags.short_side, flags.size, flags.fps, flags.quality)
-        plan = plan_extraction(flags.source, flags.destination, settings, flags.redo)
+        videos = list_videos(flags.source, flags.destination, settings)
         with sole_writer(flags.destination) as lock:
+            plan = plan_extraction(videos, flags.redo)  # now that nobody else changes what is there
             return extract(plan, flags.destination, flags.workers, lock)
     except InputError as error:
         return report(error, parser.prog)
+    except KeyboardInterrupt:  # before the first video or after the last
+        print("interrupted; the same command goes on", file=sys.stderr)
+        return INTERRUPTED
 
 
 def extract(plan: Plan, destination: Path, workers: int, lock: Connection) -> int:
     """Exit status, after the videos to do are extracted and the report is written."""
-    remove_folders(plan.leftovers)
+    remove_leftovers(plan.leftovers)
     outcomes: dict[str, Outcome] = {}
     jobs = run_jobs(extract_video, plan.to_do, workers, lock)
     interrupted = False
@@ -77,7 +84,8 @@ def extract(plan: Plan, destination: Path, workers: int, lock: Connection) -> in
         interrupted = True
     finally:
         jobs.close()  # ends the processes, in the middle of a video if need be
-        remove_folders([video.partial for video in plan.to_do])
+        for video in plan.to_do:
+            shutil.rmtree(video.partial, ignore_errors=True)  # what cannot go now, the next start removes, or tells
     write_report(destination, plan, outcomes)
     return tell(plan, outcomes, destination, interrupted)
 
@@ -96,7 +104,7 @@ def tell(plan: Plan, outcomes: dict[str, Outcome], destination: Path, interrupte
         print(f"  and {len(broken) - NAMED_BROKEN:,} more in {destination / REPORT}")
     noted = sum(1 for outcome in finished if outcome.reason)
     if noted:
-        print(f"  {noted:,} extracted with a note in {destination / REPORT}: fewer frames than their headers promise")
+        print(f"  {noted:,} extracted with a note in {destination / REPORT}")
     if interrupted:
         left = len(plan.to_do) - len(outcomes)
         print(f"interrupted with {left:,} videos to do; the same command goes on", file=sys.stderr)

@@ -73,6 +73,8 @@ def test_resizing_and_quality_are_those_of_reading(tmp_path):
     {"short_side": 7}, {"size": "200"}, {"size": "200x"}, {"size": "axb"}, {"size": "4x40"}, {"fps": 0.0},
     {"fps": -1.0},
     {"fps": float("nan")}, {"quality": 0}, {"quality": 101}, {"short_side": 100, "size": "20x20"},
+    {"size": "66000x16"}, {"size": "16x70000"}, {"size": "40000x40000"}, {"size": "9" * 5000 + "x16"},
+    {"short_side": 60000},
 ])
 def test_settings_that_cannot_be(settings):
     with pytest.raises(InputError, match="--(short_side|size|fps|quality)"):
@@ -113,6 +115,25 @@ def test_uneven_times_in_a_real_file(tmp_path, read_codes):
     video = video_of(tmp_path, encode_video(tmp_path / "v.mp4", 8, times=times), fps=4.0)
     outcome = extract_video(video)
     assert read_codes(read_all(video, outcome.frames)).tolist() == nearest(times, 4.0) == [0, 2, 3, 5, 6]
+
+
+def test_a_frame_that_stands_for_long_is_noted(tmp_path):
+    source = encode_video(tmp_path / "v.mp4", 20, times=[i / 25 + 100 * (i >= 10) for i in range(20)])
+    video = video_of(tmp_path, source, fps=5.0)
+    outcome = extract_video(video)
+    assert outcome == Outcome(504, "one frame fills 50 s, 251 of 504 frames: a gap in its times?")
+    assert read_marker(video.folder).note == outcome.reason
+    assert extract_video(video_of(tmp_path, source)) == Outcome(20)
+    still = encode_video(tmp_path / "slides.mkv", 3, times=[0, 6, 12])
+    assert extract_video(video_of(tmp_path, still, fps=5.0)) == Outcome(90)
+
+
+def test_frames_larger_than_a_jpeg_break_their_video(tmp_path):
+    wide = encode_video(tmp_path / "wide.mp4", 1, size=(640, 16))
+    outcome = extract_video(video_of(tmp_path, wide, short_side=2000))
+    assert outcome.frames == 0 and outcome.reason.startswith("its frames: 80000x2000 px")
+    usual = encode_video(tmp_path / "usual.mp4", 1)
+    assert extract_video(video_of(tmp_path, usual, short_side=32768)).reason.startswith("its frames: 43691x32768 px")
 
 
 def test_a_broken_video_leaves_nothing(tmp_path):

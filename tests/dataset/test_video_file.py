@@ -58,8 +58,18 @@ FILES: dict[str, tuple[Callable[[Path], Path], int, bool]] = {
 }
 
 
+@pytest.fixture(autouse=True)
+def no_kept_indexes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(video_file, "_kept_indexes", {})
+
+
+@pytest.mark.parametrize("keep", [False, True])
 @pytest.mark.parametrize("name", FILES)
-def test_each_frame_is_that_of_a_whole_decode(tmp_path: Path, name: str) -> None:
+def test_each_frame_is_that_of_a_whole_decode(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, keep: bool
+) -> None:
+    if keep:
+        monkeypatch.setattr(video_file, "_LONG", 1)  # then the file is not read to its end before it is searched
     make, num_frames, indexed = FILES[name]
     path = str(make(tmp_path))
     times, frames = zip(*iterate_frames(path))
@@ -78,6 +88,7 @@ def test_each_frame_is_that_of_a_whole_decode(tmp_path: Path, name: str) -> None
         )
     with video_file._open_video(path) as opened:
         assert (video_file._read_index(path, *opened) is not None) == indexed
+    assert len(video_file._kept_indexes) == (keep and indexed)
 
 
 def test_an_index_that_the_decoder_contradicts_is_not_used(
@@ -98,6 +109,27 @@ def test_an_index_that_the_decoder_contradicts_is_not_used(
         assert len(read) == len(wanted) and all(
             map(np.array_equal, read, [frames[index] for index in wanted])
         )
+
+
+def test_indexes_of_long_videos_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = [str(write(tmp_path / f"{number}.mp4", "libx264", GOP)) for number in range(3)]
+    read: list[str] = []
+    read_index = video_file._read_index
+    monkeypatch.setattr(video_file, "_read_index", lambda *args: read.append(args[0]) or read_index(*args))
+
+    def draw(*numbers: int) -> list[int]:
+        read.clear()
+        for number in numbers:
+            assert len(list(read_video(paths[number], [3, 25], NUM_FRAMES))) == 2
+        return [paths.index(path) for path in read]
+
+    assert draw(0, 0) == [0, 0], "short ones each time"
+    monkeypatch.setattr(video_file, "_LONG", NUM_FRAMES)
+    assert draw(0, 0, 1, 0) == [0, 1]
+    monkeypatch.setattr(video_file, "_MOST_KEPT", 2 * NUM_FRAMES)
+    assert draw(2, 2, 1, 0, 2) == [2, 0], "the oldest had to go"
+    os.utime(paths[2], (1, 1))
+    assert draw(2, 2) == [2], "it has changed"
 
 
 def test_only_the_wanted_groups_are_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

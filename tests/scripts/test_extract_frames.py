@@ -3,8 +3,10 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from dataset.extraction_plan import LOCK, REPORT, sole_writer
+from dataset.extraction import Outcome, Settings, extract_video
+from dataset.extraction_plan import LOCK, REPORT, list_videos, sole_writer
 from tests.encoded_videos import encode_video
-from utils.errors import InputError
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "extract_frames.py"
 
@@ -48,6 +50,13 @@ def files(root: Path, name_end: str) -> list[Path]:
     return [Path(folder, name) for folder, _, names in os.walk(root) for name in names if name.endswith(name_end)]
 
 
+def wait_for_open(process: subprocess.Popen[str], path: Path) -> None:
+    """Returns when the process holds the file open."""
+    while not any(os.path.realpath(link) == str(path) for link in Path(f"/proc/{process.pid}/fd").iterdir()):
+        assert process.poll() is None
+        time.sleep(0.002)
+
+
 def report(destination: Path) -> dict[str, dict[str, str]]:
     with open(destination / REPORT, newline="") as file:
         return {row["path"]: row for row in csv.DictReader(file)}
@@ -55,7 +64,7 @@ def report(destination: Path) -> dict[str, dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory) -> Path:
-    """A tree with the layouts of the data sets: classes, dots and odd signs in names, suffixes in capitals."""
+    """A tree with the layouts of the data sets: classes or flat, dots and odd signs in names, suffixes in capitals."""
     root = tmp_path_factory.mktemp("videos")
     for number in range(4):
         encode_video(root / "Archery" / f"v_Archery_g01_c0{number}.avi", 40 + number)
@@ -63,6 +72,8 @@ def videos(tmp_path_factory) -> Path:
     for number in range(3):
         encode_video(root / "riding a bike" / f"-a_{number}_000000_000010.mp4", 50)
     encode_video(root / "a" / "b" / "deep.MKV", 20)
+    for number in range(3):
+        encode_video(root / f"flat_{number}_000000_000010.mp4", 25)
     (root / "Archery" / "._v_Archery_g01_c00.avi").write_bytes(b"left by another system")
     (root / "notes.txt").write_text("no video")
     return root
@@ -74,7 +85,7 @@ def whole(videos, tmp_path_factory) -> Path:
     destination = tmp_path_factory.mktemp("whole") / "frames"
     result = run(videos, destination, "--workers", 2)
     assert result.returncode == 0, result.stderr
-    assert "9 videos: 9 extracted, 0 were there already, 0 broken; 369 frames in all" in result.stdout
+    assert "12 videos: 12 extracted, 0 were there already, 0 broken; 444 frames in all" in result.stdout
     return destination
 
 
@@ -83,13 +94,13 @@ def test_the_tree_is_kept_and_reported(videos, whole):
         assert row["status"] == "ok" and row["reason"] == ""
         pictures = sorted((whole / name).with_suffix("").glob("*.jpg"))
         assert [p.name for p in pictures] == [f"image_{i:05d}.jpg" for i in range(1, int(row["frames"]) + 1)]
-    assert len(report(whole)) == 9
+    assert len(report(whole)) == 12
 
 
 def test_a_second_start_changes_nothing(videos, whole):
     before = tree_hash(whole), {path: path.stat().st_mtime_ns for path in whole.rglob("*.jpg")}
     result = run(videos, whole, "--workers", 2)
-    assert result.returncode == 0 and "0 extracted, 9 were there already" in result.stdout
+    assert result.returncode == 0 and "0 extracted, 12 were there already" in result.stdout
     assert (tree_hash(whole), {path: path.stat().st_mtime_ns for path in whole.rglob("*.jpg")}) == before
 
 
@@ -105,9 +116,10 @@ def test_killed_at_random_moments_it_ends_with_the_same_tree(videos, whole, tmp_
         process.send_signal(signal.SIGKILL)
         process.wait()
         finished = [path.parent for path in files(destination, ".frames.json") if ".partial" not in path.parent.name]
-        assert start or len(finished) < 9, "killed too late to test anything"
+        assert start or len(finished) < 12, "killed too late to test anything"
         for folder in finished:  # what looks finished is
             assert tree_hash(folder) == tree_hash(whole / folder.relative_to(destination))
+    (destination / f".{REPORT}.partial").write_text("path,sta")  # as if killed while that is written
     result = run(videos, destination, "--workers", 2)
     assert result.returncode == 0, result.stderr
     assert tree_hash(destination) == tree_hash(whole)
@@ -128,6 +140,29 @@ def test_an_interrupt_is_told_and_leaves_nothing_half_done(videos, whole, tmp_pa
     assert {row["status"] for row in report(destination).values()} <= {"ok", "to do"}
     assert run(videos, destination).returncode == 0
     assert tree_hash(destination) == tree_hash(whole)
+
+
+def test_an_interrupt_before_the_first_video_is_one_line(videos, tmp_path):
+    with sole_writer(tmp_path):
+        process = subprocess.Popen(command(videos, tmp_path), stderr=subprocess.PIPE, text=True)
+        wait_for_open(process, tmp_path / LOCK)
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=30)
+    assert (process.returncode, errors) == (130, "interrupted; the same command goes on\n")
+
+
+def test_another_extraction_that_ends_meanwhile_is_not_undone(videos, tmp_path):
+    """The second, of another quality, has waited for the first: its folders stay."""
+    (tmp_path / "v").mkdir()
+    (tmp_path / "v" / "a.mkv").symlink_to(videos / "a" / "b" / "deep.MKV")
+    with sole_writer(tmp_path / "f"):
+        second = subprocess.Popen(command(tmp_path / "v", tmp_path / "f", "--quality", 50), stdout=subprocess.PIPE,
+                                  stderr=subprocess.PIPE, text=True)
+        [video] = list_videos(tmp_path / "v", tmp_path / "f", Settings())
+        wait_for_open(second, tmp_path / "f" / LOCK)
+        assert extract_video(video) == Outcome(20)
+    output, errors = second.communicate(timeout=30)
+    assert (second.returncode, output) == (2, "") and "f/a: was extracted with quality 90, not 50" in errors
 
 
 def test_broken_videos_are_listed_and_tried_again(tmp_path):
@@ -186,7 +221,7 @@ def test_a_full_disk_is_one_line_and_leaves_no_half_video(tmp_path):
     assert sorted(path.name for path in (tmp_path / "f").iterdir()) == [LOCK, "small"]
     assert run(tmp_path / "v", tmp_path / "f").returncode == 0
     (tmp_path / "file").write_text("")
-    assert "file: cannot read the folder: Not a directory" in one_error(run(tmp_path / "v", tmp_path / "file"))
+    assert "file: cannot write into it: File exists" in one_error(run(tmp_path / "v", tmp_path / "file"))
 
 
 def test_users_mistakes_are_one_line(videos, tmp_path):
@@ -194,18 +229,9 @@ def test_users_mistakes_are_one_line(videos, tmp_path):
     (tmp_path / "empty").mkdir()
     assert "no video file below it" in one_error(run(tmp_path / "empty", tmp_path / "f"))
     assert "--size 200" in one_error(run(videos, tmp_path / "f", "--size", "200"))
+    assert "--size 66000x16" in one_error(run(videos, tmp_path / "f", "--size", "66000x16"))
     assert "--workers 0" in one_error(run(videos, tmp_path / "f", "--workers", "0"))
     assert not (tmp_path / "f").exists()
-
-
-def test_two_extractions_into_one_folder_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("dataset.extraction_plan._WAIT_FOR_LOCK_S", 0.2)
-    with sole_writer(tmp_path / "f"):
-        with pytest.raises(InputError, match="another extraction is writing into it"):
-            with sole_writer(tmp_path / "f"):
-                pass
-    with sole_writer(tmp_path / "f"):
-        pass
 
 
 def test_links_are_followed_and_circles_refused(videos, tmp_path):
@@ -215,3 +241,29 @@ def test_links_are_followed_and_circles_refused(videos, tmp_path):
     assert (tmp_path / "f" / "linked" / "b" / "deep" / "image_00020.jpg").exists()
     (tmp_path / "v" / "circle").symlink_to(tmp_path / "v")
     assert "v/circle: a link to a folder above itself" in one_error(run(tmp_path / "v", tmp_path / "f"))
+
+
+def test_a_name_with_no_room_for_a_hidden_one_costs_its_video_alone(videos, tmp_path):
+    for name in ("n" * 247, "m" * 246, "b"):  # the longest names that a file may have: 255 bytes
+        (tmp_path / "v").mkdir(exist_ok=True)
+        (tmp_path / "v" / f"{name}.mkv").symlink_to(videos / "a" / "b" / "deep.MKV")
+    assert run(tmp_path / "v", tmp_path / "f").returncode == 1
+    rows = report(tmp_path / "f")
+    assert rows.pop("n" * 247 + ".mkv")["reason"].startswith("its name is too long")
+    assert len(rows) == 2 and {row["status"] for row in rows.values()} == {"ok"}
+    assert run(tmp_path / "v", tmp_path / "f", "--redo", "--quality", 50).returncode == 1
+    assert json.loads((tmp_path / "f" / ("m" * 246) / ".frames.json").read_text())["settings"]["quality"] == 50
+
+
+def test_a_colon_is_part_of_a_name(videos, tmp_path):
+    (tmp_path / "run:1").symlink_to(videos / "a")
+    result = subprocess.run(command("run:1", "f"), cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0, result.stdout
+
+
+def test_a_plain_copy_of_the_videos_is_known(videos, tmp_path):
+    assert run(videos / "a", tmp_path / "f").returncode == 0
+    shutil.copytree(videos / "a", tmp_path / "copy", copy_function=shutil.copyfile)
+    os.utime(tmp_path / "copy" / "b" / "deep.MKV", (1, 1))
+    result = run(tmp_path / "copy", tmp_path / "f")
+    assert result.returncode == 0 and "0 extracted, 1 were there already" in result.stdout
