@@ -1,10 +1,13 @@
-"""Samples of 32 frames read at random from packed shards against loose files, on one core.
+"""Frames read at random from packed shards against loose files, on one core.
 
     python -m benchmarks.packed_frames [--quick]
 
 The frames are 200x150 JPEGs in folders of 64; each sample is another video. Reading is measured alone and
 with decoding, with the files in the page cache: what is left is the work of finding and reading them. A disk
 or network file system that must be asked for each loose file favors shards more than this shows.
+
+Many shards are hard links to one of 1,000 videos, each drawn at random: as many files to open and videos to find
+as in a large data set, more than a process keeps open, without its pictures.
 """
 from __future__ import annotations
 
@@ -19,11 +22,10 @@ import numpy as np
 from benchmarks.measure import milliseconds, quick_flag, ratio, table, time_in_turns
 from dataset.decode import read_frames
 from dataset.frame_folder import read_folder
-from dataset.packed import read_packed, split_reference
-from dataset.records import VideoRecord, read_records
+from dataset.packed import open_shard, read_packed, split_reference
 from scripts.pack_frames import main as pack
 
-VIDEO_FRAMES, SAMPLE = 64, 32
+VIDEO_FRAMES, SAMPLE, MANY = 64, 32, 1000
 
 
 def write_folders(root: Path, num_videos: int) -> Path:
@@ -49,48 +51,50 @@ def write_folders(root: Path, num_videos: int) -> Path:
 def main() -> None:
     quick = quick_flag(__doc__)
     cv2.setNumThreads(0)
-    num_videos, turns, per_turn = (40, 3, 5) if quick else (1000, 21, 40)
+    num_videos, num_shards, turns, per_turn = (40, 30, 3, 5) if quick else (1000, MANY, 21, 40)
     with tempfile.TemporaryDirectory() as folder:
         loose_csv = write_folders(Path(folder, "loose"), num_videos)
         with contextlib.redirect_stdout(io.StringIO()):
-            pack([str(loose_csv), str(Path(folder, "packed")), "--per_shard", str(num_videos // 8)])
-        records = {
-            "loose files": read_records(loose_csv, labelled=False),
-            "shards": read_records(Path(folder, "packed", "videos.csv"), labelled=False),
+            pack([str(loose_csv), str(Path(folder, "packed")), "--per_shard", str(num_videos)])
+        [shard] = Path(folder, "packed").glob("*.tar")
+        shards = [shard] + [Path(folder, f"{number}.tar") for number in range(1, num_shards)]
+        for path in shards[1:]:
+            path.hardlink_to(shard)
+        names = [f"v{video:05d}" for video in range(num_videos)]
+        kept = {
+            "loose files": [f"{folder}/loose/{name}" for name in names],
+            "1 shard": [f"{shard}/{name}" for name in names],
+            f"{num_shards} shards": [f"{path}/{name}" for path in shards for name in names],
         }
-        draws = {
-            name: np.random.default_rng(0)
-            for name in [f"{a} {b}" for a in records for b in ("read", "decode")]
-        }
+        kinds = {"1 frame: read": (1, False), "32 frames: read": (SAMPLE, False),
+                 "32 frames: read and decode": (SAMPLE, True)}
+        draws = {(kind, way): np.random.default_rng(0) for kind in kinds for way in kept}
 
-        def sample(name: str, decode: bool) -> None:
-            rng = draws[f"{name} {'decode' if decode else 'read'}"]  # the same videos and frames for each job
+        def sample(kind: str, way: str) -> None:
+            number, decode = kinds[kind]
+            rng = draws[kind, way]
             for _ in range(per_turn):
-                video: VideoRecord = records[name][rng.integers(num_videos)]
-                indices = np.sort(rng.choice(VIDEO_FRAMES, SAMPLE, replace=False))
+                path = kept[way][rng.integers(len(kept[way]))]
+                indices = np.sort(rng.choice(VIDEO_FRAMES, number, replace=False))
                 if decode:
-                    read_frames(video.path, indices, VIDEO_FRAMES)
+                    read_frames(path, indices, VIDEO_FRAMES)
                 else:
-                    place = split_reference(video.path)
+                    place = split_reference(path)
                     list(
                         read_packed(*place, indices, VIDEO_FRAMES)
                         if place
-                        else read_folder(video.path, indices, VIDEO_FRAMES)
+                        else read_folder(path, indices, VIDEO_FRAMES)
                     )
 
-        jobs = {
-            f"{name} {what}": (lambda name=name, decode=what == "decode": sample(name, decode))
-            for what in ("read", "decode")
-            for name in records
-        }
+        jobs = {key: (lambda key=key: sample(*key)) for key in draws}
         seconds = time_in_turns(jobs, turns)
         rows = []
-        for what, title in (("read", "read"), ("decode", "read and decode")):
-            loose, shards = ([value / per_turn for value in seconds[f"{name} {what}"]] for name in records)
-            rows.append([title, milliseconds(loose), milliseconds(shards), f"{ratio(loose, shards):.2f}"])
-        print(table(["32 frames", "loose files, ms", "shards, ms", "loose / shards"], rows))
-        files = sum(1 for path in Path(folder, "loose").rglob("*.jpg"))
-        print(f"\n{files:,} loose files became {len(list(Path(folder, 'packed').iterdir()))}.")
+        for kind in kinds:
+            times = [[value / per_turn for value in seconds[kind, way]] for way in kept]
+            rows.append([kind, *map(milliseconds, times), f"{ratio(times[0], times[-1]):.2f}"])
+        print(table(["a random video's", *(f"{way}, ms" for way in kept), f"loose / {num_shards} shards"], rows))
+        print(f"\n{num_videos * VIDEO_FRAMES:,} loose files became 1 shard; "
+              f"a process keeps at most {open_shard.cache_parameters()['maxsize']} open.")
 
 
 if __name__ == "__main__":

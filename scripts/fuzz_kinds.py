@@ -1,4 +1,4 @@
-"""What scripts/fuzz_inputs.py breaks: valid csv files, checkpoints, pictures and videos, their changes and readers."""
+"""What scripts/fuzz_inputs.py breaks: valid csv files, checkpoints, pictures, videos, shards; their changes, readers."""
 from __future__ import annotations
 
 import argparse
@@ -17,7 +17,10 @@ import torch
 from torch import Tensor, nn
 
 import models.multilevel
+from dataset.checks import look_at
 from dataset.decode import read_frames
+from dataset.packed import open_shard, write_shard
+from dataset.picture_checks import decode_video
 from dataset.records import read_records, usable_for_pretraining
 from dataset.sampling import uniform_clips
 from dataset.transforms import TestCrops
@@ -42,6 +45,7 @@ NUMBERS = [0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFF
 VALUES = [None, True, -1, 0, 2**70, 0.5, float("nan"), "", "r3d18", b"x", [], {}, (), [1], {"a": 1}, torch.zeros(0),
           torch.zeros(2, 3), torch.full((4,), float("nan")), torch.zeros(3, dtype=torch.int64),
           torch.zeros((), dtype=torch.bool)]
+PACKED = {"v0": 20, "class/v1": 1, "class/v2": 7}  # videos of the shard and their numbers of frames
 ALONE = Process(0, 1, torch.device("cpu"))
 
 
@@ -143,6 +147,12 @@ def change_checkpoint(data: bytes, rng: np.random.Generator) -> bytes:
     return written.getvalue()
 
 
+def change_shard(data: bytes, rng: np.random.Generator) -> bytes:
+    """`data` with random changes of bytes, three of four times in its index alone."""
+    index = data.rindex(b"frame_index.bin") if rng.random() < 0.75 else 0
+    return data[:index] + change_bytes(data[index:-1024], rng) + data[-1024:]
+
+
 def look_at_all(looks: Sequence[Callable[[], object]]) -> None:
     """Take every look, also after one that is refused; then the last refusal is raised."""
     refusal = None
@@ -219,6 +229,18 @@ def read_video_file(path: Path) -> None:
                  lambda: read_frames(str(path), np.array([3, 3, 9]), 16, (40, 30))])
 
 
+def read_shard(path: Path) -> None:
+    """What checks and reading do with each video of a shard. Where the quick check finds no fault, its count is right."""
+    def look(name: str, number: int) -> None:
+        quick = look_at(f"{path}/{name}")
+        assert quick.faults or quick.num_frames == number, quick
+        decode_video(f"{path}/{name}")
+        read_frames(f"{path}/{name}", np.arange(number), number, (40, 30))
+
+    open_shard.cache_clear()
+    look_at_all([lambda video=video: look(*video) for video in PACKED.items()])
+
+
 def picture() -> np.ndarray:
     """A frame, uint8 [48, 64, 3]."""
     return cv2.resize(np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8), (64, 48))
@@ -254,10 +276,14 @@ def kinds(folder: Path) -> dict[str, Kind]:
     videos = {f"clip{suffix}": encode(folder / f"clip{suffix}", codec) for suffix, codec in
               ((".mp4", "libx264"), (".mkv", "libx264"), (".avi", "mpeg4"), (".webm", "libvpx"),
                (".mpg", "mpeg1video"))}
+    shard = folder / "frames.tar"
+    write_shard(str(shard), [(name, [(f"image_{index + 1:05d}.jpg", jpeg) for index in range(number)])
+                             for name, number in PACKED.items()])
     return {"csv": Kind({"videos.csv": csv, "plain.csv": csv.split(b"\n", 1)[1]}, change_csv, read_csv),
             "checkpoint": Kind({"epoch_0001_step_000003.pt": checkpoint.getvalue()}, change_checkpoint, read_pretraining),
             "picture": Kind(pictures, change_bytes, read_picture),
-            "video": Kind(videos, change_bytes, read_video_file)}
+            "video": Kind(videos, change_bytes, read_video_file),
+            "shard": Kind({"frames.tar": shard.read_bytes()}, change_shard, read_shard)}
 
 
 def encode(path: Path, codec: str) -> bytes:

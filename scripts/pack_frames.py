@@ -1,24 +1,34 @@
-"""Pack the frame folders of a csv into tar files ("shards"), for disks that limit the number of files.
+"""Pack the frame folders of csv files into tar files ("shards"), for disks that limit the number of files.
 
-    python scripts/pack_frames.py frames/ucf101.csv packed --per_shard 1000
+    python scripts/pack_frames.py data/ucf101/pretrain.csv data/ucf101/train_1.csv data/ucf101/test_1.csv packed
 
-writes packed/ucf101_00000.tar, packed/ucf101_00001.tar, ... with --per_shard videos each, in the csv's order,
-and at the end packed/ucf101.csv, whose lines name the videos in them:
-ucf101_00000.tar/VIDEO,number_of_frames[,label]. VIDEO is the folder's path from the folder that holds all of
-them. Every program that reads the csv of folders reads this one, with the same pixels: the pictures keep
-their bytes. dataset/packed.py has the format; `tar xf` gives the folders back.
+writes packed/shard_00000.tar, packed/shard_00001.tar, ... with --per_shard videos each, in the order in which
+the csv files name them first, and each video once; and at the end packed/pretrain.csv and so on, whose lines name
+the videos in them: shard_00000.tar/VIDEO,number_of_frames[,label]. VIDEO is the folder's path from the folder
+that holds all of them. Every program that reads the csv files of folders reads these, with the same pixels: the
+pictures keep their bytes. dataset/packed.py has the format; `tar xf` gives the folders back.
 
 Can be interrupted at any moment and started again with the same command: a shard gets its name when it is
-whole, and is then left as it is. A folder that does not hold the frames that the csv says is an error.
+whole, and is then left as it is, unless its folders have changed since, which is said. They have if a folder's
+time, or the first or last packed frame's size or time, is another. Of a folder the frames that the csv says are
+packed (the most that one of the csv files says); a folder that lacks one of them is an error.
+
+Exit status: 0; 2 a user's mistake or a disk that does not take the data, told in one line; 130 interrupted.
 """
 # ruff: noqa: E402
 from __future__ import annotations
 
+import contextlib
 import csv
+import fcntl
+import hashlib
 import os
+import signal
 import sys
+import threading
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,26 +40,38 @@ from dataset.job_pool import available_cores, show_progress
 from dataset.packed import Shard, split_reference, write_shard
 from dataset.records import numbered_rows, parse_row
 from dataset.video_file import names_video_file
-from utils.errors import InputError
+from utils.errors import INTERRUPTED, InputError, report
 from utils.flags import OneLineParser, find_too_small
+
+LOCK = ".packing.lock"
+SHARD_NAME = "shard_{:05d}.tar"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A csv line: its place (``file:line``), the folder, the number of frames, the label column."""
+
+    where: str
+    path: str
+    num_frames: int
+    label: list[str]
 
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """A csv line to pack: its place (``file:line``), the folder, its name in the shard, the label column."""
+    """A folder to pack: the csv line that says the most frames, the folder, its name in the shard."""
 
     where: str
     path: str
     name: str
     num_frames: int
-    label: list[str]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status: 0, or 2 for a user's mistake or a disk that does not take the data, told in one line."""
+    """Exit status, as the module's docstring has it."""
     parser = OneLineParser(prog="pack_frames.py", description=__doc__)
-    parser.add_argument("csv", metavar="CSV", help="frame folders: frame_dir,number_of_frames[,label]")
-    parser.add_argument("out", metavar="OUT", help="folder for the shards and the new csv; made if need be")
+    parser.add_argument("csv", nargs="+", metavar="CSV", help="frame folders: frame_dir,number_of_frames[,label]")
+    parser.add_argument("out", metavar="OUT", help="folder for the shards and the new csv files; made if need be")
     parser.add_argument("--per_shard", type=int, default=1000, metavar="N", help="videos in a shard")
     parser.add_argument(
         "--workers", type=int, default=available_cores(), metavar="N", help="shards written at a time"
@@ -58,50 +80,59 @@ def main(arguments: Sequence[str] | None = None) -> int:
     problem = find_too_small({"--per_shard": (flags.per_shard, 1), "--workers": (flags.workers, 1)})
     if problem:
         parser.error(problem)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a cluster's notice ends it as Ctrl-C does
     try:
         pack(flags.csv, flags.out, flags.per_shard, flags.workers)
     except InputError as error:
-        parser.error(str(error))
+        return report(error, parser.prog)
     except OSError as error:
-        parser.error(f"{error.filename or flags.out}: {error.strerror}")
+        return report(InputError(f"{error.filename or flags.out}: {error.strerror}"), parser.prog)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on", file=sys.stderr)
+        return INTERRUPTED
     return 0
 
 
-def pack(csv_path: str, out: str, per_shard: int, workers: int) -> None:
-    """Writes the shards that are not there yet, then the csv."""
-    packed_csv = os.path.join(out, os.path.basename(csv_path))
-    os.makedirs(out, exist_ok=True)
-    if os.path.exists(packed_csv) and os.path.samefile(packed_csv, csv_path):
-        raise InputError(
-            f"{out}: holds {csv_path} itself, expected another folder for the shards and their csv"
-        )
-    folders = read_folders(csv_path)
-    stem = os.path.splitext(os.path.basename(csv_path))[0]
+def pack(csv_paths: Sequence[str], out: str, per_shard: int, workers: int) -> None:
+    """Writes the shards that are not there yet or have changed, then the csv files."""
+    if os.path.isfile(out):
+        raise InputError(f"{out}: is a file, expected the folder for the shards as the last path")
+    new_paths = name_new_csvs(csv_paths, out)
+    rows = {path: read_rows(path) for path in csv_paths}
+    folders = list_folders(rows)
     shards = {
-        f"{stem}_{start // per_shard:05d}.tar": folders[start : start + per_shard]
-        for start in range(0, len(folders), per_shard)
+        SHARD_NAME.format(number): folders[start : start + per_shard]
+        for number, start in enumerate(range(0, len(folders), per_shard))
     }
-    pool = ThreadPoolExecutor(workers)
-    try:
-        jobs = [pool.submit(pack_shard, os.path.join(out, name), members) for name, members in shards.items()]
-        written = sum(show_progress((job.result() for job in jobs), len(jobs), "packing", "shards"))
-    finally:
-        pool.shutdown(cancel_futures=True)
-    part = f"{packed_csv}.part"
-    with open(part, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        for name, members in shards.items():
-            writer.writerows(
-                [f"{name}/{folder.name}", folder.num_frames, *folder.label] for folder in members
-            )
-    os.replace(part, packed_csv)
-    print(f"{packed_csv}: {len(folders):,} videos in {len(shards):,} shards, {written:,} of them written now")
+    os.makedirs(out, exist_ok=True)
+    with sole_packer(out):
+        done = pack_shards({os.path.join(out, name): members for name, members in shards.items()}, workers)
+        places = {folder.path: f"{name}/{folder.name}" for name, members in shards.items() for folder in members}
+        for csv_path, new_path in new_paths.items():
+            write_csv(new_path, [[places[row.path], row.num_frames, *row.label] for row in rows[csv_path]])
+    print(f"{out}: {len(folders):,} videos; shards: {done['new'] + done['anew']:,} written, "
+          f"{done['there']:,} were there already; {', '.join(map(os.path.basename, new_paths.values()))}")
+    if done["anew"]:
+        print(f"  {done['anew']:,} of them anew: their frame folders have changed since they were packed")
 
 
-def read_folders(csv_path: str) -> list[Folder]:
-    """Returns the csv's lines, with a name for each video that no other has."""
+def name_new_csvs(csv_paths: Sequence[str], out: str) -> dict[str, str]:
+    """Returns the path of the new csv for each csv. InputError if two would be one, or it is the csv itself."""
+    new_paths: dict[str, str] = {}
+    for path in csv_paths:
+        new_path = os.path.join(out, os.path.basename(path))
+        if path in new_paths or new_path in new_paths.values():
+            raise InputError(f"{path}: a csv file is given twice, or two have one name, as their copies would in {out}")
+        if os.path.exists(new_path) and os.path.exists(path) and os.path.samefile(new_path, path):
+            raise InputError(f"{out}: holds {path} itself, expected another folder for the shards and their csv")
+        new_paths[path] = new_path
+    return new_paths
+
+
+def read_rows(csv_path: str) -> list[Row]:
+    """Returns the csv's lines, of which no two name one folder."""
     base = os.path.dirname(os.path.abspath(csv_path))
-    rows = []
+    rows: dict[str, Row] = {}
     for line, fields in numbered_rows(csv_path):
         where = f"{csv_path}:{line}"
         row = parse_row(fields, False, where, base)
@@ -110,44 +141,106 @@ def read_folders(csv_path: str) -> list[Folder]:
             raise InputError(
                 f"{where}: {path} is no frame folder; only folders are packed (scripts/extract_frames.py)"
             )
-        rows.append((where, path, row.num_frames, fields[2:]))
+        if path in rows:
+            raise InputError(f"{where}: {path} is named a second time, first at {rows[path].where}")
+        rows[path] = Row(where, path, row.num_frames, fields[2:])
     if not rows:
         raise InputError(f"{csv_path}: names no video")
-    common = os.path.commonpath([os.path.dirname(path) for _, path, _, _ in rows])
-    first: dict[str, str] = {}
-    for where, path, _, _ in rows:
-        if first.setdefault(path, where) != where:
-            raise InputError(f"{where}: {path} is named a second time, first at {first[path]}")
-    return [Folder(where, path, os.path.relpath(path, common), *rest) for where, path, *rest in rows]
+    return list(rows.values())
 
 
-def pack_shard(path: str, folders: Sequence[Folder]) -> bool:
-    """Returns whether the shard was written: False where it is there already, with these videos."""
-    if not os.path.exists(path):
-        write_shard(path, ((folder.name, read_pictures(folder)) for folder in folders))
-        return True
-    there = {name: count for name, (_, count) in Shard(path).videos.items()}
-    if there != {folder.name: folder.num_frames for folder in folders}:
-        raise InputError(
-            f"{path}: is there with other videos than {folders[0].where} and the "
-            f"{len(folders) - 1} lines that follow; name an empty OUT, or remove it"
-        )
-    return False
+def list_folders(rows: dict[str, list[Row]]) -> list[Folder]:
+    """Returns the folders that the csv files name, each once, with a name that no other has."""
+    most: dict[str, Row] = {}
+    for row in (row for csv_rows in rows.values() for row in csv_rows):
+        if row.path not in most or row.num_frames > most[row.path].num_frames:
+            most[row.path] = row
+    common = os.path.commonpath([os.path.dirname(path) for path in most])
+    return [Folder(row.where, path, os.path.relpath(path, common), row.num_frames) for path, row in most.items()]
 
 
-def read_pictures(folder: Folder) -> Iterator[tuple[str, bytes]]:
-    """Yields (file name, bytes) of the folder's frames, which must be as many as the csv says."""
+@contextlib.contextmanager
+def sole_packer(out: str) -> Iterator[None]:
+    """Holds the lock of the folder. InputError when another process packs into it, or it cannot be locked."""
+    path = os.path.join(out, LOCK)
+    with open(path, "wb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(f"{out}: another pack_frames.py is writing into it") from error
+        except OSError as error:
+            raise InputError(f"{path}: cannot be locked: {error.strerror}") from error
+        yield
+
+
+def pack_shards(shards: dict[str, Sequence[Folder]], workers: int) -> Counter[str]:
+    """Returns how many shards were "there", "new", or written "anew". Whatever ends it ends all at their next frame."""
+    stop = threading.Event()
+    pool = ThreadPoolExecutor(workers)
+    try:
+        jobs = [pool.submit(pack_shard, path, members, stop) for path, members in shards.items()]
+        return Counter(show_progress((job.result() for job in jobs), len(jobs), "packing", "shards"))
+    finally:
+        stop.set()
+        pool.shutdown(cancel_futures=True)
+
+
+def pack_shard(path: str, folders: Sequence[Folder], stop: threading.Event) -> str:
+    """Returns what became of the shard: "there" with these folders as they are, "new", or written "anew"."""
+    names = hashlib.blake2b("\0".join(folder.name for folder in folders).encode(), digest_size=16)
+    states = hashlib.blake2b(digest_size=16)
+    for folder in folders:
+        states.update(state(folder).encode())
+        if stop.is_set():
+            raise CancelledError
+    source = names.digest() + states.digest()
+    became = "new"
+    if os.path.exists(path):
+        there = Shard(path).source
+        if there[:16] != source[:16]:
+            raise InputError(
+                f"{path}: is there with other videos than {folders[0].where} and the "
+                f"{len(folders) - 1} that follow; name an empty OUT, or remove it"
+            )
+        if there == source:
+            return "there"
+        became = "anew"
+    write_shard(path, ((folder.name, read_pictures(folder, stop)) for folder in folders), source)
+    return became
+
+
+def state(folder: Folder) -> str:
+    """Returns by what a later start sees that the folder has changed. InputError if it lacks a frame to pack."""
     try:
         series = list_series(folder.path)
-        if series.missing or series.count != folder.num_frames:
-            gaps = f" and {series.missing} are missing between them" if series.missing else ""
-            raise InputError(
-                f"{folder.path}: {series.count} frames in it{gaps}, the csv says {folder.num_frames}"
-            )
+    except InputError as error:
+        raise InputError(f"{folder.where}: {error}") from error
+    if series.usable < folder.num_frames:
+        gaps = f" and {series.missing} are missing between them" if series.missing else ""
+        raise InputError(f"{folder.where}: {folder.path}: {series.count} frames in it{gaps}, "
+                         f"the csv says {folder.num_frames}")
+    packed = range(folder.num_frames)
+    ends = [os.stat(os.path.join(folder.path, series.naming.file_name(index))) for index in (*packed[:1], *packed[-1:])]
+    return f"{len(packed)} {os.stat(folder.path).st_mtime_ns} {[(end.st_size, end.st_mtime_ns) for end in ends]}\n"
+
+
+def read_pictures(folder: Folder, stop: threading.Event) -> Iterator[tuple[str, bytes]]:
+    """Yields (file name, bytes) of the folder's frames that are packed."""
+    try:
         for path, data in read_folder(folder.path, range(folder.num_frames), folder.num_frames):
+            if stop.is_set():
+                raise CancelledError
             yield os.path.basename(path), data
     except InputError as error:
         raise InputError(f"{folder.where}: {error}") from error
+
+
+def write_csv(path: str, lines: Sequence[Sequence[object]]) -> None:
+    """Writes the csv whole or not at all."""
+    part = f"{path}.part"
+    with open(part, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file, lineterminator="\n").writerows(lines)
+    os.replace(part, path)
 
 
 if __name__ == "__main__":

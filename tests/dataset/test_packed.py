@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import subprocess
 import tarfile
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +73,7 @@ def test_paths_that_name_a_place_in_a_shard(tmp_path: Path) -> None:
         assert split_reference(other) is None
     (tmp_path / "folder.tar").mkdir()
     assert split_reference(f"{tmp_path}/folder.tar/v") is None
+    assert split_reference(f"{tmp_path}/folder.tar/s.tar/v") == (f"{tmp_path}/folder.tar/s.tar", "v")
 
 
 @pytest.mark.parametrize("left", [0, 10, 600, -1024, -512, -1])
@@ -81,6 +84,93 @@ def test_a_torn_shard_is_refused(shard: str, left: int) -> None:
     assert (
         str(caught.value) == f"{shard}: no whole shard: cut short, or not written by scripts/pack_frames.py"
     )
+
+
+def test_any_changed_byte_of_the_index_is_found(shard: str, tmp_path: Path) -> None:
+    """No byte of it can change so that frames are read that are not the video's, or that anything else is raised."""
+    whole = Path(shard).read_bytes()
+    with tarfile.open(shard) as tar:
+        index = tar.getmember("frame_index.bin")
+    refused = set()
+    for at in range(index.offset_data, len(whole) - 1024):
+        for value in (whole[at] ^ 1, 0xFF):
+            if value != whole[at]:
+                path = tmp_path / "changed.tar"
+                path.write_bytes(whole[:at] + bytes([value]) + whole[at + 1 :])
+                packed.open_shard.cache_clear()
+                for name, frames in VIDEOS.items():
+                    try:
+                        read = [data for _, data in read_packed(str(path), name, range(len(frames)), 0)]
+                    except InputError as error:
+                        refused.add(at)
+                        assert str(error).startswith(f"{path}: ") and len(str(error).splitlines()) == 1
+                    else:
+                        assert read == frames
+    fill = {at for at in range(index.offset_data, index.offset_data + index.size) if at not in refused}
+    assert len(fill) == index.size - (6 * 16 + 3 * 32 + 88)
+
+
+@pytest.mark.parametrize("part", ["rows", "entries", "footer", "all"])
+def test_zeros_over_the_index(shard: str, part: str) -> None:
+    with tarfile.open(shard) as tar:
+        start = tar.getmember("frame_index.bin").offset_data
+    end = os.path.getsize(shard) - 1024
+    places = {"rows": (start, 96), "entries": (start + 96, 96), "footer": (end - 88, 88), "all": (start, end - start)}
+    with open(shard, "r+b") as file:
+        file.seek(places[part][0])
+        file.write(bytes(places[part][1]))
+    for name in VIDEOS:
+        with pytest.raises(InputError, match=r"s.tar: (the shard's index is damaged: copy it again|no whole shard)"):
+            packed.open_shard(shard).find(name)
+
+
+def test_an_index_moved_by_some_bytes(shard: str) -> None:
+    with tarfile.open(shard) as tar:
+        start = tar.getmember("frame_index.bin").offset_data + 96
+    whole = Path(shard).read_bytes()
+    Path(shard).write_bytes(whole[:start] + b"1234" + whole[start : start + 92] + whole[start + 96 :])
+    for name in VIDEOS:
+        with pytest.raises(InputError, match=r"s.tar: the shard's index is damaged: copy it again, or remove it"):
+            packed.open_shard(shard).find(name)
+
+
+def test_a_disk_that_fails(shard: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> bytes:
+        raise OSError(errno.EIO, "Input/output error")
+
+    opened = packed.open_shard(shard)
+    monkeypatch.setattr(os, "pread", fail)
+    for reading in (lambda: packed.Shard(shard), lambda: opened.find("v1"), lambda: opened.read(1, 0)):
+        with pytest.raises(InputError, match=r"s.tar: cannot read the shard: Input/output error$"):
+            reading()
+
+
+def test_a_shard_that_is_cut_while_it_is_open(shard: str) -> None:
+    opened = packed.open_shard(shard)
+    os.truncate(shard, 1000)
+    with pytest.raises(InputError, match=r"s.tar: no whole shard: cut short"):
+        opened.find("v1")
+
+
+def test_another_version_is_told(shard: str) -> None:
+    whole = Path(shard).read_bytes()
+    assert whole[-1064:-1048] == b"packed frames 2\n"
+    Path(shard).write_bytes(whole[:-1064] + b"packed frames 1\n" + whole[-1048:])
+    with pytest.raises(InputError, match=r"s.tar: a shard of another version of the format: remove it, and pack it anew$"):
+        packed.Shard(shard)
+
+
+def test_a_shard_is_known_again(tmp_path: Path) -> None:
+    write_shard(str(tmp_path / "s.tar"), members(VIDEOS), bytes(range(32)))
+    assert packed.Shard(str(tmp_path / "s.tar")).source == bytes(range(32))
+
+
+@pytest.mark.parametrize("replacement", [b"", bytes(1024)])
+def test_bytes_too_few_or_too_many_before_the_index(shard: str, replacement: bytes) -> None:
+    whole = Path(shard).read_bytes()
+    Path(shard).write_bytes(whole[:512] + replacement + whole[1024:])
+    with pytest.raises(InputError, match=r"s.tar: no whole shard: cut short"):
+        packed.Shard(shard)
 
 
 def test_what_a_shard_does_not_hold(shard: str, tmp_path: Path) -> None:
@@ -110,21 +200,50 @@ def test_a_shard_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def count_open(folder: Path) -> int:
+    links = (entry for entry in os.scandir("/proc/self/fd") if os.path.islink(entry))
+    return sum(os.readlink(entry).startswith(str(folder)) for entry in links)
+
+
 def test_few_files_stay_open(tmp_path: Path) -> None:
-    assert packed._MAX_OPEN_SHARDS < resource.getrlimit(resource.RLIMIT_NOFILE)[0] / 4
+    most = packed.open_shard.cache_parameters()["maxsize"]
+    assert 0 < most <= resource.getrlimit(resource.RLIMIT_NOFILE)[0] / 4 or most == 512
     packed.open_shard.cache_clear()
-
-    def count_open() -> int:
-        links = (entry for entry in os.scandir("/proc/self/fd") if os.path.islink(entry))
-        return sum(os.readlink(entry).startswith(str(tmp_path)) for entry in links)
-
-    for number in range(packed._MAX_OPEN_SHARDS + 40):
-        path = str(tmp_path / f"{number}.tar")
-        write_shard(path, members({"v": [b"%d" % number]}))
-        assert [data for _, data in read_packed(path, "v", [0], 1)] == [b"%d" % number]
-    assert count_open() == packed._MAX_OPEN_SHARDS
+    write_shard(str(tmp_path / "0.tar"), members({"v": [b"1"]}))
+    for number in range(most + 40):
+        path = tmp_path / f"{number}.tar"
+        if number:
+            path.hardlink_to(tmp_path / "0.tar")
+        assert [data for _, data in read_packed(str(path), "v", [0], 1)] == [b"1"]
+    assert count_open(tmp_path) == most
     packed.open_shard.cache_clear()
-    assert count_open() == 0
+    assert count_open(tmp_path) == 0
+
+
+@pytest.mark.parametrize(("limit", "most"), [(64, 16), (1024, 256), (4096, 512), (resource.RLIM_INFINITY, 512)])
+def test_the_open_files_follow_the_limit(monkeypatch: pytest.MonkeyPatch, limit: int, most: int) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (limit, limit) if which == resource.RLIMIT_NOFILE else None)
+    assert packed._most_open() == most
+
+
+def test_memory_and_work_do_not_grow_with_the_videos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a shard of 5,000 videos, opening reads the footer; a look-up some entries and its video's rows."""
+    names = [f"class {number % 7}/v{number}" for number in range(5000)]
+    path = str(tmp_path / "s.tar")
+    write_shard(path, [(name, [("1.jpg", name.encode())]) for name in names])
+    sizes: list[int] = []
+    pread = os.pread
+    monkeypatch.setattr(os, "pread", lambda file, size, offset: sizes.append(size) or pread(file, size, offset))
+    tracemalloc.start()
+    opened = packed.Shard(path)
+    kept, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 5000 and sum(sizes) < 200
+    for name in names[::97]:
+        sizes.clear()
+        [[offset, size]] = opened.find(name).tolist()
+        assert len(sizes) == 2 and sum(sizes) < 10_000
+        assert opened.read(size, offset) == name.encode()
 
 
 def test_forked_processes_share_an_open_shard(tmp_path: Path) -> None:

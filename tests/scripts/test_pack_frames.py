@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +14,11 @@ import pytest
 
 from dataset.decode import read_frames
 from dataset.records import read_records
-from scripts.pack_frames import main
+from scripts.check_data import main as check
+from scripts.pack_frames import main, sole_packer
 
 ROOT = Path(__file__).resolve().parents[2]
+SHARDS = ["shard_00000.tar", "shard_00001.tar", "shard_00002.tar"]
 
 
 @pytest.fixture
@@ -41,9 +45,9 @@ def test_the_packed_csv_gives_the_same_frames(
 ) -> None:
     out = tmp_path / "new" / "packed"
     assert run(frames_csv, out, "--per_shard", 2) == 0
-    assert sorted(os.listdir(out)) == ["train.csv", "train_00000.tar", "train_00001.tar", "train_00002.tar"]
-    assert "5 videos in 3 shards, 3 of them written now" in capsys.readouterr().out
-    assert (out / "train.csv").read_text().splitlines()[2] == "train_00001.tar/class 0/v2,5,2"
+    assert sorted(os.listdir(out)) == [".packing.lock", *SHARDS, "train.csv"]
+    assert "5 videos; shards: 3 written, 0 were there already; train.csv\n" in capsys.readouterr().out
+    assert (out / "train.csv").read_text().splitlines()[2] == "shard_00001.tar/class 0/v2,5,2"
     loose, packed = (read_records(path, labelled=True) for path in (frames_csv, out / "train.csv"))
     assert [(v.num_frames, v.label) for v in packed] == [(v.num_frames, v.label) for v in loose]
     for a, b in zip(loose, packed, strict=True):
@@ -57,7 +61,7 @@ def test_the_packed_csv_gives_the_same_frames(
 def test_tar_gives_the_folders_back(frames_csv: Path, tmp_path: Path) -> None:
     out = tmp_path / "packed"
     assert run(frames_csv, out, "--per_shard", 5) == 0
-    subprocess.run(["tar", "xf", out / "train_00000.tar", "-C", out, "--exclude=frame_index.bin"], check=True)
+    subprocess.run(["tar", "xf", out / "shard_00000.tar", "-C", out, "--exclude=frame_index.bin"], check=True)
     loose = {
         p.relative_to(frames_csv.parent): p.read_bytes()
         for p in frames_csv.parent.rglob("*.*")
@@ -74,13 +78,13 @@ def test_a_second_start_writes_what_is_missing(
     out = tmp_path / "packed"
     assert run(frames_csv, out, "--per_shard", 2) == 0
     contents = {path.name: path.read_bytes() for path in out.iterdir()}
-    (out / "train_00001.tar").unlink()
+    (out / "shard_00001.tar").unlink()
     (out / "train.csv").unlink()
-    (out / "train_00002.tar.part").write_bytes(b"left by a kill")
-    kept = (out / "train_00000.tar").stat().st_mtime_ns
+    (out / "shard_00002.tar.part").write_bytes(b"left by a kill")
+    kept = (out / "shard_00000.tar").stat().st_mtime_ns
     assert run(frames_csv, out, "--per_shard", 2, "--workers", 3) == 0
-    assert "3 shards, 1 of them written now" in capsys.readouterr().out
-    assert (out / "train_00000.tar").stat().st_mtime_ns == kept
+    assert "shards: 1 written, 2 were there already" in capsys.readouterr().out
+    assert (out / "shard_00000.tar").stat().st_mtime_ns == kept
     assert {name: (out / name).read_bytes() for name in contents} == contents
 
 
@@ -88,12 +92,114 @@ def test_an_interrupted_start_leaves_no_csv_and_no_half_shard(frames_csv: Path, 
     """The third folder is a frame short: the first shard stands, the second does not, and there is no csv."""
     (frames_csv.parent / "class 0" / "v2" / "004.png").unlink()
     out = tmp_path / "packed"
-    with pytest.raises(SystemExit):
-        run(frames_csv, out, "--per_shard", 2, "--workers", 1)
-    assert "train_00000.tar" in os.listdir(out) and not {"train.csv", "train_00001.tar"} & set(
+    assert run(frames_csv, out, "--per_shard", 2, "--workers", 1) == 2
+    assert "shard_00000.tar" in os.listdir(out) and not {"train.csv", "shard_00001.tar"} & set(
         os.listdir(out)
     )
     assert not [name for name in os.listdir(out) if name.endswith(".part")]
+
+
+def test_csv_files_share_the_shards(frames_csv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Three csv files that overlap, one elsewhere with a header of its own and fewer frames of a video."""
+    test = frames_csv.with_name("test.csv")
+    test.write_text("class 1/v3,6,0\nclass 0/v0,3,1\n")
+    pretrain = tmp_path / "lists" / "pretrain.csv"
+    pretrain.parent.mkdir()
+    pretrain.write_text("folder,frames\n../frames/class 0/v2,4\n../frames/class 1/v1,4\n")
+    out = tmp_path / "packed"
+    assert run(pretrain, test, frames_csv, out, "--per_shard", 3) == 0
+    said = "5 videos; shards: 2 written, 0 were there already; pretrain.csv, test.csv, train.csv\n"
+    assert said in capsys.readouterr().out
+    assert (out / "pretrain.csv").read_text() == "shard_00000.tar/class 0/v2,4\nshard_00000.tar/class 1/v1,4\n"
+    assert (out / "test.csv").read_text() == "shard_00000.tar/class 1/v3,6,0\nshard_00001.tar/class 0/v0,3,1\n"
+    listed = [subprocess.run(["tar", "tf", out / name], capture_output=True, text=True).stdout for name in SHARDS[:2]]
+    assert sum(text.count("/v2/") for text in listed) == 5 and sum(text.count("/v0/") for text in listed) == 3
+    for path in (pretrain, test, frames_csv):
+        labelled = path != pretrain
+        for a, b in zip(read_records(path, labelled), read_records(out / path.name, labelled), strict=True):
+            assert (a.num_frames, a.label) == (b.num_frames, b.label)
+            every = np.arange(a.num_frames)
+            assert np.array_equal(read_frames(a.path, every, a.num_frames), read_frames(b.path, every, b.num_frames))
+
+
+def test_two_csv_files_of_one_name(frames_csv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = tmp_path / "train.csv"
+    other.write_text("frames/class 0/v0,3")
+    for second in (frames_csv, other):
+        assert run(frames_csv, second, tmp_path / "packed") == 2
+        assert_line(capsys, r"train.csv: a csv file is given twice, or two have one name, as their copies would")
+    assert not (tmp_path / "packed").exists()
+
+
+def test_the_frames_before_a_gap_are_packed(frames_csv: Path, tmp_path: Path) -> None:
+    """As the csv that check_data.py --fix writes has it."""
+    break_gap(frames_csv)
+    out, fixed = tmp_path / "packed", tmp_path / "clean" / "train.csv"
+    assert check([str(frames_csv), "--fix", str(fixed)]) == 1
+    assert run(fixed, out, "--per_shard", 5) == 0
+    assert "shard_00000.tar/class 0/v2,2,2" in (out / "train.csv").read_text().splitlines()
+    listed = subprocess.run(["tar", "tf", out / "shard_00000.tar"], capture_output=True, text=True).stdout
+    assert [line for line in listed.splitlines() if "/v2/" in line] == ["class 0/v2/000.png", "class 0/v2/001.png"]
+
+
+@pytest.mark.parametrize("how", ["in place", "new folder", "another frame"])
+def test_frames_extracted_anew_are_packed_anew(
+    frames_csv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], how: str
+) -> None:
+    out, folder = tmp_path / "packed", frames_csv.parent / "class 0" / "v2"
+    assert run(frames_csv, out, "--per_shard", 2) == 0
+    old = {name: (out / name).read_bytes() for name in SHARDS}
+    others = sorted(folder.parent.glob("v0/*"))
+    if how == "new folder":
+        folder.rename(tmp_path / "old")
+        folder.mkdir()
+    names = ["003.png"] if how == "another frame" else [f"{number:03d}.png" for number in range(5)]
+    for name in names:
+        if how == "another frame":
+            (folder / name).unlink()
+        (folder / name).write_bytes(others[0].read_bytes())
+    capsys.readouterr()
+    for said in ("shards: 1 written, 2 were there already; train.csv\n  1 of them anew: their frame folders have "
+                 "changed since they were packed\n", "shards: 0 written, 3 were there already; train.csv\n"):
+        assert run(frames_csv, out, "--per_shard", 2) == 0
+        assert capsys.readouterr().out.endswith(said)
+    assert [name for name in SHARDS if (out / name).read_bytes() != old[name]] == ["shard_00001.tar"]
+    assert others[0].read_bytes() in (out / "shard_00001.tar").read_bytes()
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_ends_it_soon(
+    frames_csv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    signal_number: int,
+) -> None:
+    def read_slowly(folder: str, *_: object) -> Iterator[tuple[str, bytes]]:
+        for number in range(1000):
+            time.sleep(0.01)
+            if number == 5 and folder.endswith("v0"):
+                os.kill(os.getpid(), signal_number)
+            yield f"{number}.jpg", b""
+
+    out = tmp_path / "packed"
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr("scripts.pack_frames.read_folder", read_slowly)
+    start = time.monotonic()
+    assert run(frames_csv, out, "--per_shard", 2, "--workers", 2) == 130
+    signal.signal(signal.SIGTERM, before)
+    assert time.monotonic() - start < 5
+    assert capsys.readouterr().err == "interrupted; the same command goes on\n"
+    assert os.listdir(out) == [".packing.lock"]
+    monkeypatch.undo()
+    assert run(frames_csv, out, "--per_shard", 2) == 0
+
+
+def test_one_start_at_a_time(frames_csv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "packed"
+    out.mkdir()
+    with sole_packer(str(out)):
+        assert run(frames_csv, out) == 2
+    assert_line(capsys, r"packed: another pack_frames.py is writing into it$")
+    assert os.listdir(out) == [".packing.lock"]
+    assert run(frames_csv, out) == 0
 
 
 def break_count(csv: Path) -> None:
@@ -127,9 +233,7 @@ def test_mistakes_are_one_line(
     frames_csv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: Callable, says: str
 ) -> None:
     damage(frames_csv)
-    with pytest.raises(SystemExit) as caught:
-        run(frames_csv, tmp_path / "packed")
-    assert caught.value.code == 2
+    assert run(frames_csv, tmp_path / "packed") == 2
     assert_line(capsys, says)
 
 
@@ -142,19 +246,16 @@ def assert_line(capsys: pytest.CaptureFixture[str], says: str) -> None:
 def test_an_out_that_does_not_fit(
     frames_csv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit):
-        run(frames_csv, frames_csv.parent)
+    assert run(frames_csv, frames_csv.parent) == 2
     assert_line(capsys, "holds .*train.csv itself, expected another folder")
-    with pytest.raises(SystemExit):
-        run(frames_csv, frames_csv)
-    assert_line(capsys, "train.csv: File exists")
+    assert run(frames_csv, frames_csv) == 2
+    assert_line(capsys, "train.csv: is a file, expected the folder for the shards as the last path")
     out = tmp_path / "packed"
     assert run(frames_csv, out, "--per_shard", 2) == 0
     capsys.readouterr()
-    with pytest.raises(SystemExit):
-        run(frames_csv, out, "--per_shard", 3)
+    assert run(frames_csv, out, "--per_shard", 3) == 2
     assert_line(
-        capsys, r"train_00000.tar: is there with other videos than .*train.csv:2 and the 2 lines that follow"
+        capsys, r"shard_00000.tar: is there with other videos than .*train.csv:2 and the 2 that follow"
     )
     with pytest.raises(SystemExit):
         run(frames_csv, out, "--per_shard", 0)
