@@ -29,6 +29,7 @@ import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TextIO
 
 import torch
 from torch import nn
@@ -45,8 +46,8 @@ from models.multilevel import MultiLevelModel
 from models.objective import Objective
 from utils.checkpoint import (checkpoint_path, find_checkpoint, pretraining_state, prune_checkpoints,
                               restore_pretraining, write_checkpoint)
-from utils.distributed import (Process, done_by_all, gather_objects, gather_rows, require_alike,
-                               wait_for_all)
+from utils.distributed import (Process, done_by_all, done_by_main, gather_objects, gather_rows, require_alike,
+                               share_buffers)
 from utils.dry_run import dry_run
 from utils.errors import STOPPED, NonFiniteError
 from utils.health import StepUndo, agree, handle_not_finite, note_bad_videos, require_finite_weights
@@ -54,7 +55,7 @@ from utils.launch import launch
 from utils.metrics import EpochMeter, StepValues
 from utils.phases import Phases
 from utils.progress import Progress
-from utils.runlog import RunLog, device_name, file_sha256, write_config
+from utils.runlog import RunLog, device_name, file_sha256, hold_directory, write_config
 from utils.signals import StopRequest
 
 # Flags that may differ from one machine to the next; all others must be the same in every process.
@@ -82,6 +83,7 @@ class Run:
     log: RunLog
     saved: Path | None  # the checkpoint that the run is at
     csv_sha256: str
+    lock: TextIO | None  # on the run directory, in the main process
 
 
 def pretrain(process: Process, flags: argparse.Namespace) -> int:
@@ -105,14 +107,14 @@ def pretrain(process: Process, flags: argparse.Namespace) -> int:
             group.update(lr=flags.lr * (0.1 if progress.epoch >= flags.lr_decay_epoch else 1.0),
                          weight_decay=flags.weight_decay)
         if flags.dry_run:
-            return dry_run(run, partial(train_one_epoch, run, train_model), partial(step_on_blank_videos, run))
+            return dry_run(run, partial(train_one_epoch, run, train_model))
         run.batches.set_epoch(progress.epoch, progress.step)
         stopped = train_one_epoch(run, train_model)
         if progress.step == run.batches.steps_per_epoch:
             progress.epoch, progress.step = progress.epoch + 1, 0
             run.meter = EpochMeter(run.batches.global_batch, process.device)
         save(run)
-        if not stopped:
+        if not stopped or progress.epoch == flags.epochs:
             look(run)
     run.stop.close()
     run.log.close()
@@ -136,7 +138,7 @@ def build(process: Process, flags: argparse.Namespace) -> Run:
         len(videos), flags.batch_per_gpu, process.rank, process.world_size, flags.seed))
     dataset = PretrainVideos(videos, flags.num_clips, flags.clip_frames, flags.max_stride, flags.img_dim, flags.seed,
                              flags.augment_on == "device", flags.decode == "half")
-    loader = build_loader(dataset, batches, flags.num_workers, process.device, collate_pretraining)
+    loader = build_loader(dataset, batches, flags.num_workers, process.device, collate_pretraining, flags.dist_timeout)
 
     torch.manual_seed(flags.seed)
     model = MultiLevelModel(flags.net, flags.embedding_dim, flags.num_prototypes).to(process.device)
@@ -154,11 +156,14 @@ def build(process: Process, flags: argparse.Namespace) -> Run:
         batch=flags.batch_per_gpu, num_workers=flags.num_workers))
 
     out = run_directory(flags)
-    source, checkpoint, notes = find_checkpoint(out, flags.resume) if not flags.dry_run else (None, None, [])
+    lock = done_by_all(lambda: hold_directory(out, flags.dist_timeout / 2)
+                       if process.is_main and not flags.dry_run else None)
+    source, checkpoint, notes = done_by_all(
+        lambda: find_checkpoint(out, flags.resume) if not flags.dry_run else (None, None, []))
     progress, sums = Progress(), None
     if checkpoint:
-        progress, sums, differences = restore_pretraining(checkpoint, source, model, optimizer, objective.queue,
-                                                          batches.global_batch, csv_sha256, flags, process)
+        progress, sums, differences = done_by_all(lambda: restore_pretraining(
+            checkpoint, source, model, optimizer, objective.queue, batches.global_batch, csv_sha256, flags, process))
         notes += [f"resumed from {source}: {progress.epoch} epoch(s) and {progress.step} step(s) done", *differences]
     epoch_is_over = progress.step >= batches.steps_per_epoch
     if epoch_is_over:
@@ -173,7 +178,7 @@ def build(process: Process, flags: argparse.Namespace) -> Run:
         meter.load_state_dict(sums)
 
     if process.is_main and not flags.dry_run:
-        (out / "checkpoints").mkdir(parents=True, exist_ok=True)
+        (out / "checkpoints").mkdir(exist_ok=True)
         write_config(out, vars(flags), {"device": device_name(process.device), "processes": process.world_size,
                                         "videos": len(videos), "videos_too_short": num_dropped,
                                         "start_epoch": progress.epoch, "start_step": progress.step})
@@ -186,7 +191,7 @@ def build(process: Process, flags: argparse.Namespace) -> Run:
     ):
         log.say(line)
     run = Run(flags, process, out, batches, loader, model, optimizer, objective, stop, progress, meter,
-              Phases(flags.dry_run or 0, process.device), monitor, log, source, csv_sha256)
+              Phases(flags.dry_run or 0, process.device), monitor, log, source, csv_sha256, lock)
     if epoch_is_over:
         save(run)
     return run
@@ -254,15 +259,6 @@ def train_one_epoch(run: Run, train_model: nn.Module) -> bool:
     return report.stop
 
 
-def step_on_blank_videos(run: Run, num_videos: int) -> None:
-    """Forward and backward pass on so many videos, for the memory that takes."""
-    flags, device = run.flags, run.process.device
-    views = torch.zeros(num_videos, flags.num_clips + 1, 3, flags.clip_frames, flags.img_dim, flags.img_dim, device=device)
-    with torch.autocast(device.type, torch.bfloat16, enabled=flags.amp == "bf16"):
-        output = run.model(views, with_graph=run.objective.uses_graph(run.progress.epoch))
-    run.objective(output, run.progress.epoch, lambda rows: rows, 0).total.backward()
-
-
 def write_summary(run: Run) -> None:
     """Log an epoch's means, and say some of them; not in a dry run, whose epochs are parts."""
     if run.flags.dry_run:
@@ -288,6 +284,7 @@ def look(run: Run) -> None:
     if not run.monitor or run.flags.dry_run or progress.step or not due or any(
             gather_objects(run.log.has_look(progress.total_steps))):
         return
+    share_buffers(run.model.backbone)
     values = run.monitor(run.model.backbone)
     run.log.write("monitor", progress.epoch - 1, progress.total_steps, values)
     run.log.say(f"epoch {progress.epoch}/{epochs}  monitor: " + "  ".join(f"{name.removeprefix('monitor_')} {value:.3f}"
@@ -302,10 +299,13 @@ def save(run: Run) -> None:
     state = pretraining_state(run.model, run.optimizer, run.objective.queue, progress, run.meter.state_dict(),
                               run.batches.global_batch, run.csv_sha256, run.flags, run.process)
     run.saved = checkpoint_path(folder, progress.epoch, progress.step)
-    if run.process.is_main:
+
+    def write() -> None:
+        run.log.sync()
         write_checkpoint(state, run.saved)
         prune_checkpoints(folder, run.flags.save_every, run.saved)
-    wait_for_all()
+
+    done_by_main(run.process, write)
 
 
 def wrap(model: MultiLevelModel, process: Process, flags: argparse.Namespace) -> nn.Module:

@@ -232,13 +232,14 @@ class EpochBatchSampler(Sampler):
 
 def build_loader(
     dataset: Dataset, batches: EpochBatchSampler, num_workers: int, device: torch.device,
-    collate: Callable[[Sequence], object] | None = None,
+    collate: Callable[[Sequence], object] | None = None, timeout_s: float = 600,
 ) -> DataLoader:
     """Returns a loader of ``batches``: collated once, in the workers, pinned for a CUDA device.
 
     ``collate``: samples -> batch, None for torch's own. Workers live as long as the loader and keep to one thread
-    each. An InputError raised in a worker arrives here as an InputError; ``utils.errors.one_line`` gives its message.
-    The loader draws from no global random state.
+    each; where they hand over no batch for ``timeout_s``, torch raises a RuntimeError. An InputError raised in a worker
+    arrives here as an InputError; ``utils.errors.one_line`` gives its message. The loader draws from no global random
+    state.
     """
     _limit_threads()
     Finalize(None, _end_workers, exitpriority=0)
@@ -252,6 +253,7 @@ def build_loader(
         worker_init_fn=_start_worker,
         collate_fn=collate,
         generator=torch.Generator(),
+        timeout=timeout_s if num_workers else 0,
     )
 
 

@@ -119,10 +119,62 @@ def test_a_lost_loader_process_is_named(videos_csv, tmp_path):
     assert status == 3 and errors.count("\n") == 1 and f"loader process {worker}" in errors and "Killed" in errors
 
 
+@pytest.mark.parametrize("launcher", [(), SPAWN])
+def test_a_loader_that_hangs_ends_the_job(tmp_path, launcher):
+    """Frames that never come, as from a file server that is gone: pipes into which nobody writes."""
+    for video in range(8):
+        (tmp_path / f"v{video}").mkdir()
+        for frame in range(1, 41):
+            os.mkfifo(tmp_path / f"v{video}" / f"image_{frame:05d}.jpg")
+    (tmp_path / "hanging.csv").write_text("".join(f"v{video},40\n" for video in range(8)))
+    process = begin(tmp_path, tmp_path / "hanging.csv", *launcher, "--dist-url", "tcp://127.0.0.1:10054", "--dist_timeout", "8")
+    status, _, errors = finish(process)
+    assert status == 3 and "Traceback" not in errors, errors
+    assert "no batch came from the loader's processes for 8 s" in errors
+
+
+def test_processes_whose_launcher_is_killed_while_they_start_do_not_train(videos_csv, tmp_path):
+    process = begin(tmp_path, videos_csv, *SPAWN, "--dist-url", "tcp://127.0.0.1:10055")
+    deadline = time.monotonic() + 60
+    while len(ranks := training_processes(process.pid)) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.kill()
+    process.communicate()  # returns when the ranks, which hold its output too, are ending
+    while any(Path(f"/proc/{rank}").exists() for rank in ranks):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert not (tmp_path / "run/log.jsonl").exists()
+
+
+def test_a_second_start_in_a_run_directory_is_refused(videos_csv, tmp_path):
+    first = begin(tmp_path, videos_csv)
+    wait_for_steps(tmp_path, first, 1)
+    status, output, errors = finish(begin(tmp_path, videos_csv, "--resume", "--dist_timeout", "4"))
+    assert status == 2 and "waiting 2 s for its end" in output
+    assert errors.count("\n") == 1 and "--out run: another process writes there" in errors
+    first.terminate()
+    assert finish(first)[0] == 75
+
+
+def test_a_request_to_stop_in_the_last_step_keeps_the_last_look(videos_csv, tmp_path):
+    rows = [f"{videos_csv.parent / row},{number % 2}\n" for number, row in enumerate(videos_csv.read_text().split())]
+    for name, part in (("train", rows[:6]), ("test", rows[6:])):
+        (tmp_path / f"{name}.csv").write_text("".join(part))
+    process = begin(tmp_path, videos_csv, "--train_batch", "8", "--epoch", "1", "--split", "0", "--monitor_csv", "train.csv",
+                    "test.csv")
+    while not (tmp_path / "run/config.json").exists():  # the one step is still to come
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    process.terminate()
+    status, output, errors = finish(process, 120)
+    assert (status, errors) == (0, "") and "monitor: R@1" in output
+
+
 def test_torchrun_starts_a_lost_rank_again(videos_csv, tmp_path):
     process = begin(tmp_path, videos_csv, "--resume", "--save_steps", "2", "--epoch", "3", launcher=(
         "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "--max-restarts", "1"))
-    wait_for_steps(tmp_path, process, 3)
+    wait_for_steps(tmp_path, process, 4)  # two steps, the epoch's line, and one of after its checkpoint
     ranks = [child for child in children(process.pid) if b"train.py" in Path(f"/proc/{child}/cmdline").read_bytes()]
     os.kill(ranks[1], signal.SIGKILL)
     status, output, errors = finish(process, 120)

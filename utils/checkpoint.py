@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import zipfile
 from pathlib import Path
 from typing import Any, BinaryIO, Callable
 
@@ -36,6 +37,9 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     if Path(path).suffix == ".safetensors":
         return read_safetensors(path)
     try:
+        damaged = find_damage(path)
+        if damaged:
+            raise ValueError(f"{damaged} is damaged")
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise InputError(f"{path}: cannot read the checkpoint: {error.strerror or error}") from error
@@ -46,6 +50,14 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not isinstance(checkpoint, dict):
         raise InputError(f"{path}: holds a {type(checkpoint).__name__}, not a checkpoint")
     return checkpoint
+
+
+def find_damage(path: str | os.PathLike[str]) -> str | None:
+    """The first part of a zip file that differs from its checksum, or None. torch itself does not look."""
+    if not zipfile.is_zipfile(path):
+        return None
+    with zipfile.ZipFile(path) as file:
+        return file.testzip()
 
 
 def read_safetensors(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -87,7 +99,9 @@ def write_whole(write: Callable[[BinaryIO], object], size: int, path: Path) -> N
     except (OSError, RuntimeError) as error:
         partial.unlink(missing_ok=True)
         cause = error if isinstance(error, OSError) else error.__context__  # torch.save hides why it could not write
-        reason = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(error).splitlines()[0]
+        if not isinstance(cause, OSError):
+            raise
+        reason = cause.strerror or str(error).splitlines()[0]
         if not path.parent.is_dir():
             raise InputError(f"{path}: cannot be written: there is no folder {path.parent}") from error
         raise InputError(f"{path}: the checkpoint could not be written: {reason}; it needs about {size / 1e6:.1f} MB, "

@@ -40,8 +40,8 @@ def is_dense(value: Any, *shape: int | None) -> bool:
 def is_flags(value: Any) -> bool:
     """Whether these are flags by name, which can be told in a line."""
     plain = (int, float, str, bool, type(None), list)
-    return isinstance(value, dict) and all(isinstance(name, str) and isinstance(flag, plain) and str(flag).isprintable()
-                                           for name, flag in value.items())
+    return isinstance(value, dict) and all(isinstance(name, str) for name in value) and all(
+        isinstance(flag, plain) and len(str(flag).splitlines()) < 2 for flag in value.values())
 
 
 def is_progress(value: Any) -> bool:

@@ -9,7 +9,7 @@ from typing import Callable, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from utils.errors import AgreedError, InputError, one_line
 
@@ -102,6 +102,16 @@ def require_alike(facts: dict[str, object], process: Process) -> None:
         if other is not None:
             raise AgreedError(f"{name}: {everywhere[other][name]} in process {other}, {value} in process 0; all must have "
                               "the same")
+
+
+def share_buffers(module: nn.Module) -> None:
+    """Give every process the first one's buffers, as its checkpoint has them and the next step shares them.
+
+    On CPUs each process's batch norms have seen their own videos of a step alone.
+    """
+    if world_size() > 1:
+        for buffer in module.buffers():
+            dist.broadcast(buffer, 0)
 
 
 def wait_for_all() -> None:

@@ -6,6 +6,7 @@ import os
 import resource
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -17,11 +18,11 @@ WORKER_RESERVE = 1.25  # workers to spare, as videos differ
 SAMPLES_TIMED = 8  # to tell how many loader processes are needed
 
 
-def dry_run(run: Any, train_some: Callable[[], bool], forward_and_backward: Callable[[int], object]) -> int:
+def dry_run(run: Any, train_some: Callable[[], bool]) -> int:
     """Exit status of a run that does its steps, tells their figures, and leaves nothing behind.
 
     `run` is train.py's. `train_some()` trains until the phases' clock has enough steps or the epoch ends, and returns
-    whether it was asked to stop; `forward_and_backward(num_videos)` needs the memory of a step of so many.
+    whether it was asked to stop.
     """
     flags, process = run.flags, run.process
     run.phases.begin()
@@ -37,7 +38,7 @@ def dry_run(run: Any, train_some: Callable[[], bool], forward_and_backward: Call
     sample_s = (time.perf_counter() - begin) / SAMPLES_TIMED
 
     alone_on_gpu = process.device.type == "cuda" and process.world_size == 1
-    largest = largest_fitting(forward_and_backward, flags.batch_per_gpu) if alone_on_gpu else None
+    largest = largest_fitting(partial(step_on_blank_videos, run), flags.batch_per_gpu) if alone_on_gpu else None
     here = int(os.environ.get("LOCAL_WORLD_SIZE", process.world_size // flags.num_nodes))
     plan = Plan(flags.batch_per_gpu, process.world_size, here, run.batches.steps_per_epoch, flags.epochs, flags.num_workers,
                 sample_s, largest)
@@ -81,6 +82,15 @@ def describe(means: dict[str, float], plan: Plan, device: torch.device) -> Itera
            f"{work_s * 1e3:.0f} ms); now {plan.num_workers}")
     if wanted > cores:
         yield f"this machine has {cores} core(s) for each process: the data will be waited for"
+
+
+def step_on_blank_videos(run: Any, num_videos: int) -> None:
+    """Forward and backward pass on so many videos, for the memory that takes."""
+    flags, device = run.flags, run.process.device
+    views = torch.zeros(num_videos, flags.num_clips + 1, 3, flags.clip_frames, flags.img_dim, flags.img_dim, device=device)
+    with torch.autocast(device.type, torch.bfloat16, enabled=flags.amp == "bf16"):
+        output = run.model(views, with_graph=run.objective.uses_graph(run.progress.epoch))
+    run.objective(output, run.progress.epoch, lambda rows: rows, 0).total.backward()
 
 
 def duration(seconds: float) -> str:

@@ -26,6 +26,12 @@ class InputError(ValueError):
     exit_status = MISTAKE
 
 
+class PeerError(InputError):
+    """Other processes were not found in time: too late, gone, or somewhere else."""
+
+    exit_status = LOST
+
+
 class AgreedError(InputError):
     """An InputError that every process raises alike; the main one alone tells it."""
 

@@ -18,7 +18,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from utils.distributed import Process
-from utils.errors import FAULT, INTERRUPTED, LOST, STOPPED, AgreedError, InputError, report
+from utils.errors import FAULT, INTERRUPTED, LOST, STOPPED, AgreedError, InputError, PeerError, report
 from utils.rendezvous import open_store, torchrun_store
 from utils.signals import STOP_SIGNALS
 
@@ -26,9 +26,10 @@ from utils.signals import STOP_SIGNALS
 GONE = re.compile(r"Connection (closed|reset)|Broken pipe|Socket closed|NCCL", re.IGNORECASE)
 SILENT = re.compile(r"Timed? ?out", re.IGNORECASE)
 LOADER = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) ([^\n]*)")
+SILENT_LOADER = re.compile(r"DataLoader timed out after")
 # What a user can mend: no room, no right, no such file.
 FILE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOENT,
-               errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG}
+               errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.EPIPE}
 GONE_GRACE_S = 6   # a process that misses a peer waits so long before it says so: the peer's own error comes first
 FAIL_GRACE_S = 3   # after a failure, how long the other processes have to end by themselves
 STOP_GRACE_S = 60  # after a stop on request, likewise
@@ -62,7 +63,8 @@ def launch(worker: Worker, flags: argparse.Namespace, program: str) -> int:
     elif flags.nproc > 1:
         return report(InputError(f"--nproc {flags.nproc}: counts CPU processes, but there are GPUs; choose them by --gpu"),
                       program)
-    context = mp.start_processes(spawned, args=(worker, flags, program, gpus, processes), nprocs=processes, join=False)
+    arguments = (os.getpid(), worker, flags, program, gpus, processes)
+    context = mp.start_processes(spawned, args=arguments, nprocs=processes, join=False)
     return supervise(context.processes, program)
 
 
@@ -99,6 +101,7 @@ def supervise(processes: list, program: str) -> int:
         if deadline is not None and time.monotonic() >= deadline:
             for process in running:
                 process.kill()  # also one that is stopped, or deaf to SIGTERM inside a collective
+            deadline = None
     return status
 
 
@@ -115,8 +118,10 @@ def visible_gpus(ids: str | None) -> list[int]:
     return chosen
 
 
-def spawned(local_rank: int, *arguments: object) -> None:
-    """Entry of a process that `launch` started."""
+def spawned(local_rank: int, launcher: int, *arguments: object) -> None:
+    """Entry of a process that `launch`, in the process `launcher`, started."""
+    if os.getppid() != launcher:  # it was killed meanwhile; from here on the system tells of its end
+        sys.exit(LOST)
     print_any_name()
     try:
         status = run_worker(local_rank, *arguments)
@@ -130,9 +135,14 @@ def spawned(local_rank: int, *arguments: object) -> None:
 def run_worker(local_rank: int, worker: Worker, flags: argparse.Namespace, program: str, gpus: list[int],
                processes_per_node: int) -> int:
     """Join the process group, where there is one, and work; returns the exit status, what it means told in one line."""
+    return run_told(lambda: join(local_rank, flags, gpus, processes_per_node), worker, flags, program)
+
+
+def run_told(enter: Callable[[], Process], worker: Worker, flags: argparse.Namespace, program: str) -> int:
+    """Exit status of `worker` in the process that `enter` gives; what ends it early is told in one line."""
     process = None
     try:
-        process = join(local_rank, flags, gpus, processes_per_node)
+        process = enter()
         status = worker(process, flags) or 0
     except AgreedError as error:
         return report(error, program) if process.is_main else error.exit_status
@@ -146,9 +156,15 @@ def run_worker(local_rank: int, worker: Worker, flags: argparse.Namespace, progr
     except OSError as error:
         if error.errno not in FILE_ERRORS:
             raise
+        if error.errno == errno.EPIPE:  # who read the output is gone: nothing more can be told there, at the end neither
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return report(InputError(f"{error.filename or 'a file'}: {error.strerror}"), program)
+    except torch.OutOfMemoryError as error:
+        return report(InputError(f"process {process.rank}: the GPU's memory is full: {str(error).partition('. ')[0]}; a "
+                                 "smaller batch needs less, and so do --amp bf16 and, in pretraining, "
+                                 "--checkpoint_activations"), program)
     except RuntimeError as error:
-        loss = describe_loss(str(error), flags.dist_timeout)
+        loss = describe_loss(str(error), getattr(flags, "dist_timeout", 600))
         if loss is None:
             raise
         advice = "; --resume goes on from the newest checkpoint" if hasattr(flags, "resume") else ""
@@ -166,6 +182,9 @@ def describe_loss(error: str, timeout_s: float) -> str | None:
     if loader:  # raised wherever the training process is when its loader's process ends
         return (f"loader process {loader[1]} ended: {loader[2].strip(' .')} (by the system where memory runs out: fewer "
                 "--workers need less)")
+    if SILENT_LOADER.search(error):
+        return (f"no batch came from the loader's processes for {timeout_s:g} s: reading hangs, --dist_timeout is too short "
+                "for it, or /dev/shm is full, which they say above")
     if not dist.is_initialized():
         return None
     if SILENT.search(error):
@@ -199,8 +218,11 @@ def join(local_rank: int, flags: argparse.Namespace, gpus: list[int], processes_
             store = open_store(flags.dist_url, rank, world_size, timeout)
         dist.init_process_group(flags.dist_backend if gpus else "gloo", timeout=timeout, store=store, rank=rank,
                                 world_size=world_size)
-    except (dist.DistError, ValueError) as error:
+    except InputError:
+        raise
+    except (dist.DistError, OSError, ValueError) as error:
         place = "torchrun" if torchrun else f"--dist-url {flags.dist_url}"
-        raise InputError(f"{place}: no process group: {str(error).splitlines()[0]}") from error
+        kind = InputError if isinstance(error, ValueError) else PeerError
+        raise kind(f"{place}: no process group: {str(error).splitlines()[0]}") from error
     control = dist.new_group(backend="gloo", timeout=timeout) if gpus else None
     return Process(dist.get_rank(), dist.get_world_size(), device, control)

@@ -17,19 +17,18 @@ from urllib.parse import urlsplit
 
 import torch.distributed as dist
 
-from utils.errors import InputError
+from utils.errors import InputError, PeerError
 
 _GET_ADDRESS = 0x8915  # Linux, netdevice(7): SIOCGIFADDR
 STORE_PORT = "port of the store of rank 0"
-# Read by gloo and by NCCL when a group is made. What the user sets stays: data may have an interface of its own.
-INTERFACE_VARIABLES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 
 
 def open_store(url: str, rank: int, world_size: int, timeout: datetime.timedelta) -> dist.TCPStore:
     """The store at `url` (tcp://HOST:PORT) by which processes find each other; that of rank 0 serves the others.
 
-    It listens on the first address of HOST as machine 0 resolves it, and nowhere else. INTERFACE_VARIABLES that are not set
-    get the interface that leads there. InputError for another kind of URL, and for an address that cannot be had.
+    It listens on the first address of HOST as machine 0 resolves it, and nowhere else. GLOO_SOCKET_IFNAME and
+    NCCL_SOCKET_IFNAME get the interface that leads there, where the user has not set them: data may have one of its own.
+    InputError for another kind of URL, and for an address that cannot be had; PeerError where the others do not come.
     """
     host, port = split_url(url)
     try:
@@ -44,7 +43,7 @@ def open_store(url: str, rank: int, world_size: int, timeout: datetime.timedelta
         raise InputError(f"--dist-url {url}: {error.strerror or error}") from error
     except dist.DistError as error:
         here = "" if address[0] == host else f" ({address[0]} on this machine)"
-        raise InputError(f"--dist-url {url}{here}: no process group: {str(error).splitlines()[0]}") from error
+        raise PeerError(f"--dist-url {url}{here}: no process group: {str(error).splitlines()[0]}") from error
 
 
 def torchrun_store(rank: int, world_size: int, timeout: datetime.timedelta) -> dist.Store:
@@ -92,8 +91,8 @@ def keep_to_interface(family: int, address: tuple) -> None:
     with socket.socket(family, socket.SOCK_DGRAM) as probe:
         probe.connect(address)  # sends nothing: it only picks the route
         name = interface_of(probe.getsockname()[0])
-    for variable in INTERFACE_VARIABLES:
-        os.environ.setdefault(variable, name)
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
+    os.environ.setdefault("NCCL_SOCKET_IFNAME", f"={name}")  # without "=", all whose names begin so
 
 
 def interface_of(address: str) -> str:

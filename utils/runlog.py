@@ -1,14 +1,18 @@
 """What a run leaves behind beside its checkpoints: config.json, log.jsonl, TensorBoard events, lines on the terminal."""
 from __future__ import annotations
 
+import contextlib
+import errno
+import fcntl
 import hashlib
 import json
 import os
 import platform
 import subprocess
 import sys
+import time
 from pathlib import Path
-from typing import Any, Iterable, Iterator
+from typing import Any, Iterable, Iterator, TextIO
 
 import cv2
 import numpy
@@ -17,6 +21,9 @@ import torchvision
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from utils.errors import InputError
+
+LOCK_PATIENCE_S = 150  # longer than file servers keep the locks of a machine that is lost
 LIBRARIES = (torch, torchvision, numpy, cv2)
 
 
@@ -62,23 +69,32 @@ class RunLog:
         """Log `values` of `kind` ("step" or "epoch") in `epoch` (from 0) after `step` optimizer steps in all."""
         if not self.writes:
             return
-        with open(self.path, "a") as file:
-            file.write(json.dumps({"kind": kind, "epoch": epoch, "step": step, **values}) + "\n")
+        self._append({"kind": kind, "epoch": epoch, "step": step, **values})
         for name, value in values.items():
             self.writer.add_scalar(f"{kind}/{name}", value, step)
 
     def note(self, kind: str, epoch: int, step: int, facts: dict[str, str], line: str) -> None:
         """Log an event of `kind` with its `facts`, and say `line`."""
         if self.writes:
-            with open(self.path, "a") as file:
-                file.write(json.dumps({"kind": kind, "epoch": epoch, "step": step, **facts}) + "\n")
+            self._append({"kind": kind, "epoch": epoch, "step": step, **facts})
         self.say(line)
+
+    def _append(self, values: dict[str, Any]) -> None:
+        with naming(self.path), open(self.path, "a") as file:
+            file.write(json.dumps(values) + "\n")
+
+    def sync(self) -> None:
+        """Put on the disk what has been logged, so that a checkpoint never knows of steps that the log has lost."""
+        if self.writes:
+            with naming(self.path), open(self.path, "a") as file:
+                os.fsync(file.fileno())
 
     def say(self, line: str) -> None:
         """Show a line on the terminal, above the progress bar if there is one."""
         if self.active:
-            tqdm.write(line)
-            sys.stdout.flush()
+            with naming("standard output"):
+                tqdm.write(line)
+                sys.stdout.flush()
 
     def progress(self, batches: Iterable, epoch: int, epochs: int) -> Iterator:
         """`batches`, with a progress bar in the main process when there is a terminal to show it."""
@@ -89,6 +105,41 @@ class RunLog:
         """Write out what is still in memory."""
         if self.writes:
             self.writer.close()
+
+
+@contextlib.contextmanager
+def naming(place: str | Path) -> Iterator[None]:
+    """Have an OSError name `place` where it names no file: a write that fails does not say into what."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(place)
+        raise
+
+
+def hold_directory(folder: Path, longest_s: float) -> TextIO:
+    """A file whose lock keeps every other process that asks for this out of `folder` while this process lives.
+
+    Waits up to LOCK_PATIENCE_S, and not longer than `longest_s`, for another one, as a machine that was lost, or its file
+    server, may give a lock back late; then InputError.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    patience_s, told = min(LOCK_PATIENCE_S, longest_s), False
+    file, deadline = open(folder / ".lock", "w"), time.monotonic() + patience_s
+    while True:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # of this process alone: what it forks does not hold it
+            return file
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.EACCES):
+                print(f"{folder}: this file system has no locks against a second start ({error.strerror})", flush=True)
+                return file
+        if time.monotonic() > deadline:
+            raise InputError(f"--out {folder}: another process writes there; wait for its end, or name another directory")
+        if not told:
+            print(f"{folder}: another process writes there; waiting {patience_s:g} s for its end", flush=True)
+            told = True
+        time.sleep(0.2)
 
 
 def write_config(folder: Path, flags: dict[str, Any], facts: dict[str, Any]) -> None:

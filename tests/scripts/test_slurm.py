@@ -151,6 +151,8 @@ def test_what_is_queued_again(job, tmp_path, statuses, srun_status, stop, status
     while stop and not list(tmp_path.glob("*.ranks")):  # until it can take the signal
         time.sleep(0.02)
     if stop:
+        process.send_signal(signal.SIGTERM)  # which is for the step
+        time.sleep(0.3)  # of two signals at one instant bash may lose one
         process.send_signal(signal.SIGUSR1)
     output, errors = process.communicate(timeout=30)
     assert process.returncode == status and not errors, output + errors
@@ -163,6 +165,14 @@ def test_what_torchrun_is_told_of_a_rank(tmp_path, status, told):
     result = subprocess.run(["bash", str(SLURM / "rank.sh"), "bash", "-c", f"[[ ! -e {tmp_path}/1 ]] && exit {status}"],
                             env={**os.environ, "RANK": "1", "RANK_STATUSES": str(tmp_path)})
     assert result.returncode == told and (tmp_path / "1").read_text() == f"{status}\n"
+
+
+@pytest.mark.parametrize("other, told", [("2", 0), ("4", 0), ("137", 3), ("0", 3)])
+def test_a_lost_rank_that_made_a_mistake_is_not_started_again(tmp_path, other, told):
+    (tmp_path / "0").write_text(f"{other}\n")
+    result = subprocess.run(["bash", str(SLURM / "rank.sh"), "bash", "-c", "exit 3"],
+                            env={**os.environ, "RANK": "1", "RANK_STATUSES": str(tmp_path)})
+    assert result.returncode == told
 
 
 def test_the_command_of_a_node_is_deaf_until_it_listens(tmp_path):

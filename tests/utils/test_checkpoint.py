@@ -11,10 +11,12 @@ import pytest
 import torch
 
 from utils.checkpoint import (checkpoint_path, find_checkpoint, list_checkpoints, prune_checkpoints, read_checkpoint,
-                              write_checkpoint)
+                              write_checkpoint, write_whole)
+from utils.checkpoint_form import is_flags
 from utils.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
+
 
 def test_round_trip_leaves_no_partial_file(tmp_path):
     write_checkpoint({"x": torch.arange(3), "n": 1}, tmp_path / "a.pt")
@@ -128,6 +130,34 @@ def test_a_torn_checkpoint_is_passed_over(tmp_path):
     checkpoint_path(folder, 1).write_bytes(b"")
     with pytest.raises(InputError, match="no whole checkpoint"):  # rather than from epoch 0 without a word
         find_checkpoint(tmp_path, "auto")
+
+
+def test_changed_weights_are_found_by_their_checksum(tmp_path):
+    """What a disk loses in the middle of a file; torch.load takes the zeros for weights."""
+    path = tmp_path / "a.pt"
+    write_checkpoint({"x": torch.ones(4096), "n": 1}, path)
+    data = bytearray(path.read_bytes())
+    middle = data.index(torch.ones(4096).numpy().tobytes()) + 4096
+    data[middle:middle + 4096] = bytes(4096)
+    path.write_bytes(data)
+    assert (torch.load(path, weights_only=True)["x"] == 0).sum() == 1024
+    with pytest.raises(InputError, match="a.pt: not a whole checkpoint .*data/0 is damaged"):
+        read_checkpoint(path)
+
+
+def test_another_error_than_the_disk_s_stays_what_it_is(tmp_path):
+    """Such as a loader process that is killed meanwhile, of which torch tells wherever the training process is."""
+    def write(file):
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
+
+    with pytest.raises(RuntimeError, match="worker .pid 7. is killed"):
+        write_whole(write, 10, tmp_path / "a.pt")
+    assert not list(tmp_path.iterdir())
+
+
+def test_flags_of_any_path_are_a_run_s():
+    assert is_flags({"csv_file": "/data/\u3000set\xa0one/\udcff.csv", "gpu": None, "monitor_csv": ["a", "b"]})
+    assert not is_flags({"csv_file": "two\nlines"}) and not is_flags({"csv_file": torch.zeros(1)})
 
 
 def test_a_write_that_fails_says_what_is_needed(tmp_path):
