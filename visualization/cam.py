@@ -5,7 +5,9 @@ a frame in px. Frames are uint8 RGB `[2, T, S, S, 3]`, maps float `[2, T, S, S]`
 """
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -19,6 +21,8 @@ from utils.errors import InputError
 
 CODEC = "libx264"
 JPEG_QUALITY = 95
+MAX_NAME_BYTES = 200  # of a video's name; file systems take 255 with number and ending
+NUMBERED = re.compile(r"\d{4,}_")  # how names of `cam_name` begin
 PANEL_PX = 224  # least side of a panel in the film; smaller frames are enlarged
 GAP_PX, TITLE_PX, CURVE_PX = 4, 28, 180
 PANELS = ("natural order", "reversed order, back in time", "mean of both")
@@ -64,6 +68,28 @@ def write_cams(
     path = folder / f"{name}.mp4"
     write_film(path, film_frames(panels, titles, curves), fps)
     return path
+
+
+def cam_name(number: int, video: str) -> str:
+    """The name of a video's pictures and film: its number, and as much of its own name as file systems take."""
+    return f"{number:04d}_{Path(video).stem.encode()[:MAX_NAME_BYTES].decode(errors='ignore')}"
+
+
+def remove_cams(folder: Path) -> int:
+    """Remove the films and pictures that `write_cams` left in `folder` under names of `cam_name`; how many films."""
+    try:
+        films = [path for path in folder.glob("*.mp4") if NUMBERED.match(path.name)]
+        for path in (*films, *folder.glob(".*.mp4.partial")):
+            path.unlink()
+        for path in folder.glob("*/*"):
+            if NUMBERED.match(path.name) and path.is_dir():
+                for picture in path.glob("image_*.jpg"):
+                    picture.unlink()
+                with contextlib.suppress(OSError):  # something else is in it
+                    path.rmdir()
+    except OSError as error:
+        raise InputError(f"{folder}: cannot remove what is there: {error.strerror}") from error
+    return len(films)
 
 
 def color_range(values: np.ndarray, scale: str) -> str:
@@ -142,7 +168,8 @@ def write_film(path: Path, pictures: Iterable[np.ndarray], fps: int) -> None:
     """Write uint8 RGB pictures of one even size as an MP4 that browsers play: H.264, yuv420p, index first."""
     partial = path.with_name(f".{path.name}.partial")
     try:
-        with av.open(str(partial), "w", format="mp4", options={"movflags": "faststart"}) as container:
+        # As an absolute path: "12:30/film.mp4" would name a protocol.
+        with av.open(os.path.abspath(partial), "w", format="mp4", options={"movflags": "faststart"}) as container:
             stream = container.add_stream(CODEC, rate=fps, options={"crf": "18"})
             stream.pix_fmt = "yuv420p"
             for number, picture in enumerate(pictures):
@@ -151,6 +178,7 @@ def write_film(path: Path, pictures: Iterable[np.ndarray], fps: int) -> None:
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
             container.mux(stream.encode())
         os.replace(partial, path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
+    except (OSError, av.FFmpegError) as error:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
         raise InputError(f"{path}: cannot write the film: {error.strerror}") from error

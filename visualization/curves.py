@@ -13,6 +13,7 @@ from matplotlib import pyplot as plt  # noqa: E402
 
 from utils.errors import InputError, report  # noqa: E402
 from utils.flags import OneLineParser  # noqa: E402
+from utils.launch import print_any_name  # noqa: E402
 from visualization.report_run import read_config, read_log  # noqa: E402
 
 PANELS = {
@@ -24,14 +25,17 @@ PANELS = {
                                   "accuracy_timestamp_low", "accuracy_prototype"),
 }
 MARK_STYLES = (":", "--", "-.")
+ENDINGS = (".png", ".jpg", ".svg", ".pdf")
 
 
 def read_epochs(run: Path) -> tuple[list[dict], dict]:
-    """The epoch lines of a run's log.jsonl, and the flags in its config.json. InputError where there are none."""
+    """The epoch lines of a run's log.jsonl, and the flags in its config.json. InputError where none has what is drawn."""
     lines, flags = read_log(run), read_config(run)["flags"]
     epochs = [line for line in lines if line["kind"] == "epoch"]
     if not epochs:
         raise InputError(f"{run}/log.jsonl: no finished epoch in it")
+    if not any(name in line for names in PANELS.values() for name in names for line in epochs):
+        raise InputError(f"{run}/log.jsonl: no loss of pretraining in it: not a run of train.py")
     return epochs, flags
 
 
@@ -45,7 +49,10 @@ def schedule_marks(flags: Mapping[str, Any]) -> list[tuple[float, str]]:
 
 
 def draw_curves(epochs: list[dict], flags: dict, path: Path) -> None:
-    """Write the picture: every loss term and retrieval accuracy over epochs, and what changes on the way."""
+    """Write the picture: every loss term and retrieval accuracy over epochs, and what changes on the way.
+
+    InputError where it cannot be written.
+    """
     figure, axes = plt.subplots(2, 2, figsize=(11, 7), sharex=True)
     numbers = [line["epoch"] + 1 for line in epochs]
     for panel, (title, names) in zip(axes.flat, PANELS.items()):
@@ -63,8 +70,13 @@ def draw_curves(epochs: list[dict], flags: dict, path: Path) -> None:
         panel.set_xlabel("epoch")
     figure.suptitle(f"{flags['net']}, {flags['img_dim']} px, {flags['csv_file']}")
     figure.tight_layout()
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=110)
+    except OSError as error:
+        raise InputError(f"--out {path}: cannot write the picture: {error.strerror}") from error
+    finally:
+        plt.close(figure)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -74,7 +86,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, metavar="PNG", help="picture to write (default: RUN_DIR/curves.png)")
     flags: argparse.Namespace = parser.parse_args(arguments)
     path = flags.out or flags.run / "curves.png"
+    print_any_name()
     try:
+        if path.suffix.lower() not in ENDINGS:
+            raise InputError(f"--out {path}: must end in one of {', '.join(ENDINGS)}")
         draw_curves(*read_epochs(flags.run), path)
     except InputError as error:
         return report(error, parser.prog)

@@ -14,6 +14,8 @@ over time and space of the backbone's map. The maps show what each position adds
 
 Shapes: M clips [M, 3, T, H, W] as `both_orders` gives them, rows 2p natural and 2p + 1 reversed;
 C channels, t timestamps, h and w positions of the backbone's map; P pairs of clips in a set.
+Convolutions of stride 2 are centered on even frames of a clip as it is played, so that its natural and reversed
+panels may show one event up to about 2.7 frames apart (high level; 1.5 at mid, 0.9 at low).
 """
 # ruff: noqa: E402
 from __future__ import annotations
@@ -28,7 +30,7 @@ import argparse
 import math
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -45,11 +47,14 @@ from eval.result_card import CARD, Outcome, build_card, make_out_dir, markdown_t
 from eval.splits import Split
 from eval.views import FULL_FLOAT32
 from utils.checkpoint import checkpoint_path, find_checkpoint, prune_checkpoints, write_checkpoint
+from utils.distributed import Process
 from utils.errors import InputError, NonFiniteError, report
+from utils.launch import print_any_name, run_told
 from utils.runlog import RunLog, device_name, file_sha256, write_config
-from visualization.cam import require_h264, write_cams
+from visualization.cam import cam_name, remove_cams, require_h264, write_cams
 from visualization.order_flags import (
     CLIP_DEFAULTS,
+    EVAL_CARD,
     TRAINING_FLAGS,
     check_flags,
     choose_device,
@@ -64,8 +69,10 @@ from visualization.order_head import (
     find_head,
     head_state,
     load_head,
+    load_optimizer,
     new_head,
     order_accuracy,
+    train_one_epoch,
 )
 from visualization.order_videos import (
     AugmentedRows,
@@ -80,7 +87,6 @@ from visualization.order_videos import (
 )
 
 KEEP_EVERY = 10  # epochs between two heads that stay beside the newest
-EVAL_CARD = "result_eval.json"  # that of --mode eval; the training's own card stays
 
 
 def order_maps(backbone: nn.Module, head: nn.Linear, clips: Tensor, level: str = "high") -> Tensor:
@@ -149,7 +155,7 @@ def train(
     head = load_head(state, device) if state else new_head(backbone.channels[flags.level]).to(device)
     optimizer = torch.optim.Adam(head.parameters(), flags.lr, weight_decay=flags.weight_decay)
     if state:
-        optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(optimizer, state, source)
     start = state["epochs_done"] if state else 0
 
     make_out_dir(out / "checkpoints")
@@ -186,24 +192,6 @@ def train(
     choices = {"epochs": flags.epochs, **{name: getattr(flags, name) for name in TRAINING_FLAGS}}
     write_result(head, source, backbone, weights, videos["test"], flags, device, choices, counts, begin)
     return head
-
-
-def train_one_epoch(
-    head: nn.Linear, optimizer: torch.optim.Optimizer, rows: Iterable[Tensor]
-) -> tuple[float, float]:
-    """(mean loss, accuracy) over the epoch, each row as its step found it; `rows` yields [2B, C]."""
-    loss_sum, num_right, num_rows = 0.0, 0, 0
-    for features in rows:
-        targets = order_targets(len(features), features.device)
-        logits = head(features)
-        loss = F.cross_entropy(logits, targets)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        loss_sum += loss.item() * len(features)
-        num_right += int((logits.argmax(dim=1) == targets).sum())
-        num_rows += len(features)
-    return loss_sum / num_rows, num_right / num_rows
 
 
 def evaluate(
@@ -262,37 +250,50 @@ def features_of(
 def visualize(
     backbone: nn.Module, weights: dict[str, Any], flags: argparse.Namespace, device: torch.device
 ) -> None:
-    """Write pictures and a film of the maps of each of the first `--num_videos` videos' middle clip."""
+    """Write pictures and a film of the maps of each of the first `--num_videos` videos' middle clip.
+
+    They take the place of earlier ones in OUT/cam.
+    """
     require_h264()
     head, _ = find_head(weights, flags, device)
-    settings = replace(clip_settings(flags), clips=1)
-    videos, _ = videos_long_enough(flags.test_csv, read_records(flags.test_csv, labelled=False), settings)
+    settings, folder = replace(clip_settings(flags), clips=1), Path(flags.out) / "cam"
+    videos, num_short = videos_long_enough(flags.test_csv, read_records(flags.test_csv, labelled=False), settings)
+    print(f"test: {len(videos)} videos of {flags.test_csv}, {num_short} left out as shorter than a clip")
     backbone.to(device)
+    num_removed = remove_cams(folder)
+    if num_removed:
+        print(f"{folder}: removed {num_removed} earlier film(s) and their pictures", flush=True)
     for number, video in enumerate(videos[:flags.num_videos]):
         clips = both_orders(read_clips(video, settings), time_dim=1)
         inputs = normalize(clips.to(device)).contiguous()
         maps = returncam(backbone, head, inputs, flags.level).cpu()
-        film = write_cams(Path(flags.out) / "cam", f"{number:04d}_{Path(video.path).stem}", clips.numpy(),
-                          maps.numpy(), order_evidence(maps)[0].numpy(), scale=flags.scale,
-                          folders=(flags.pos, flags.neg), fps=flags.fps)
+        film = write_cams(folder, cam_name(number, video.path), clips.numpy(), maps.numpy(),
+                          order_evidence(maps)[0].numpy(), scale=flags.scale, folders=(flags.pos, flags.neg),
+                          fps=flags.fps)
         print(f"{film}: mean evidence {maps[0].mean():+.3f} for natural order of the natural clip, "
               f"{maps[1].mean():+.3f} for reversed order of the reversed one", flush=True)
 
 
+def run_mode(process: Process, flags: argparse.Namespace) -> None:
+    """All that `--mode` asks for, from checked flags."""
+    backbone, weights = load_backbone(flags.weights, flags.net, flags.seed)
+    backbone.requires_grad_(False).eval()
+    mode = {"train": train, "eval": evaluate, "visualize": visualize}[flags.mode]
+    mode(backbone, weights, flags, process.device)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status: 0, or that of a user's mistake (2), told in one line."""
+    """Exit status: 0; what else there is, see `utils.errors`, is told in one line."""
     parser = order_parser(__doc__)
     flags = parser.parse_args(arguments)
+    print_any_name()
     try:
         check_flags(flags)
-        device = choose_device(flags.gpu)
-        backbone, weights = load_backbone(flags.weights, flags.net, flags.seed)
-        backbone.requires_grad_(False).eval()
-        mode = {"train": train, "eval": evaluate, "visualize": visualize}[flags.mode]
-        mode(backbone, weights, flags, device)
     except InputError as error:
         return report(error, parser.prog) if os.environ.get("RANK", "0") == "0" else error.exit_status
-    return 0
+    if flags.mode != "train":
+        del flags.resume  # where a process is lost, there is nothing to go on with
+    return run_told(lambda: Process(0, 1, choose_device(flags.gpu)), run_mode, flags, parser.prog)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from utils.errors import InputError
 from utils.flags import OneLineParser, find_not_positive, find_too_small
 from utils.launch import visible_gpus
 
+EVAL_CARD = "result_eval.json"  # that of --mode eval; the training's own card stays
 MODES = ("train", "eval", "visualize")
 # What flags that were left out are in a new training; elsewhere they are what the head was trained with.
 CLIP_DEFAULTS = {"clip_frames": 16, "stride": 1, "img_dim": 224, "clips": 1, "level": "high"}
@@ -38,7 +39,8 @@ def order_parser(description: str | None = None) -> OneLineParser:
 
     data = parser.add_argument_group("clips (defaults in eval and visualize: as the head was trained)")
     data.add_argument("--train_csv", metavar="CSV",
-                      help="videos to learn from: frame_dir,number_of_frames; no label needed")
+                      help="train: videos to learn from: frame_dir,number_of_frames; no label needed; eval: to name "
+                           "that list where it has moved")
     data.add_argument("--test_csv", metavar="CSV", help="held-out videos: to test on, or to show")
     for flag, name, meaning in (
         ("--seq", "clip_frames", "frames of a clip"), ("--ds", "stride", "take every ds-th frame"),
@@ -53,7 +55,7 @@ def order_parser(description: str | None = None) -> OneLineParser:
                       help="train: a new random clip, crop, flip and color of each video each epoch; the "
                            "backbone is computed each time")
 
-    optimization = parser.add_argument_group("training of the head")
+    optimization = parser.add_argument_group("training of the head (mode train alone)")
     optimization.add_argument("--epoch", dest="epochs", type=int, default=50, metavar="N",
                               help="epochs in all")
     optimization.add_argument("--train_batch", dest="batch_pairs", type=int, default=256, metavar="B",
@@ -70,15 +72,16 @@ def order_parser(description: str | None = None) -> OneLineParser:
                       help="clips in one forward of the backbone")
     work.add_argument("--workers", dest="num_workers", type=int, default=4, help="reading processes")
     work.add_argument("--feature_dir", metavar="DIR",
-                      help="features are kept here, and used again for the same weights, csv and clips "
-                           "(default: OUT/features)")
+                      help="features are kept here, and used again for the same weights, csv and clips; frames "
+                           "that have changed under the same csv are not noticed (default: OUT/features)")
 
     output = parser.add_argument_group("output")
     output.add_argument("--out", default="runs/order", metavar="DIR", help="run directory of the head")
     output.add_argument("--resume", nargs="?", const="auto", metavar="CHECKPOINT",
                         help="train: go on from the newest head in --out, or from the one named")
     output.add_argument("--num_videos", type=int, default=8, metavar="N",
-                        help="visualize: the first N of --test_csv")
+                        help="visualize: the first N of --test_csv that are long enough; they take the "
+                             "place of all films in OUT/cam")
     output.add_argument("--scale", choices=("clip", "frame"), default="clip",
                         help="visualize: one color scale for a clip and its reversal; frame: one for each "
                              "frame, which hides how strong the evidence is over time")
@@ -111,6 +114,14 @@ def check_flags(flags: argparse.Namespace) -> None:
         raise InputError(f"--head {flags.head}: for --mode eval and visualize; training goes on by --resume")
     if flags.mode != "train" and flags.resume:
         raise InputError(f"--resume {flags.resume}: for --mode train; --head names a trained head")
+    unused = [flag for flag, value, modes in (
+        ("--augment", flags.augment, ("train",)), ("--clips", flags.clips, ("train", "eval")),
+        ("--train_csv", flags.train_csv, ("train", "eval"))) if value and flags.mode not in modes]
+    if unused:
+        raise InputError(f"{unused[0]}: without effect in --mode {flags.mode}; leave it out")
+    for flag, name in (("--pos", flags.pos), ("--neg", flags.neg)):
+        if name in ("", os.curdir, os.pardir) or os.path.basename(name) != name:
+            raise InputError(f"{flag} {name}: must be the name of a folder in OUT/cam, without {os.sep}")
     if flags.pos == flags.neg:
         raise InputError(f"--neg {flags.neg}: must be another folder than --pos")
 

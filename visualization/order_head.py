@@ -6,10 +6,12 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eval.features import RANDOM
@@ -19,6 +21,7 @@ from visualization.order_flags import CLIP_DEFAULTS, CLIP_FLAGS, TRAINING_FLAGS,
 from visualization.order_videos import order_targets
 
 HEAD_KIND = "order_head"
+NEEDED = {"backbone", "trained_with", "training", "train_csv", "train_videos", "epochs_done", "weight"}
 
 
 def new_head(channels: int) -> nn.Linear:
@@ -46,6 +49,24 @@ def order_accuracy(head: nn.Linear, features: Tensor) -> dict[str, float]:
     return {"accuracy": float(right.double().mean()), "pair_accuracy": float(won.mean())}
 
 
+def train_one_epoch(
+    head: nn.Linear, optimizer: torch.optim.Optimizer, rows: Iterable[Tensor]
+) -> tuple[float, float]:
+    """(mean loss, accuracy) over the epoch, each row as its step found it; `rows` yields [2B, C]."""
+    loss_sum, num_right, num_rows = 0.0, 0, 0
+    for features in rows:
+        targets = order_targets(len(features), features.device)
+        logits = head(features)
+        loss = F.cross_entropy(logits, targets)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        loss_sum += loss.item() * len(features)
+        num_right += int((logits.argmax(dim=1) == targets).sum())
+        num_rows += len(features)
+    return loss_sum / num_rows, num_right / num_rows
+
+
 def head_state(head: nn.Linear, optimizer: torch.optim.Optimizer, epochs_done: int, weights: dict[str, Any],
                train_videos: str, flags: argparse.Namespace) -> dict[str, Any]:
     """The head's checkpoint: all that its training needs to go on, and what backbone, clips and videos it is for.
@@ -69,8 +90,9 @@ def check_head(state: dict[str, Any], path: Path, weights: dict[str, Any], seed:
     """InputError unless `state`, read from `path`, is the checkpoint of a head for this very backbone."""
     if state.get("format") != FORMAT or state.get("kind") != HEAD_KIND:
         raise InputError(f"{path}: no checkpoint of an order head (kind {state.get('kind')!r})")
-    if not {"training", "train_videos"} <= state.keys():
-        raise InputError(f"{path}: does not tell which videos it was trained on; train it again")
+    lacking = sorted(NEEDED - state.keys())
+    if lacking:
+        raise InputError(f"{path}: no whole checkpoint of an order head: it lacks {', '.join(lacking)}; train it again")
     for name, value in backbone_mark(weights, seed).items():
         if state["backbone"][name] != value:
             raise InputError(f"{path}: a head for a backbone of {name} {state['backbone'][name]}; --weights "
@@ -100,6 +122,15 @@ def load_head(state: dict[str, Any], device: torch.device) -> nn.Linear:
     head = new_head(state["weight"].shape[1])
     head.load_state_dict({"weight": state["weight"]})
     return head.to(device)
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any], path: Path) -> None:
+    """Set `optimizer` to where the checkpoint `state`, read from `path`, left it; InputError where it holds no such."""
+    try:
+        optimizer.load_state_dict(state["optimizer"])
+    except (KeyError, ValueError, TypeError) as error:
+        raise InputError(f"{path}: does not hold the optimizer of its training; it can be tested, not gone on with"
+                         ) from error
 
 
 def find_head(

@@ -17,62 +17,35 @@ if not __package__:  # started as `python visualization/report.py`
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 import argparse
+import contextlib
 import datetime
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from html import escape
-from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from dataset.records import VideoRecord, numbered_rows, read_records
-from eval.confusion import class_names
 from eval.features import extract_features
 from eval.flags import require_at_least
+from models.levels import LEVELS
+from utils.checkpoint import list_checkpoints
 from utils.distributed import Process
 from utils.errors import InputError, one_line
 from utils.flags import OneLineParser
-from utils.errors import report as report_error
+from utils.launch import print_any_name, run_told
 from utils.runlog import file_sha256, git_commit, replace_text
 from visualization import main_temporal
 from visualization.cam import require_h264
-from visualization.order_flags import choose_device
-from visualization.report_html import Section, missing, page, paragraph, picture
-from visualization.report_model import Measured, measure, pick_videos
+from visualization.order_flags import CLIP_DEFAULTS, check_flags as check_order_flags, choose_device, order_parser
+from visualization.report_html import Section, attempt, missing, page, paragraph, picture
+from visualization.report_model import Measured, measure
 from visualization.report_pictures import contact_sheet, embedding_uri
 from visualization.report_results import find_films, newest, order_html, results_html
 from visualization.report_run import Run, read_run
 from visualization.report_sections import (configuration_html, curves_html, events_html, prototypes_html, rank_html,
                                            warnings_html)
+from visualization.report_videos import Videos, label_names, read_videos
 from visualization.report_warnings import find_warnings, what_was_checked
-
-
-class Videos(NamedTuple):
-    """Videos of one csv that are looked at, and what is said of them."""
-
-    csv_path: str
-    records: list[VideoRecord]
-    labelled: bool
-    note: str
-
-
-def read_videos(csv_path: str, most: int) -> Videos:
-    """At most `most` videos of a csv, evenly spread. InputError where it cannot be read or has no whole video."""
-    labelled = all(len(fields) == 3 for _, fields in numbered_rows(csv_path))
-    records = read_records(csv_path, labelled=labelled)
-    chosen = pick_videos(records, most)
-    if not chosen:
-        raise InputError(f"{csv_path}: none of its {len(records)} video(s) has a frame")
-    which = "all" if len(chosen) == len(records) else f"{len(chosen)} evenly spread ones of the"
-    return Videos(csv_path, chosen, labelled, f"{which} {len(records)} videos of {csv_path}")
-
-
-def attempt(work: Callable[[], object]) -> tuple[object, str]:
-    """(what `work` returns, ""), or (None, the InputError's line), for what a page can do without."""
-    try:
-        return work(), ""
-    except InputError as error:
-        return None, one_line(error)
 
 
 def run_videos(run: Run, flags: argparse.Namespace) -> tuple[Videos | None, str]:
@@ -84,18 +57,18 @@ def run_videos(run: Run, flags: argparse.Namespace) -> tuple[Videos | None, str]
     csv_path = run.flags["csv_file"]
     if not Path(csv_path).exists():
         return None, f"The csv that this run was trained on, {csv_path}, is not here; --csv_file names another."
-    return attempt(lambda: read_videos(csv_path, flags.max_videos))
+    return attempt(read_videos, csv_path, flags.max_videos)
 
 
 def embedding_html(measured: Measured, videos: Videos, held_out: Videos | None, flags: argparse.Namespace,
                    device: torch.device, seed: int) -> str:
     """t-SNE and PCA of labelled videos: `held_out`, or else `videos`, of which `measured` has the features."""
     shown = held_out or videos
-    if not shown.labelled:
-        return missing(f"{shown.csv_path} has no labels to color points by.",
+    if shown.unlabelled:
+        return missing(f"{shown.csv_path} has no labels to color points by: {shown.unlabelled}",
                        f"python -m visualization.report {flags.run} --test_csv LABELLED.csv")
     records, features, skipped = measured.records, measured.features, measured.skipped
-    if held_out:
+    if held_out and held_out is not videos:
         bad: dict[int, str] = {}
         features = extract_features(measured.backbone, held_out.records, measured.settings, Process(0, 1, device),
                                     batch=flags.batch, num_workers=flags.num_workers, skipped=bad, label="held out")
@@ -103,16 +76,17 @@ def embedding_html(measured: Measured, videos: Videos, held_out: Videos | None, 
         records, skipped = [held_out.records[index] for index in kept], list(bad.values())
         features = {level: rows[kept] for level, rows in features.items()}
     labels = np.array([record.label for record in records], np.int64)
-    drawn, problem = attempt(lambda: embedding_uri(
-        features, labels, class_names(None, shown.csv_path, labels), seed,
-        f"{measured.states[-1].name}: {len(labels)} videos of {Path(shown.csv_path).name}"))
+    names, note = label_names(shown.csv_path, labels)
+    drawn, problem = attempt(
+        embedding_uri, features, labels, names, seed,
+        f"{measured.states[-1].name}: {len(labels)} videos of {Path(shown.csv_path).name}")
     if problem:
         return missing(f"No picture of {shown.note}: {problem}")
     uri, perplexity = drawn
-    note = (f"Clip features of {shown.note}" + (f" ({len(skipped)} cannot be read)" if skipped else "")
+    told = (f"Clip features of {shown.note}" + (f" ({len(skipped)} cannot be read)" if skipped else "")
             + f" at {measured.states[-1].name}, colored by class; t-SNE (perplexity {perplexity:.3g}, seed {seed}) "
-            "above, PCA below.")
-    return picture(uri, "Videos as points, t-SNE and PCA of each level, colored by class", note)
+            f"above, PCA below.{note}")
+    return picture(uri, "Videos as points, t-SNE and PCA of each level, colored by class", told)
 
 
 def model_sections(
@@ -121,22 +95,26 @@ def model_sections(
     """The sections that need the network and videos, what was measured for them, or why nothing was."""
     videos, problem = run_videos(run, flags)
     held_out = read_videos(flags.test_csv, flags.max_videos) if flags.test_csv else None
-    measured = None
-    if videos:
-        measured, problem = attempt(lambda: measure(
-            run, videos.records, flags.max_checkpoints, device, batch=flags.batch, num_workers=flags.num_workers))
+    measured, instead = None, ""
+    for tried in (videos, held_out):
+        if tried and measured is None:
+            videos, instead = tried, problem
+            measured, problem = attempt(measure, run, videos.records, flags.max_checkpoints, device, batch=flags.batch,
+                                        num_workers=flags.num_workers)
     if measured is None:
         empty = missing(problem, f"python -m visualization.report {run.folder} --csv_file VIDEOS.csv")
         return [Section("prototypes", "Prototypes", empty), Section("rank", "Effective rank", empty),
                 Section("embedding", "Embedding", empty)], None, problem
-    lead = f"Computed from {videos.note} (--max_videos {flags.max_videos})."
+    lead = f"{instead.removesuffix('.')}. " if instead else ""
+    lead += f"Computed from {videos.note} (--max_videos {flags.max_videos})."
     if Path(videos.csv_path).exists() and file_sha256(videos.csv_path) != run.config.get("csv_sha256"):
         lead += " It is another file than the one that the run was trained on."
     if measured.skipped:
         lead += f" {len(measured.skipped)} of them cannot be read; the first: {measured.skipped[0]}"
     names = None
-    if videos.labelled:
-        names = class_names(None, videos.csv_path, {record.label for record in videos.records})
+    if not videos.unlabelled:
+        names, note = label_names(videos.csv_path, {record.label for record in videos.records})
+        lead += note
     rows = contact_sheet(measured, flags.prototypes, flags.neighbors)
     same = paragraph("Computed from the same videos.", "soft")
     embedding = embedding_html(measured, videos, held_out, flags, device, run.flags["seed"])
@@ -145,15 +123,24 @@ def model_sections(
             Section("embedding", "Embedding", embedding)], measured, ""
 
 
-def make_films(run: Run, flags: argparse.Namespace) -> int:
-    """Train a temporal-order head on the newest checkpoint and film its maps, below the run directory; exit status."""
+def make_films(run: Run, flags: argparse.Namespace, process: Process) -> None:
+    """Train a temporal-order head on the newest checkpoint and film its maps, below the run directory."""
     out = run.folder / f"order_{Path(newest(run)).stem}"
-    shared = ["--weights", newest(run), "--train_csv", flags.csv_file, "--test_csv", flags.test_csv,
-              "--out", str(out), "--batch", str(flags.batch), "--workers", str(flags.num_workers),
-              *(["--gpu", flags.gpu] if flags.gpu else [])]
-    clips = ["--seq", str(run.flags["clip_frames"]), "--img_dim", str(run.flags["img_dim"])]
-    return (main_temporal.main([*shared, *clips, "--resume"])
-            or main_temporal.main([*shared, "--mode", "visualize", "--num_videos", str(flags.max_films)]))
+    shared = ["--weights", newest(run), "--test_csv", flags.test_csv, "--out", str(out), "--batch", str(flags.batch),
+              "--workers", str(flags.num_workers)]
+    clips = {"seq": run.flags["clip_frames"], "img_dim": flags.cam_img_dim or CLIP_DEFAULTS["img_dim"],
+             "level": flags.cam_level or CLIP_DEFAULTS["level"]}
+    training = ["--train_csv", flags.csv_file, *(f"--{name}={value}" for name, value in clips.items()), "--resume"]
+    earlier = list_checkpoints(out / "checkpoints")
+    try:
+        for arguments in (training, ["--mode", "visualize", "--num_videos", str(flags.max_films)]):
+            order_flags = order_parser().parse_args([*shared, *arguments])
+            check_order_flags(order_flags)
+            main_temporal.run_mode(process, order_flags)
+    except InputError as error:
+        if not earlier:
+            raise
+        raise type(error)(f"--cam: {one_line(error)} (remove {out} to train a new head)") from error
 
 
 def build_report(run: Run, flags: argparse.Namespace, device: torch.device) -> str:
@@ -188,8 +175,12 @@ def check_flags(flags: argparse.Namespace) -> None:
                       "--workers": (flags.num_workers, 0)})
     if flags.cam and not (flags.csv_file and flags.test_csv):
         raise InputError("--cam: needs --csv_file, videos to train the order head on, and --test_csv, held-out ones")
-    if flags.logs_only and flags.cam:
-        raise InputError("--logs_only: computes nothing with the network; leave --cam out")
+    if not flags.cam and (flags.cam_level or flags.cam_img_dim):
+        raise InputError("--cam_level, --cam_img_dim: for --cam; add it")
+    unused = [flag for flag, value in (("--cam", flags.cam), ("--csv_file", flags.csv_file),
+                                       ("--test_csv", flags.test_csv)) if value]
+    if flags.logs_only and unused:
+        raise InputError(f"--logs_only: computes nothing with the network; leave {unused[0]} out")
 
 
 def report_parser() -> OneLineParser:
@@ -201,16 +192,23 @@ def report_parser() -> OneLineParser:
     videos.add_argument("--csv_file", metavar="CSV",
                         help="videos for prototypes and effective rank (default: the run's own)")
     videos.add_argument("--test_csv", metavar="CSV",
-                        help="held-out, labelled videos for the embedding, and for --cam")
+                        help="held-out, labelled videos for the embedding, and for --cam; for prototypes and effective "
+                             "rank too where those of --csv_file cannot be read")
     videos.add_argument("--max_videos", type=int, default=256, metavar="N",
-                        help="videos looked at of each csv, evenly spread")
+                        help="videos looked at of each csv, evenly spread; --cam learns from all of them")
     content = parser.add_argument_group("content")
     content.add_argument("--max_checkpoints", type=int, default=4, metavar="N",
                          help="checkpoints measured beside the random start, evenly spread, the newest among them")
     content.add_argument("--prototypes", type=int, default=12, metavar="N", help="prototypes shown with their videos")
     content.add_argument("--neighbors", type=int, default=6, metavar="N", help="videos shown for each")
     content.add_argument("--max_films", type=int, default=8, metavar="N", help="temporal-order films on the page")
-    content.add_argument("--cam", action="store_true", help="train a temporal-order head first, and film its maps")
+    content.add_argument("--cam", action="store_true",
+                         help="train a temporal-order head on the newest checkpoint first, and film its maps: in "
+                              "RUN_DIR/order_CHECKPOINT, where an earlier one goes on")
+    content.add_argument("--cam_level", choices=LEVELS, help=f"map under that head (default: {CLIP_DEFAULTS['level']})")
+    content.add_argument("--cam_img_dim", type=int, metavar="PX",
+                         help="side of its clips, whatever that of pretraining; they are as long as in pretraining "
+                              f"(default: {CLIP_DEFAULTS['img_dim']})")
     content.add_argument("--logs_only", action="store_true", help="compute nothing with the network")
     work = parser.add_argument_group("work")
     work.add_argument("--gpu", metavar="N|none", help="GPU to use; none: the CPU (default: the first there is)")
@@ -219,28 +217,31 @@ def report_parser() -> OneLineParser:
     return parser
 
 
+def write_report(process: Process, flags: argparse.Namespace) -> None:
+    """Everything from flags to the file."""
+    check_flags(flags)
+    require_h264()
+    run = read_run(flags.run)
+    if flags.cam:
+        make_films(run, flags, process)
+    out = flags.out or flags.run / "report.html"
+    # A name that is not UTF-8 is shown by its codes.
+    text = build_report(run, flags, process.device).encode("utf-8", "backslashreplace").decode()
+    try:
+        replace_text(out, text)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            out.with_name(f"{out.name}.partial").unlink()
+        raise InputError(f"--out {out}: cannot write there: {error.strerror}") from error
+    print(f"report: {out} ({out.stat().st_size / 1e6:.1f} MB, opens without a network)")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status: 0 when the page is written, or that of a user's mistake (2), told in one line."""
+    """Exit status: 0 when the page is written; what else there is, see `utils.errors`, is told in one line."""
     parser = report_parser()
     flags = parser.parse_args(arguments)
-    out = flags.out or flags.run / "report.html"
-    try:
-        check_flags(flags)
-        require_h264()
-        device = choose_device(flags.gpu)
-        run = read_run(flags.run)
-        status = make_films(run, flags) if flags.cam else 0
-        if status:
-            return status
-        text = build_report(run, flags, device)
-        try:
-            replace_text(out, text)
-        except OSError as error:
-            raise InputError(f"--out {out}: cannot write there: {error.strerror}") from error
-    except InputError as error:
-        return report_error(error, parser.prog)
-    print(f"report: {out} ({out.stat().st_size / 1e6:.1f} MB, opens without a network)")
-    return 0
+    print_any_name()
+    return run_told(lambda: Process(0, 1, choose_device(flags.gpu)), write_report, flags, parser.prog)
 
 
 if __name__ == "__main__":

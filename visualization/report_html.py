@@ -4,10 +4,12 @@ Every text that comes from a file is escaped, and the page's own policy forbids 
 """
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from utils.errors import InputError, one_line
 
 STYLE = Path(__file__).with_name("report.css")
 # Pictures and films inside the page, its own style, nothing else: no script, no request.
@@ -54,6 +56,14 @@ def page(title: str, lead: str, sections: Sequence[Section], foot: str) -> str:
 def paragraph(text: str, kind: str = "") -> str:
     """A paragraph of plain text."""
     return f'<p{f" class={kind!r}" if kind else ""}>{escape(text)}</p>'
+
+
+def attempt(work: Callable[..., Any], *arguments: Any, **settings: Any) -> tuple[Any, str]:
+    """(what `work` returns, ""), or (None, the InputError's line), for what a page can do without."""
+    try:
+        return work(*arguments, **settings), ""
+    except InputError as error:
+        return None, one_line(error)
 
 
 def missing(reason: str, command: str | None = None) -> str:

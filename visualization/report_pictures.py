@@ -45,12 +45,10 @@ def data_uri(data: bytes, kind: str) -> str:
 def picture_uri(path: Path) -> str:
     """A PNG file as it is, one made of photographs as JPEG. InputError where it cannot be read."""
     data = read_bytes(path)
-    if path.stem not in PHOTOGRAPHS:
-        return data_uri(data, "image/png")
-    picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
     if picture is None:
         raise InputError(f"{path}: not a readable picture")
-    return data_uri(encode_jpeg(picture), "image/jpeg")
+    return data_uri(encode_jpeg(picture), "image/jpeg") if path.stem in PHOTOGRAPHS else data_uri(data, "image/png")
 
 
 def film_uri(path: Path) -> str:

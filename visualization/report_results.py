@@ -7,13 +7,13 @@ from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from eval.compare import differences, read_card, table as card_table
-from utils.errors import InputError, one_line
-from visualization.report_html import details, film, missing, paragraph, picture, table
+from eval.compare import differences, read_card, rows
+from eval.result_card import CARD
+from visualization.order_flags import EVAL_CARD
+from visualization.report_html import attempt, details, film, missing, paragraph, picture, table
 from visualization.report_pictures import PHOTOGRAPHS, film_uri, picture_uri
 from visualization.report_run import Run
 
-CARD = "result.json"
 PICTURES = ("retrieval.png", "confusion_*.png", "split_*/confusion_*.png", "embedding*.png")
 MEANING = {
     "retrieval": "Rows: a query video, left, and its nearest training videos. Green: of its class; red: of another.",
@@ -25,19 +25,21 @@ MEANING = {
 class Found(NamedTuple):
     """A result card below the run directory."""
 
-    name: str  # its folder, relative to the run's
+    name: str  # its folder, relative to the run's, and its file where that is another than result.json
     folder: Path
     card: dict[str, Any]
 
 
 def find_cards(run: Run) -> tuple[list[Found], list[str]]:
-    """All cards below the run directory, by folder, and a line on each result.json that is none."""
+    """All cards below the run directory, by folder, and a line on each file that should be one."""
     found, problems = [], []
-    for path in sorted(run.folder.rglob(CARD)):
-        try:
-            found.append(Found(str(path.parent.relative_to(run.folder)), path.parent, read_card(path)))
-        except InputError as error:
-            problems.append(one_line(error))
+    for path in sorted(path for name in (CARD, EVAL_CARD) for path in run.folder.rglob(name)):
+        card, problem = attempt(read_card, path)
+        if problem:
+            problems.append(problem)
+        else:
+            named = path.parent if path.name == CARD else path
+            found.append(Found(str(named.relative_to(run.folder)), path.parent, card))
     return found, problems
 
 
@@ -49,17 +51,13 @@ def results_html(run: Run) -> str:
         return "".join(parts) + missing(f"No {CARD} lies below {run.folder}.", evaluation_commands(run))
     for task in dict.fromkeys(one.card["task"] for one in found):
         ours = [one for one in found if one.card["task"] == task]
-        parts.append(f"<h3>{escape(task)}</h3>{markdown_html(card_table([one.card for one in ours]))}")
+        head, *lines = rows([one.card for one in ours])
+        parts.append(f"<h3>{escape(task)}</h3>" + table(head, lines, numbers_from=head.index("level") + 1))
         lines = differences([one.card for one in ours])
         if lines:
             parts.append(details(f"{len(lines)} setting(s) differ between these {len(ours)} cards",
                                  "".join(map(paragraph, lines))))
-        figures = [picture(picture_uri(path), f"{describe(path)} of {one.name}",
-                           f"{one.name}/{path.relative_to(one.folder)}. {describe(path)}",
-                           "photo" if path.stem in PHOTOGRAPHS else "paper")
-                   for one in ours for pattern in PICTURES for path in sorted(one.folder.glob(pattern))]
-        if figures:
-            parts.append(f'<div class="gallery">{"".join(figures)}</div>')
+        parts.append(pictures_html(run, [one.folder for one in ours]))
         parts += [details(f"Card {one.name}", f"<pre>{escape(json.dumps(one.card, indent=1))}</pre>") for one in ours]
     tasks = {one.card["task"] for one in found}
     if not any("probe" in task for task in tasks):
@@ -67,15 +65,23 @@ def results_html(run: Run) -> str:
     return "".join(parts)
 
 
+def pictures_html(run: Run, folders: Sequence[Path]) -> str:
+    """The pictures in the folders of cards, and a line on each that cannot be read."""
+    figures, problems = [], []
+    for path in [path for folder in dict.fromkeys(folders) for pattern in PICTURES for path in sorted(folder.glob(pattern))]:
+        uri, problem = attempt(picture_uri, path)
+        name = path.relative_to(run.folder)
+        if problem:
+            problems.append(paragraph(f"Left out: {problem}"))
+        else:
+            figures.append(picture(uri, f"{describe(path)} of {name.parent}", f"{name}. {describe(path)}",
+                                   "photo" if path.stem in PHOTOGRAPHS else "paper"))
+    return "".join(problems) + (f'<div class="gallery">{"".join(figures)}</div>' if figures else "")
+
+
 def describe(path: Path) -> str:
     """What kind of picture a file is."""
     return MEANING[path.stem.split("_")[0]]
-
-
-def markdown_html(text: str) -> str:
-    """A Markdown table of `eval.table.markdown_rows` as HTML; the first three columns are texts."""
-    lines = [line.removeprefix("| ").removesuffix(" |").split(" | ") for line in text.splitlines()]
-    return table(lines[0], lines[2:], numbers_from=3)
 
 
 def newest(run: Run) -> str:
@@ -91,8 +97,11 @@ def evaluation_commands(run: Run, retrieval: bool = True) -> str:
 
 
 def find_films(run: Run) -> list[Path]:
-    """Films of visualization.main_temporal below the run directory."""
-    return sorted(path for path in run.folder.rglob("cam/*.mp4"))
+    """Films of visualization.main_temporal below the run directory, by name; the folder written to last comes first."""
+    films = sorted(run.folder.rglob("cam/*.mp4"))
+    written = {folder: max(path.stat().st_mtime for path in films if path.parent == folder)
+               for folder in {path.parent for path in films}}
+    return sorted(films, key=lambda path: -written[path.parent])
 
 
 def order_html(run: Run, films: Sequence[Path], most: int) -> str:
@@ -100,9 +109,11 @@ def order_html(run: Run, films: Sequence[Path], most: int) -> str:
     if not films:
         return missing("No film of temporal-order activation maps (cam/*.mp4) lies below the run directory.",
                        f"python -m visualization.report {run.folder} --cam --csv_file TRAIN.csv --test_csv TEST.csv")
-    figures = [f'<figure>{film(film_uri(path), f"Temporal-order activation maps of {path.stem}")}'
-               f"<figcaption>{escape(str(path.relative_to(run.folder)))}</figcaption></figure>"
-               for path in films[:most]]
+    figures = []
+    for path in films[:most]:
+        uri, problem = attempt(film_uri, path)
+        shown = film(uri, f"Temporal-order activation maps of {path.stem}") if uri else paragraph(f"Left out: {problem}")
+        figures.append(f"<figure>{shown}<figcaption>{escape(str(path.relative_to(run.folder)))}</figcaption></figure>")
     more = paragraph(f"{len(films) - most} more below the run directory (--max_films).") if len(films) > most else ""
     lead = paragraph(
         "Where the network sees the arrow of time. Left to right: the clip; evidence for natural order in it; evidence "

@@ -4,6 +4,7 @@ Shapes: N videos of a global batch, V clips of a video, T frames of a clip, K pr
 """
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,7 @@ from utils.errors import InputError
 NEEDED_FLAGS = ("num_prototypes", "num_clips", "clip_frames", "batch_per_gpu", "epochs", "net", "img_dim", "csv_file",
                 "graph_start_epoch", "seed")
 MONITOR = "monitor_"
+MONITOR_SKIPPED = "monitor_skipped"  # a count; all others are shares
 
 
 class Chance(NamedTuple):
@@ -55,9 +57,21 @@ class Run:
         return self.config["flags"]
 
     @property
+    def starts(self) -> list[dict[str, Any]]:
+        """What each start wrote into config.json, oldest first; the last is `config` itself."""
+        return starts_of(self.config)
+
+    @property
     def global_batch(self) -> int:
-        """N."""
-        return self.flags["batch_per_gpu"] * self.config.get("processes", 1)
+        """N in the log's last line; before any, that of the newest start."""
+        return batch_in(self.config, self.points[-1]["epoch"]) if self.points else batch_of(self.config, self.flags)
+
+    @property
+    def alike(self) -> list[dict[str, Any]]:
+        """The last of `points`, as many of them as have the same N."""
+        num = self.global_batch
+        same = itertools.takewhile(lambda line: batch_in(self.config, line["epoch"]) == num, reversed(self.points))
+        return list(same)[::-1]
 
     @property
     def epochs_done(self) -> int:
@@ -68,6 +82,11 @@ class Run:
         """(places, values) of a name in the log; places are epochs from 1, or steps."""
         return series_of(self.monitored if name.startswith(MONITOR) else self.points, name, self.unit)
 
+    def recent(self, name: str, skipped_epochs: int = 0) -> list[float]:
+        """Finite values of a name in `alike`, without the run's first `skipped_epochs`."""
+        _, values = series_of([line for line in self.alike if line["epoch"] >= skipped_epochs], name, self.unit)
+        return [value for value in values if math.isfinite(value)]
+
     def names(self, prefix: str) -> list[str]:
         """Names in the log that begin with `prefix`, in the log's order."""
         lines = self.monitored if prefix == MONITOR else self.points
@@ -76,6 +95,23 @@ class Run:
     def events_of(self, kind: str) -> list[dict[str, Any]]:
         """Lines of one kind of event."""
         return [line for line in self.events if line["kind"] == kind]
+
+
+def starts_of(config: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What each start wrote into config.json, oldest first."""
+    return [*config.get("earlier_starts", []), config]
+
+
+def batch_of(start: Mapping[str, Any], flags: Mapping[str, Any]) -> int:
+    """N of a start; `flags` where it does not tell its own."""
+    return start.get("flags", flags)["batch_per_gpu"] * start.get("processes", 1)
+
+
+def batch_in(config: Mapping[str, Any], epoch: float) -> int:
+    """N in `epoch` (from 0): that of the last start that went through it, whose values stand in the log."""
+    starts = starts_of(config)
+    through = [start for start in starts if start.get("start_epoch", 0) <= epoch]
+    return batch_of((through or starts[:1])[-1], config["flags"])
 
 
 def series_of(lines: Sequence[Mapping[str, Any]], name: str, unit: str) -> tuple[list[float], list[float]]:
@@ -95,9 +131,7 @@ def read_run(folder: Path) -> Run:
     steps = [line for line in lines if line["kind"] == "step"]
     monitored = [line for line in lines if any(name.startswith(MONITOR) for name in line)]
     events = [line for line in lines if line["kind"] not in ("epoch", "step") and line not in monitored]
-    batch = config["flags"]["batch_per_gpu"] * config.get("processes", 1)
-    steps_per_epoch = max(config.get("videos", 0) // batch, 1)
-    checkpoints = [(done + step / steps_per_epoch, path)
+    checkpoints = [(done + step / max(config.get("videos", 0) // batch_in(config, done), 1), path)
                    for (done, step), path in list_checkpoints(folder / "checkpoints")]
     return Run(folder, config, epochs or steps, "epoch" if epochs else "step", monitored, events,
                sorted((folder / "not_finite").glob("*.json")), checkpoints)

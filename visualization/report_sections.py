@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from visualization.report_charts import Level, Series, bar_chart, line_chart
 from visualization.report_html import details, facts, film, missing, paragraph, table
 from visualization.report_model import Measured
 from visualization.report_pictures import Row
-from visualization.report_run import MONITOR, Run, chance_losses
+from visualization.report_run import MONITOR, MONITOR_SKIPPED, Run, batch_of, chance_losses
 from visualization.report_warnings import Finding
 
 MAX_LISTED = 20        # events shown one by one
@@ -47,7 +47,7 @@ def configuration_html(run: Run) -> str:
         "Backbone": f"{flags['net']}, {flags['clip_frames']} frames of {flags['img_dim']} px",
         "Videos": f"{config.get('videos', 'unknown')} of {flags['csv_file']}"
                   f" ({config.get('videos_too_short', 0)} more are too short)",
-        "Global batch": f"{run.global_batch} videos, {config.get('processes', 1)} process(es)",
+        "Global batch": f"{batch_of(config, flags)} videos, {config.get('processes', 1)} process(es)",
         "Device": config.get("device", "unknown"),
         "Commit": config.get("git_commit") or "unknown",
         "csv, SHA-256": config.get("csv_sha256", "unknown"),
@@ -60,22 +60,24 @@ def configuration_html(run: Run) -> str:
         ["flag", "name inside", "value"],
         [[spelled.get(name, "-"), name, or_none(value)] for name, value in flags.items()]))
     command = details("Command", f"<pre>{escape(' '.join(map(str, config.get('command', []))))}</pre>")
-    return main + differing + everything + command + starts_html([*config.get("earlier_starts", []), config])
+    return main + differing + everything + command + starts_html(run)
 
 
 def or_none(value: Any) -> str:
-    """A flag's value as text."""
-    return "none" if value is None else str(value)
+    """A flag's value as text; "none" may be one itself."""
+    return "not given" if value is None else str(value)
 
 
-def starts_html(starts: Sequence[Mapping[str, Any]]) -> str:
+def starts_html(run: Run) -> str:
     """A table of the starts of a resumed run; of one that was never resumed, a line."""
+    starts = run.starts
     if len(starts) == 1:
         return paragraph("Started once.")
     rows = [[number, start.get("start_epoch", 0), start.get("start_step", 0), start.get("processes", 1),
-             start.get("device", ""), start.get("versions", {}).get("torch", ""), (start.get("git_commit") or "")[:12]]
+             batch_of(start, run.flags), start.get("device", ""), start.get("versions", {}).get("torch", ""),
+             (start.get("git_commit") or "")[:12]]
             for number, start in enumerate(starts, start=1)]
-    return table(["start", "after epochs", "and steps", "processes", "device", "torch", "commit"], rows,
+    return table(["start", "after epochs", "and steps", "processes", "global batch", "device", "torch", "commit"], rows,
                  caption=f"Started {len(starts)} times")
 
 
@@ -139,12 +141,16 @@ def curves_html(run: Run) -> str:
         chart("Learning rate", ["lr"], least=0),
         chart("Throughput, videos a second", ["samples_per_s"], least=0),
         chart("Time spent waiting for data", ["data_wait"], percent=True, least=0),
-        chart("Monitor, on labelled videos", run.names(MONITOR), percent=True, least=0),
+        chart("Monitor, on labelled videos", [name for name in run.names(MONITOR) if name != MONITOR_SKIPPED],
+              percent=True, least=0),
     ]
     lacking = [title for title, name in (("gradient norm", "gradient_norm"), ("graph edges", "graph_edges_per_row"))
                if not run.series(name)[1]]
     notes = [f"Means over each {run.unit}. Dotted: by chance, where all candidates look alike. Dashed: what changes on "
              "the way."]
+    if len(run.alike) < len(run.points):
+        notes.append(f"The global batch has changed on the way; by chance is that of the last {run.unit}, with "
+                     f"{run.global_batch} videos.")
     notes += [f"Not in this log: {', '.join(lacking)}."] if lacking else []
     return "".join(map(paragraph, notes)) + f'<div class="charts">{"".join(charts)}</div>' + values_html(run)
 

@@ -1,7 +1,7 @@
 """What a run's numbers warn of, in plain words: what was seen, what it usually means, what to try.
 
-Each threshold stands with its reason. Values are judged by their mean over the last LAST points of the log, and
-losses only where there are EARLY epochs of them: every run begins at the level of chance.
+Each threshold stands with its reason. Values are judged by their mean over the last LAST points of the log that have
+the same global batch, and losses only where there are EARLY epochs of them: every run begins at the level of chance.
 """
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import NamedTuple
 
 from visualization.report_model import Measured
-from visualization.report_run import Run, chance_losses
+from visualization.report_run import MONITOR_SKIPPED, Run, chance_losses
 
 LAST = 3   # points: one alone is noisy in small runs
 EARLY = 5  # epochs: prototypes are frozen in the first, and need a few to part
@@ -22,6 +22,7 @@ LOW_RANK = 0.04         # of the largest possible; pretrained features lie above
 LEAST_RANK = 1.5        # one direction alone, whatever the number of videos
 FEWEST_VIDEOS = 16  # the rank of fewer is bounded by their number, whatever the network
 FALLEN_RANK = 0.5       # of the highest among earlier checkpoints; in healthy runs it hardly moves once trained
+FROM_EARLY = ("prototypes_in_use", "assignment_entropy")  # judged after EARLY epochs, as prototypes are
 CONSTANT_SPREAD = 0.02  # of the features' size; 0.2 and more with random weights already
 LONG_WAIT = 0.2         # share of time; a fifth of the device's time is worth a look at the loader
 
@@ -41,22 +42,31 @@ def find_warnings(run: Run, measured: Measured | None) -> list[Finding]:
     found = [*stuck_losses(run), *unused_prototypes(run), *uniform_assignments(run), *diagonal_graph(run)]
     if measured:
         found += [*constant_features(measured), *low_rank(measured)]
-    found += [*not_finite(run), *bad_videos(run), *waiting_for_data(run)]
+    found += [*not_finite(run), *bad_videos(run), *unseen_by_monitor(run), *waiting_for_data(run)]
     return sorted(found, key=lambda finding: not finding.collapse)
 
 
 def what_was_checked(run: Run, measured: Measured | None) -> list[str]:
     """A line for each kind of check: on what it stands, or why it could not be made."""
-    judged = judged_terms(run)
+    judged, terms = judged_terms(run), chance_losses(run.flags, run.global_batch)
     epochs = f"{run.epochs_done} finished epoch(s)"
-    lines = [f"losses against chance: {', '.join(judged)} over {epochs}" if judged else
-             f"losses against chance: not judged before {EARLY} epochs of a term; there are {epochs}"]
+    lines = [f"losses against chance: {', '.join(judged)} over {epochs}"] if judged else []
+    if len(judged) < len(terms):
+        lines.append(f"losses against chance: not judged before {EARLY} epochs of a term; there are {epochs}: "
+                     f"{', '.join(name for name in terms if name not in judged)}")
+    if len(run.alike) < len(run.points):
+        lines.append(f"global batch: {run.global_batch} videos from {run.unit} "
+                     f"{run.alike[0]['epoch' if run.unit == 'epoch' else 'step'] + (run.unit == 'epoch')} on; what was "
+                     "logged before, with another, is not judged")
     for name, what in (("prototypes_in_use", "prototypes in use"), ("assignment_entropy", "assignment entropy"),
                        ("graph_edges_per_row", "graph edges"), ("data_wait", "waiting for data")):
         value = last_mean(run, name)
-        lines.append(f"{what}: {'not in the log' if value is None else f'{value:.3g} of late'}")
-    lines.append(f"features: {len(measured.records)} videos at {len(measured.states)} states of the network" if measured
-                 else "effective rank and spread of features: not computed")
+        lines.append(f"{what}: {unjudged(run, name) if value is None else f'{value:.3g} of late'}")
+    if measured:
+        lines.append(f"features: {len(measured.records)} videos at {len(measured.states)} states of the network")
+        lines += [f"{what}: not judged: {why}" for what, why in rank_unjudged(measured).items()]
+    else:
+        lines.append("effective rank and spread of features: not computed")
     lines.append(f"events: {len(run.events_of('skipped_step'))} skipped step(s), {len(run.events_of('bad_video'))} "
                  "unreadable video(s)")
     return lines
@@ -65,13 +75,26 @@ def what_was_checked(run: Run, measured: Measured | None) -> list[str]:
 def judged_terms(run: Run) -> list[str]:
     """Loss terms that the log holds for long enough."""
     return [name for name in chance_losses(run.flags, run.global_batch)
-            if run.unit == "epoch" and len(run.series(name)[1]) >= EARLY]
+            if run.unit == "epoch" and len(run.series(name)[1]) >= EARLY and run.recent(name)]
 
 
 def last_mean(run: Run, name: str) -> float | None:
-    """Mean of the last values of `name`; None where the log has none."""
-    values = run.series(name)[1][-LAST:]
+    """Mean of the last values of `name`; None where there are none that can be judged, which `unjudged` explains."""
+    if name in FROM_EARLY and run.epochs_done < EARLY:
+        return None
+    values = run.recent(name, skipped_epochs=name == "data_wait")[-LAST:]
     return fmean(values) if values else None
+
+
+def unjudged(run: Run, name: str) -> str:
+    """Why there is nothing to judge `name` by."""
+    if not run.series(name)[1]:
+        return "not in the log"
+    if name in FROM_EARLY and run.epochs_done < EARLY:
+        return f"not judged before {EARLY} epochs; there are {run.epochs_done}"
+    if name == "data_wait":
+        return "not judged in the first epoch, in which the loader starts"
+    return "not judged: no finite value of late"
 
 
 def stuck_losses(run: Run) -> list[Finding]:
@@ -79,10 +102,10 @@ def stuck_losses(run: Run) -> list[Finding]:
     chances = chance_losses(run.flags, run.global_batch)
     findings = []
     for name in judged_terms(run):
-        value, chance = last_mean(run, name), chances[name]
+        value, chance, num = last_mean(run, name), chances[name], min(LAST, len(run.recent(name)))
         if value < STUCK_SHARE * chance.loss:
             continue
-        seen = f"{name} is {value:.3f} over the last {LAST} epochs; by chance it is {chance}."
+        seen = f"{name} is {value:.3f} over the last {num} epoch(s); by chance it is {chance}."
         if name == "prototype":
             findings.append(Finding(
                 "Collapse: swapped prediction is stuck at ln K", seen,
@@ -102,6 +125,14 @@ def stuck_losses(run: Run) -> list[Finding]:
                 "The graph head gives all videos of a batch the same embedding.",
                 "Begin the graph constraint later (--split), when the instance contrast has learned to part videos.",
                 True))
+        elif name.startswith("motion"):
+            level = name.removeprefix("motion_")
+            findings.append(Finding(
+                f"Collapse: {name} is stuck at the logarithm of its number of candidates", seen,
+                f"At the {level} level all clips, and their time reversals, have about the same embedding: neither a "
+                "video's own clip nor the direction of time is told.",
+                "Check that videos show motion: no still pictures, no blank frames; larger strides (--rate), a smaller "
+                "learning rate.", True))
         else:
             findings.append(Finding(
                 f"Collapse: {name} is stuck at the logarithm of its number of candidates", seen,
@@ -127,7 +158,7 @@ def unused_prototypes(run: Run) -> list[Finding]:
 def uniform_assignments(run: Run) -> list[Finding]:
     """Assignments without preference."""
     entropy, most = last_mean(run, "assignment_entropy"), math.log(run.flags["num_prototypes"])
-    if entropy is None or run.unit != "epoch" or run.epochs_done < EARLY or entropy < UNIFORM_SHARE * most:
+    if entropy is None or entropy < UNIFORM_SHARE * most:
         return []
     return [Finding(
         "Collapse: assignments are uniform",
@@ -161,6 +192,16 @@ def constant_features(measured: Measured) -> list[Finding]:
         f"size: {', '.join(flat)}.", "The network gives every video the same features.",
         "Check that the videos differ and are not blank; a smaller learning rate; go on from an earlier checkpoint.",
         True)]
+
+
+def rank_unjudged(measured: Measured) -> dict[str, str]:
+    """Which checks of the effective rank cannot be made -> why."""
+    if len(measured.records) < FEWEST_VIDEOS:
+        return {"effective rank": f"{len(measured.records)} video(s), of which {FEWEST_VIDEOS} are needed: their number "
+                                  "bounds it"}
+    if sum(state.epochs > 0 for state in measured.states) < 2:
+        return {"falling effective rank": "one checkpoint, and no earlier one to compare with"}
+    return {}
 
 
 def low_rank(measured: Measured) -> list[Finding]:
@@ -212,6 +253,18 @@ def bad_videos(run: Run) -> list[Finding]:
         "Unreadable videos", f"{len(bad)}{f' of {videos}' if videos else ''}; another video stands in for each. "
         f"The first: {bad[0].get('path', '')}.", "Files are missing or broken. The rest of the run is as it should be.",
         "python scripts/check_data.py CSV --decode finds all such files before a run; extract them again.")]
+
+
+def unseen_by_monitor(run: Run) -> list[Finding]:
+    """Labelled videos that the monitor could not read."""
+    num = run.monitored[-1].get(MONITOR_SKIPPED, 0) if run.monitored else 0
+    if not num:
+        return []
+    return [Finding(
+        "The monitor leaves out videos", f"{num:g} labelled video(s) could not be read at its last look, after epoch "
+        f"{run.monitored[-1]['epoch'] + 1}.",
+        "Its figures are those of the others. Training itself does not see these videos.",
+        "python scripts/check_data.py CSV --decode, with the files of --monitor_csv, names them.")]
 
 
 def waiting_for_data(run: Run) -> list[Finding]:

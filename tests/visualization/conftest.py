@@ -14,6 +14,7 @@ from tests.planted_run import write_run
 from utils.checkpoint import FORMAT, write_checkpoint
 from visualization.report import main
 
+CAM = ["--cam_img_dim", "32"]
 SMALL = ["--workers", "0", "--gpu", "none", "--batch", "4", "--max_films", "1"]
 
 
@@ -61,5 +62,5 @@ def full_run(videos_csv, tmp_path_factory) -> Path:
 def full_report(full_run, labelled_csv) -> Path:
     """The report of `full_run`, with temporal-order films."""
     train, test = labelled_csv
-    assert main([str(full_run), "--csv_file", str(train), "--test_csv", str(test), "--cam", *SMALL]) == 0
+    assert main([str(full_run), "--csv_file", str(train), "--test_csv", str(test), "--cam", *CAM, *SMALL]) == 0
     return full_run / "report.html"

@@ -106,6 +106,21 @@ def test_panels_play_in_step_and_the_cursor_moves(tmp_path):
             assert abs(redness.argmax() / panel * side - (7 * i + 3)) <= 4
 
 
+def test_any_name_can_be_a_films(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pictures = np.zeros((3, 32, 32, 3), np.uint8)
+    for folder in ("2024-11-24T15:08", "\udcff"):  # the one looks like a protocol, the other is not UTF-8
+        Path(folder).mkdir()
+        write_film(Path(folder) / "film.mp4", pictures, 4)
+        assert len(decode(Path(folder).absolute() / "film.mp4")[2]) == 3
+    for name in ("x" * 250, "é" * 127):
+        shortened = cam.cam_name(12345, f"videos/{name}.mp4")
+        assert shortened.startswith(f"12345_{name[:100]}") and shortened.removeprefix("12345_") in name
+        write_film(tmp_path / f"{shortened}.mp4", pictures, 4)
+    with pytest.raises(InputError, match="cannot write the film: File name too long"):
+        write_film(tmp_path / f"{'x' * 251}.mp4", pictures, 4)
+
+
 def test_what_cannot_be_written_is_told_in_one_line(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     frames, maps = np.zeros((2, 8, 32, 32, 3), np.uint8), np.zeros((2, 8, 32, 32), np.float32)

@@ -26,9 +26,25 @@ def test_picture_of_a_run(tmp_path, capsys):
     assert str(tmp_path / "run" / "curves.png") in capsys.readouterr().out
 
 
+def test_the_picture_is_put_where_it_is_asked_for_in_a_kind_that_there_is(tmp_path, capsys):
+    write_run(tmp_path / "run", 2)
+    (tmp_path / "file").touch()
+    out = tmp_path / "new" / "folder" / "a.svg"
+    assert main([str(tmp_path / "run"), "--out", str(out)]) == 0 and "<svg" in out.read_text()
+    capsys.readouterr()
+    for wrong, named in ((tmp_path / "a.abc", "must end in one of .png"), (tmp_path / "a", "must end in"),
+                         (tmp_path / "file" / "a.png", "cannot write the picture")):
+        assert main([str(tmp_path / "run"), "--out", str(wrong)]) == 2
+        error = capsys.readouterr().err
+        assert f"--out {wrong}: " in error and named in error and error.count("\n") == 1
+
+
 def test_what_is_no_run_is_one_line(tmp_path, capsys):
     write_run(tmp_path / "young", 0)
-    for folder, named in ((tmp_path / "none", "not a run directory"), (tmp_path / "young", "no finished epoch")):
+    write_run(tmp_path / "head", 0)
+    (tmp_path / "head" / "log.jsonl").write_text('{"kind": "epoch", "epoch": 0, "step": 1, "loss": 0.7}\n')
+    for folder, named in ((tmp_path / "none", "not a run directory"), (tmp_path / "young", "no finished epoch"),
+                          (tmp_path / "head", "no loss of pretraining")):
         assert main([str(folder)]) == 2
         error = capsys.readouterr().err
         assert named in error and error.count("\n") == 1

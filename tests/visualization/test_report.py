@@ -6,7 +6,6 @@ import io
 import json
 import re
 import shutil
-from html.parser import HTMLParser
 
 import av
 import cv2
@@ -14,53 +13,8 @@ import numpy as np
 import torch
 
 from tests.planted_run import write_run
+from tests.visualization.report_page import SECTIONS, read_page, report
 from visualization.report import main
-
-SECTIONS = ["warnings", "configuration", "events", "curves", "prototypes", "rank", "embedding", "results", "order"]
-VOID = {"meta", "link", "img", "br", "line", "polyline", "circle", "rect"}
-
-
-class Page(HTMLParser):
-    """Elements as (tag, attributes, text inside it and below), with a check that tags are closed in order."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str]]] = []
-        self.open: list[tuple[str, dict[str, str]]] = []
-        self.texts: dict[str, str] = dict.fromkeys(SECTIONS, "")
-        self.feed(text)
-        self.close()
-        assert not self.open, self.open
-
-    def handle_starttag(self, tag, attrs):
-        self.elements.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append((tag, dict(attrs)))
-
-    def handle_startendtag(self, tag, attrs):
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag):
-        assert self.open and self.open.pop()[0] == tag, tag
-
-    def handle_data(self, data):
-        for tag, attributes in self.open:
-            if tag == "section":
-                self.texts[attributes["id"]] += data
-
-    def of(self, tag: str) -> list[dict[str, str]]:
-        return [attributes for name, attributes in self.elements if name == tag]
-
-
-def read_page(path) -> Page:
-    return Page(path.read_text())
-
-
-def report(run, *flags: str, out=None) -> Page:
-    out = out or run / "report.html"
-    assert main([str(run), "--out", str(out), "--workers", "0", "--gpu", "none", *flags]) == 0
-    return read_page(out)
-
 
 def test_every_section_is_there_and_says_what_it_should(full_report):
     page = read_page(full_report)
@@ -164,7 +118,7 @@ def test_an_unreadable_video_is_told_and_left_out(full_run, labelled_csv, videos
     csv.write_text("gone,40\nv1,40\nv2,40\n")
     page = report(full_run, "--csv_file", str(csv), "--max_checkpoints", "1", out=tmp_path / "a.html")
     assert "1 of them cannot be read" in page.texts["prototypes"] and "gone" in page.texts["prototypes"]
-    assert "no labels" in page.texts["embedding"]
+    assert "no labels to color points by: " in page.texts["embedding"] and "2 column(s)" in page.texts["embedding"]
     assert "epoch_0012" in page.texts["rank"] and "epoch_0004" not in page.texts["rank"]
     page = report(full_run, "--csv_file", str(csv), "--max_videos", "2", out=tmp_path / "b.html")
     assert "2 evenly spread ones of the 3 videos" in page.texts["prototypes"]
@@ -200,9 +154,13 @@ def test_mistakes_are_one_line(tmp_path, full_run, labelled_csv, capsys):
     for wrong, named in (([tmp_path / "none"], "not a run directory"), ([classifier], "num_prototypes"),
                          ([torn], "log.jsonl:2"), ([run, "--csv_file", "gone.csv"], "gone.csv"),
                          ([full_run, "--test_csv", "gone.csv"], "gone.csv"), ([run, "--cam"], "--cam"),
-                         ([full_run, "--cam", "--csv_file", train, "--test_csv", train, "--gpu", "none"], "held-out"),
+                         ([full_run, "--cam", "--csv_file", train, "--test_csv", train, "--gpu", "none",
+                           "--cam_img_dim", "32"], "held-out"),
                          ([run, "--max_videos", "1"], "--max_videos 1"), ([run, "--gpu", "x"], "--gpu x"),
-                         ([run, "--logs_only", "--cam", "--csv_file", "a", "--test_csv", "b"], "--logs_only"),
+                         ([run, "--logs_only", "--cam", "--csv_file", "a", "--test_csv", "b"], "leave --cam out"),
+                         ([run, "--logs_only", "--csv_file", "a"], "--logs_only: "),
+                         ([run, "--logs_only", "--test_csv", "a"], "leave --test_csv out"),
+                         ([run, "--cam_level", "low"], "for --cam"), ([run, "--cam_img_dim", "32"], "for --cam"),
                          ([run, "--logs_only", "--out", tmp_path / "none" / "a.html"], "--out")):
         assert main([*map(str, wrong), "--workers", "0"]) == 2, wrong
         error = capsys.readouterr().err

@@ -1,6 +1,7 @@
 """Warnings: each for the log that it is planted in, none for a healthy one."""
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
@@ -14,7 +15,7 @@ from models.graph import graph_contrast
 from models.losses import instance_contrast, swapped_prediction, timestamp_retrieval
 from tests.planted_run import FLAGS, write_run
 from visualization.report_model import Measured, State
-from visualization.report_run import chance_losses, read_run
+from visualization.report_run import batch_in, chance_losses, read_run
 from visualization.report_warnings import find_warnings, what_was_checked
 
 N, V, T, K = 6, 3, 48, 10
@@ -78,6 +79,80 @@ def test_each_is_found_where_it_is_planted_and_nothing_else(tmp_path, planted, t
     [found] = warn(tmp_path / "run", **planted)
     assert title in found.title and seen in found.seen
     assert found.means and found.remedy
+
+
+def resumed_at(epoch: int, batch: int, then: int) -> dict:
+    """Configuration of a run that went on with 8 processes after so many epochs; before, it had `then` videos a step."""
+    earlier = {"start_epoch": 0, "processes": 1, "flags": {**FLAGS, "batch_per_gpu": then}}
+    return {"config": {"start_epoch": epoch, "processes": 8, "earlier_starts": [earlier]},
+            "flags": {"batch_per_gpu": batch // 8}}
+
+
+@pytest.mark.parametrize(("first", "chance", "told"), [(11, "ln 255", ["128 videos from epoch 12 on"]), (12, "ln 63", [])])
+def test_epochs_are_judged_by_the_batch_that_they_had(tmp_path, first, chance, told):
+    """Before epoch `first` (from 0) there were 32 videos in a batch; it may not be over yet."""
+    few = {"prototypes_in_use": lambda epoch: 60.0 if epoch >= first else 20.0}
+    healthy = {**few, "instance_high": lambda epoch: 3.0 if epoch >= first else 1.5}
+    assert warn(tmp_path / "healthy", changes=healthy, **resumed_at(first, 128, then=32)) == []
+    stuck = {**few, "instance_high": lambda epoch: math.log(255 if epoch >= first else 63)}
+    [found] = warn(tmp_path / "stuck", changes=stuck, **resumed_at(first, 128, then=32))
+    assert found.title.startswith("Collapse: instance_high") and chance in found.seen
+    lines = [line for line in what_was_checked(read_run(tmp_path / "stuck"), None) if line.startswith("global batch")]
+    assert len(lines) == len(told) and all(part in line for part, line in zip(told, lines))
+
+
+def test_a_start_that_repeats_epochs_decides_their_batch(tmp_path):
+    earlier = [{"start_epoch": 0, "processes": 1}, {"start_epoch": 8, "processes": 4}]
+    run = read_run(write_run(tmp_path / "run", config={"earlier_starts": earlier, "start_epoch": 5, "processes": 2}))
+    assert run.global_batch == 64 and [line["epoch"] for line in run.alike] == list(range(5, 12))
+    assert batch_in(run.config, 4) == 32 and batch_in(run.config, 9) == 64
+
+
+def test_the_first_epochs_are_no_false_alarm(tmp_path):
+    early = {"prototypes_in_use": lambda epoch: 1.0 if epoch < 2 else 40.0, "data_wait": lambda epoch: 0.0 if epoch else 0.9}
+    for epochs in (0, 1, 2, 3):
+        run = write_run(tmp_path / f"run{epochs}", epochs=epochs, changes=early)
+        if not epochs:
+            (run / "log.jsonl").write_text(json.dumps(
+                {"kind": "step", "epoch": 0, "step": 1, "prototypes_in_use": 1.0, "data_wait": 0.9}) + "\n")
+        assert find_warnings(read_run(run), None) == []
+    checked = "; ".join(what_was_checked(read_run(tmp_path / "run1"), None))
+    assert "prototypes in use: not judged before 5 epochs; there are 1" in checked
+    assert "waiting for data: not judged in the first epoch" in checked
+
+
+def test_values_that_are_not_finite_are_not_judged(tmp_path):
+    nan = dict.fromkeys(("instance_high", "graph_edges_per_row"), math.nan)
+    assert warn(tmp_path / "run", changes=nan) == []
+    checked = "; ".join(what_was_checked(read_run(tmp_path / "run"), None))
+    assert "graph edges: not judged: no finite value" in checked
+    assert "not judged before 5 epochs of a term; there are 12 finished epoch(s): instance_high;" in checked
+
+
+def test_a_check_that_is_not_made_is_told(tmp_path):
+    run = read_run(write_run(tmp_path / "run", epochs=6))
+    [judged, not_judged] = [line for line in what_was_checked(run, None) if line.startswith("losses")]
+    assert "instance_high" in judged and not_judged.endswith("graph_low, graph_mid, graph_high")
+    for measured, told in (
+        (measure_states((0, 90, 0.3), (6, 40, 0.6), num_videos=12), "effective rank: not judged: 12 video(s)"),
+        (measure_states((0, 90, 0.3), (6, 40, 0.6)), "falling effective rank: not judged: one checkpoint"),
+    ):
+        assert [line for line in what_was_checked(run, measured) if "rank" in line][0].startswith(told)
+    both = measure_states((0, 90, 0.3), (6, 40, 0.6), (12, 40, 0.6))
+    assert not any("rank" in line for line in what_was_checked(run, both))
+
+
+def test_videos_that_the_monitor_leaves_out_are_told(tmp_path):
+    looks = [{"kind": "monitor", "epoch": epoch, "step": 60, "monitor_R@1": 0.25, **skipped}
+             for epoch, skipped in ((4, {}), (9, {"monitor_skipped": 7}))]
+    [found] = warn(tmp_path / "run", events=looks)
+    assert "monitor leaves out" in found.title and "7 labelled video(s)" in found.seen and "epoch 10" in found.seen
+    assert warn(tmp_path / "well", events=looks[:1]) == []
+
+
+def test_stuck_motion_names_the_reversal(tmp_path):
+    [found] = warn(tmp_path / "run", changes={"motion_mid": math.log(129)})
+    assert "mid level" in found.means and "reversals" in found.means
 
 
 def test_only_the_last_epochs_count_and_few_are_not_judged(tmp_path):

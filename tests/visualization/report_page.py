@@ -1,0 +1,51 @@
+"""Reports read back: their elements, and the text of each section."""
+from __future__ import annotations
+
+from html.parser import HTMLParser
+
+from visualization.report import main
+
+SECTIONS = ["warnings", "configuration", "events", "curves", "prototypes", "rank", "embedding", "results", "order"]
+VOID = {"meta", "link", "img", "br", "line", "polyline", "circle", "rect"}
+
+
+class Page(HTMLParser):
+    """Elements as (tag, attributes, text inside it and below), with a check that tags are closed in order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str]]] = []
+        self.open: list[tuple[str, dict[str, str]]] = []
+        self.texts: dict[str, str] = dict.fromkeys(SECTIONS, "")
+        self.feed(text)
+        self.close()
+        assert not self.open, self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append((tag, dict(attrs)))
+
+    def handle_startendtag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open and self.open.pop()[0] == tag, tag
+
+    def handle_data(self, data):
+        for tag, attributes in self.open:
+            if tag == "section":
+                self.texts[attributes["id"]] += data
+
+    def of(self, tag: str) -> list[dict[str, str]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+def read_page(path) -> Page:
+    return Page(path.read_text())
+
+
+def report(run, *flags: object, out=None) -> Page:
+    out = out or run / "report.html"
+    assert main([str(run), "--out", str(out), "--workers", "0", "--gpu", "none", *map(str, flags)]) == 0
+    return read_page(out)

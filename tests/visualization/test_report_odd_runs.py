@@ -1,0 +1,161 @@
+"""The report of runs that are torn, changed on the way, oddly named, or far from their videos."""
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from tests.planted_run import write_run
+from tests.visualization.report_page import report
+from utils.checkpoint import list_checkpoints
+from visualization.report import main
+from visualization.report_videos import label_names, read_videos
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_videos_are_read_as_pretraining_reads_them(tmp_path):
+    for text, labels, why in (("a,40,1\nb,0,x\nc,40,0\n", [1, 0], ""), ("a,40,1\nb,0\nc,40,0\n", [1, 0], ""),
+                              ("a,40,1\nc,40,cat\n", [None, None], "a.csv:2: label (third column) is 'cat'"),
+                              ("a,40,1\nc,40\n", [None, None], "a.csv:2: 2 column(s)")):
+        (tmp_path / "a.csv").write_text(text)
+        videos = read_videos(str(tmp_path / "a.csv"), 9)
+        assert [record.label for record in videos.records] == labels and why in videos.unlabelled, text
+        assert bool(why) == bool(videos.unlabelled)
+
+
+def test_word_labels_cost_the_embedding_alone(full_run, videos_csv, tmp_path):
+    csv = videos_csv.parent / "words.csv"
+    csv.write_text("v0,40,cat\nv1,40,dog\nv2,40,cat\nv3,0,dog\n")
+    page = report(full_run, "--csv_file", csv, "--max_checkpoints", 1, out=tmp_path / "a.html")
+    assert "3 evenly spread ones of the 4 videos" in page.texts["prototypes"] and "epoch_0012" in page.texts["rank"]
+    assert "label (third column) is 'cat'" in page.texts["embedding"]
+
+
+def test_class_names_that_do_not_fit_are_numbers(tmp_path):
+    assert label_names(str(tmp_path / "a.csv"), [2, 0, 2]) == ({0: "0", 2: "2"}, "")
+    (tmp_path / "classes.txt").write_text("only\n")
+    names, why = label_names(str(tmp_path / "a.csv"), [2, 0])
+    assert names == {0: "0", 2: "2"} and "classes.txt: names 1 class(es)" in why
+
+
+def test_held_out_videos_stand_in_for_those_that_are_not_here(full_run, labelled_csv, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(full_run, run)
+    config = json.loads((run / "config.json").read_text())
+    config["flags"]["csv_file"] = "/nowhere/videos.csv"
+    (run / "config.json").write_text(json.dumps(config))
+    page = report(run, "--test_csv", labelled_csv[1], "--max_checkpoints", 1)
+    assert "/nowhere/videos.csv, is not here" in page.texts["prototypes"] and "test.csv" in page.texts["prototypes"]
+    assert "epoch_0012" in page.texts["rank"]
+    assert any("t-SNE" in one["alt"] for one in page.of("img"))
+
+
+def test_one_torn_file_costs_no_more_than_itself(tmp_path):
+    run = write_run(tmp_path / "run")
+    card = {"task": "retrieval", "metrics": {"high": {"R@1": 0.415}}, "weights": "a | b", "settings": {}, "csv_files": {}}
+    for name, changes in (("good", {}), ("flat", {"metrics": {"R@1": 0.4}}), ("named", {"task": ["x"]}),
+                          ("text", {"metrics": {"high": {"R@1": "0.4"}}}), ("list", {"settings": []})):
+        (run / name).mkdir()
+        (run / name / "result.json").write_text(json.dumps({**card, **changes}))
+    for name in ("retrieval.png", "embedding.png", "embedding_low.png"):
+        (run / "good" / name).write_bytes(b"" if "low" in name else b"no picture")
+    assert cv2.imwrite(str(run / "good" / "embedding_high.png"), np.eye(20, dtype=np.uint8) * 255)
+    page = report(run, "--logs_only")
+    text = page.texts["results"]
+    assert [text.count(part) for part in ("Left out: ", "not a result card", "not a readable picture")] == [7, 4, 3]
+    assert [one["alt"] for one in page.of("img")] == ["Videos as points, colored by class. of good"]
+    assert re.search(r"retrievala \| b.?high41\.5", text), "a cell each"
+
+
+def test_cards_of_mode_eval_are_shown_too(tmp_path):
+    run = write_run(tmp_path / "run")
+    card = {"task": "temporal_order", "weights": "w", "settings": {}, "csv_files": {}}
+    (run / "order").mkdir()
+    for name, accuracy in (("result.json", 0.5), ("result_eval.json", 0.75)):
+        (run / "order" / name).write_text(json.dumps({**card, "metrics": {"high": {"accuracy": accuracy}}}))
+    text = report(run, "--logs_only").texts["results"]
+    assert "50.0" in text and "75.0" in text and "Card order/result_eval.json" in text
+
+
+def test_films_made_last_come_first(tmp_path):
+    run = write_run(tmp_path / "run")
+    for folder, age in (("order_epoch_0004", 50), ("order_epoch_0012", 100), ("temporal_order", 200)):
+        for number in (1, 0):
+            path = run / folder / "cam" / f"{number:04d}_v.mp4"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"film")
+            os.utime(path, (1e9 - age, 1e9 - age))
+    os.utime(run / "order_epoch_0012" / "cam" / "0000_v.mp4", (1e9, 1e9))
+    report(run, "--logs_only", "--max_films", 3)
+    text = (run / "report.html").read_text()
+    assert re.findall("<figcaption>(order[^<]*)", text) == [
+        "order_epoch_0012/cam/0000_v.mp4", "order_epoch_0012/cam/0001_v.mp4", "order_epoch_0004/cam/0000_v.mp4"]
+    assert "3 more below" in text
+
+
+def test_a_second_head_on_other_videos_or_clips_is_refused_with_a_way_out(full_run, full_report, labelled_csv, videos_csv,
+                                                                          tmp_path, capsys):
+    train, test = labelled_csv
+    fewer = videos_csv.parent / "fewer.csv"
+    fewer.write_text("v0,40,0\nv1,40,1\n")
+    out = full_run / "order_epoch_0012"
+    assert list_checkpoints(out / "checkpoints")
+    card = json.loads((out / "result.json").read_text())
+    assert card["settings"]["img_dim"] == 32 and list(card["metrics"]) == ["high"]
+    small = ["--cam_img_dim", 32]
+    for changes in ([fewer, *small], [train], [train, *small, "--cam_level", "low"]):
+        capsys.readouterr()
+        flags = ["--test_csv", test, "--workers", 0, "--gpu", "none", "--cam", "--csv_file", *changes]
+        assert main([str(full_run), *map(str, flags)]) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and f"remove {out} " in error, error
+        assert "fewer.csv" in error or "was trained with" in error
+
+
+def test_skipped_videos_of_the_monitor_are_no_share(tmp_path):
+    look = {"kind": "monitor", "epoch": 4, "step": 60, "monitor_R@1": 0.25, "monitor_skipped": 7}
+    page = report(write_run(tmp_path / "run", events=[look]), "--logs_only")
+    assert "R@1" in page.texts["curves"] and "700" not in page.texts["curves"] and "skipped" not in page.texts["curves"]
+    assert "7 labelled video(s)" in page.texts["warnings"]
+
+
+def test_chance_is_that_of_the_batch_of_the_last_epoch(tmp_path):
+    config = {"earlier_starts": [{"start_epoch": 0, "processes": 1}], "start_epoch": 9}
+    page = report(write_run(tmp_path / "run", config=config), "--logs_only")
+    assert "with 64 videos" in page.texts["curves"] and "ln 127" in page.texts["curves"]
+    page = report(write_run(tmp_path / "not_yet", config={**config, "start_epoch": 12}), "--logs_only")
+    assert "ln 63" in page.texts["curves"] and "has changed" not in page.texts["curves"]
+
+
+def test_a_flag_that_was_given_is_told_from_one_that_was_not(tmp_path):
+    text = report(write_run(tmp_path / "run", flags={"gpu": "none"}), "--logs_only").texts["configuration"]
+    assert "--gpunonenot given" in text
+
+
+def test_any_name_of_a_run_can_be_shown(tmp_path):
+    run = write_run(tmp_path / "run_\udcff_é")
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([sys.executable, "-m", "visualization.report", os.fsencode(run), "--logs_only"], cwd=ROOT,
+                          env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "\\xe9" in done.stdout and "<h1>run_\\udcff_é</h1>" in (run / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_full_disk_leaves_no_part_of_a_page(tmp_path, monkeypatch, capsys):
+    def fill(path, text):
+        path.with_name(path.name + ".partial").write_text(text[:10])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("visualization.report.replace_text", fill)
+    run = write_run(tmp_path / "run")
+    assert main([str(run), "--logs_only", "--gpu", "none"]) == 2
+    assert "report.html: cannot write there: No space left" in capsys.readouterr().err
+    assert not list(run.glob("report*"))
