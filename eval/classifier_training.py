@@ -21,13 +21,14 @@ from dataset.videos import EpochBatchSampler, LabelledVideos, build_loader
 from eval.classifier import VideoClassifier, decay_lr
 from eval.classifier_state import classifier_state, restore
 from utils.checkpoint import checkpoint_path, find_checkpoint, prune_checkpoints, write_checkpoint
-from utils.distributed import Process, gather_objects, require_alike, wait_for_all
-from utils.errors import InputError
+from utils.distributed import Process, done_by_all, done_by_main, require_alike, share_buffers, sum_counts
+from utils.errors import AgreedError, InputError
 from utils.health import agree, handle_not_finite, note_bad_videos
 from utils.metrics import EpochMeter, StepValues
 from utils.progress import Progress
-from utils.runlog import RunLog, device_name, write_config
+from utils.runlog import RunLog, device_name, hold_directory, write_config
 from utils.signals import StopRequest
+
 
 class ClassifierLoss(NamedTuple):
     """Cross-entropy of each level's head and their sum; `metrics`: accuracy of each, 0 to 1."""
@@ -94,14 +95,17 @@ def fit(model: VideoClassifier, optimizer: torch.optim.Optimizer, videos: Sequen
     stop, progress = StopRequest(), Progress()
     batches = EpochBatchSampler(len(videos), flags.batch_per_gpu, process.rank, process.world_size, flags.seed)
     clips = LabelledVideos(videos, flags.clip_frames, flags.stride, FinetuneAugmentation(flags.img_dim), flags.seed)
-    loader = build_loader(ClipsOrSubstitutes(clips, flags.skip_bad), batches, flags.num_workers, process.device)
+    loader = build_loader(ClipsOrSubstitutes(clips, flags.skip_bad), batches, flags.num_workers, process.device,
+                          timeout_s=flags.dist_timeout)
     torch.manual_seed(flags.seed + process.rank)  # of dropout, which should differ between processes
-    path, state, notes = find_checkpoint(out, flags.resume)
+    lock = done_by_all(lambda: hold_directory(out, flags.dist_timeout / 2) if process.is_main else None)
+    path, state, notes = done_by_all(lambda: find_checkpoint(out, flags.resume))
     if state:
-        progress = restore(path, state, model, optimizer, identity, flags, process)
+        progress = done_by_all(lambda: restore(path, state, model, optimizer, identity, flags, process))
         notes.append(f"resumed from {path} after epoch {progress.epoch}")
     # Also waits until every process has looked for checkpoints, before the main one writes anything.
-    require_alike({"--train_csv (videos)": identity["videos"], "newest checkpoint (is --out on a file system that all "
+    require_alike({"--train_csv (videos)": identity["videos"], "--train_csv (numbers of frames)": identity["frame_counts"],
+                   "newest checkpoint (is --out on a file system that all "
                    "share?)": progress.epoch}, process)
     if process.is_main:
         (out / "checkpoints").mkdir(parents=True, exist_ok=True)
@@ -123,18 +127,36 @@ def fit(model: VideoClassifier, optimizer: torch.optim.Optimizer, videos: Sequen
         if progress.step < batches.steps_per_epoch:
             break
         progress.epoch, progress.step = progress.epoch + 1, 0
+        refuse_lost_class(videos, progress.bad_videos, identity["train_csv"])
         if validate:
             log_validation(model, validate, progress, log)
         state = classifier_state(model, optimizer, progress, identity, flags, process)
         path = checkpoint_path(out / "checkpoints", progress.epoch)
-        if process.is_main:
-            write_checkpoint(state, path)
-            prune_checkpoints(out / "checkpoints", flags.save_every, path)
-        wait_for_all()
+        done_by_main(process, lambda: write(state, path, flags.save_every, log))
     log.close()
+    if lock:
+        lock.close()
     share_buffers(model)
+    # A request since the last step counts too: the test would take longer than a batch system waits.
+    stopped = sum_counts([int(stopped or stop.requested)], process)[0] > 0
     stop.release()
     return Trained(state, path, stopped)
+
+
+def refuse_lost_class(videos: Sequence[VideoRecord], bad_videos: Mapping[str, str], train_csv: str) -> None:
+    """AgreedError where `--skip_bad` left out all training videos of a class."""
+    left = {video.label for video in videos if video.path not in bad_videos}
+    lost = [video.path for video in videos if video.label not in left]
+    if lost:
+        raise AgreedError(f"{train_csv}: none of its training videos of the class of {lost[0]} can be read: nothing could "
+                          f"be learned about that class ({bad_videos[lost[0]]})")
+
+
+def write(state: dict[str, Any], path: Path, save_every: int, log: RunLog) -> None:
+    """Write a checkpoint, after what has been logged, and delete those that it replaces."""
+    log.sync()
+    write_checkpoint(state, path)
+    prune_checkpoints(path.parent, save_every, path)
 
 
 def train_one_epoch(train_model: nn.Module, optimizer: torch.optim.Optimizer, loader: DataLoader, progress: Progress,
@@ -204,11 +226,3 @@ def wrap(model: VideoClassifier, process: Process) -> nn.Module:
         return model
     return DistributedDataParallel(model, device_ids=[process.device] if process.device.type == "cuda" else None,
                                    gradient_as_bucket_view=True)
-
-
-def share_buffers(model: nn.Module) -> None:
-    """Give every process the main one's buffers (batch norm statistics), which are those that checkpoints hold."""
-    main = gather_objects({name: value.cpu() for name, value in model.named_buffers()})[0]
-    with torch.no_grad():
-        for name, value in model.named_buffers():
-            value.copy_(main[name])

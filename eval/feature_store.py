@@ -9,6 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import av
+import cv2
 import numpy as np
 import torch
 
@@ -20,8 +22,8 @@ from utils.runlog import file_sha256
 FEATURE_FORMAT = 2  # raised whenever the same checkpoint, csv and settings would give another file
 
 
-class Stored(NamedTuple):
-    """Features as they were stored: level -> float32 [N, C], and why each of the rows that are NaN is one."""
+class Features(NamedTuple):
+    """Features of the videos of one csv: level -> float32 [N, C], and why each of the rows that are NaN is one."""
 
     features: dict[str, np.ndarray]
     skipped: dict[int, str]
@@ -31,12 +33,12 @@ def feature_fingerprint(
     weights: dict[str, Any], seed: int, csv_path: str, settings: ClipSettings
 ) -> dict[str, Any]:
     """What decides the features: weights (as `load_backbone` tells them), csv, its folder (paths are relative to it),
-    clips, torch."""
+    clips, and the libraries that decode and compute."""
     return {
         "format": FEATURE_FORMAT, "net": weights["net"], "checkpoint_sha256": weights["checkpoint_sha256"],
         "random_seed": seed if weights["weights"] == RANDOM else None, "csv_sha256": file_sha256(csv_path),
         "csv_folder": os.path.dirname(os.path.abspath(csv_path)), "torch": torch.__version__,
-        **asdict(settings),
+        "opencv": cv2.__version__, "av": av.__version__, **asdict(settings),
     }
 
 
@@ -68,7 +70,7 @@ def write_features(
         raise InputError(f"--feature_dir {path.parent}: cannot store there: {error.strerror}") from error
 
 
-def read_features(path: Path, fingerprint: dict[str, Any]) -> Stored | None:
+def read_features(path: Path, fingerprint: dict[str, Any]) -> Features | None:
     """What `write_features` stored, or None where there is no file.
 
     A file that cannot be read, or that holds another fingerprint, is an InputError.
@@ -84,4 +86,4 @@ def read_features(path: Path, fingerprint: dict[str, Any]) -> Stored | None:
         raise InputError(f"{path}: no whole file of features; remove it ({type(error).__name__})") from error
     if found != mark_of(fingerprint):
         raise InputError(f"{path}: holds features of other weights, videos or clips; remove it")
-    return Stored(features, skipped)
+    return Features(features, skipped)

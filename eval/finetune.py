@@ -4,8 +4,8 @@
     python -m eval.finetune --weights CHECKPOINT --train_csv train_{split}.csv --test_csv test_{split}.csv \\
         --splits 1,2,3 --multiprocessing-distributed
     python -m eval.finetune --train scratch --weights random --net r3d18 --train_csv train.csv --test_csv test.csv
-    python -m eval.finetune ... --resume                         go on, or test a finished run with other clips
-    python -m eval.finetune --test_only CHECKPOINT --train_csv train.csv --test_csv test.csv --crops 10
+    python -m eval.finetune ... --resume                         go on
+    python -m eval.finetune --test_only CHECKPOINT --train_csv train.csv --test_csv test.csv --crops 10 --out ten_crops
 
 Defaults are CoCLR's (Han et al. 2020): dropout 0.9, Adam, head 1e-3, backbone 1e-4, weight decay 1e-3, batch norms in
 training mode, 500 epochs, a tenth of the rates from 400 and again from 450, 32 clips a GPU. The state after the last
@@ -77,9 +77,9 @@ def finetune_parser() -> OneLineParser:
     add_training_flags(parser, epochs=500, lr=1e-3, lr_decay="400,450", out="runs/finetune")
     recipe = parser.add_argument_group("finetuning")
     recipe.add_argument("--train", dest="trained_part", choices=(HEAD, ALL, SCRATCH), default=ALL,
-                        help="head: the linear layer, on a frozen backbone in eval mode (CoCLR's `last`); all: "
-                             "the backbone too, at --backbone_lr (CoCLR's `ft`); scratch: random weights, all at "
-                             "--lr (CoCLR's `all`)")
+                        help="all: backbone and linear layer, the backbone at --backbone_lr; head: the linear layer alone, "
+                             "on a frozen backbone in eval mode (CoCLR's linear probe has another head and optimizer: "
+                             "eval.linear_probe --end_to_end); scratch: all from random weights, at --lr")
     recipe.add_argument("--backbone_lr", type=float,
                         help=f"learning rate of the backbone with --train all ({BACKBONE_LR:g} if not given)")
     recipe.add_argument("--dropout", type=float, default=0.9, metavar="P",

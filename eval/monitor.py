@@ -15,7 +15,7 @@ from eval.probe_grid import Standardizer
 from eval.retrieval import nearest, recall_at
 from eval.splits import Split, read_split
 from eval.vectors import level_vectors
-from utils.distributed import Process
+from utils.distributed import Process, done_by_main
 
 LEVEL = "high"
 RIDGE = 0.1  # penalty, in units of a channel's variance
@@ -47,24 +47,30 @@ class Monitor:
         eval mode and full float32 and left as it was: training modes, batch norm statistics, random state.
         Videos that cannot be read are left out and counted, as `monitor_skipped`.
         """
-        vectors, labels, num_skipped = {}, {}, 0
+        sets, num_skipped = {}, 0
         for role, videos in self.records.items():
             skipped: dict[int, str] = {}
             features = extract_features(
                 backbone, videos, self.settings, self.process, batch=self.batch, num_workers=self.num_workers,
                 label=f"monitor, {role}", skipped=skipped)
             kept = [i for i in range(len(videos)) if i not in skipped]
-            vectors[role] = level_vectors({LEVEL: features[LEVEL][kept]}, LEVEL)
-            labels[role], num_skipped = self.labels[role][kept], num_skipped + len(skipped)
-        known = np.isin(labels["test"], labels["train"])
-        if not known.any():
-            return {"monitor_R@1": math.nan, "monitor_top1": math.nan, "monitor_skipped": num_skipped}
-        test, test_labels = vectors["test"][known], labels["test"][known]
-        classes, targets = np.unique(labels["train"], return_inverse=True)
-        scores = ridge_scores(vectors["train"], targets, test)
-        values = {"monitor_R@1": recall_at(nearest(test, vectors["train"], 1), test_labels, labels["train"])["R@1"],
-                  "monitor_top1": accuracies(scores, np.searchsorted(classes, test_labels))["top1"]}
+            if self.process.is_main:
+                sets[role] = level_vectors({LEVEL: features[LEVEL][kept]}, LEVEL), self.labels[role][kept]
+            num_skipped += len(skipped)
+        values = done_by_main(self.process, lambda: measure(*sets["train"], *sets["test"]))
         return {**values, "monitor_skipped": num_skipped} if num_skipped else values
+
+
+def measure(train: np.ndarray, train_labels: np.ndarray, test: np.ndarray, test_labels: np.ndarray) -> dict[str, float]:
+    """Both figures of training vectors [N, C] and test vectors [Q, C] with labels; NaN where no label is in both."""
+    known = np.isin(test_labels, train_labels)
+    if not known.any():
+        return {"monitor_R@1": math.nan, "monitor_top1": math.nan}
+    test, test_labels = test[known], test_labels[known]
+    classes, targets = np.unique(train_labels, return_inverse=True)
+    scores = ridge_scores(train, targets, test)
+    return {"monitor_R@1": recall_at(nearest(test, train, 1), test_labels, train_labels)["R@1"],
+            "monitor_top1": accuracies(scores, np.searchsorted(classes, test_labels))["top1"]}
 
 
 def ridge_scores(train: np.ndarray, targets: np.ndarray, test: np.ndarray) -> np.ndarray:

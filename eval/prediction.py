@@ -31,13 +31,14 @@ def predict(
 ) -> dict[str, np.ndarray]:
     """Level -> probabilities float64 [N, K]: the softmax of each view, averaged over the video's clips and crops.
 
-    Row i belongs to records[i]. Every clip has as many crops, so that the mean over all views is the mean over
-    clips and then over crops. How, and what is refused, tells `mean_over_views`; no autocast.
+    Row i belongs to records[i]; the main process gets them, the others no level. Every clip has as many crops, so that
+    the mean over all views is the mean over clips and then over crops. How, and what is refused, tells
+    `mean_over_views`; no autocast.
     """
     rows = mean_over_views(model, partial(view_probabilities, model), "class probabilities", records, settings, process,
                            batch=batch, num_workers=num_workers, skipped=skipped, label=label)
-    if not rows:
-        raise AgreedError(f"none of the {len(records)} test videos can be read; the first: {skipped[0]}")
+    if skipped and len(skipped) == len(records):
+        raise AgreedError(f"none of the {len(records)} {label} videos can be read; the first: {skipped[0]}")
     return rows
 
 

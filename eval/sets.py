@@ -5,7 +5,8 @@ Shapes: N videos of one csv file that can be read; C channels of a level.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 from torch import nn
 
 from dataset.records import VideoRecord
-from eval.feature_store import feature_fingerprint, read_features, store_path, write_features
+from eval.feature_store import Features, feature_fingerprint, read_features, store_path, write_features
 from eval.features import extract_features, load_backbone
 from eval.flags import read_clip_settings
 from eval.result_card import make_out_dir
@@ -22,6 +23,8 @@ from eval.splits import Split, find_splits, read_split
 from models.levels import LEVELS
 from utils.distributed import Process, done_by_all, done_by_main, require_alike
 from utils.errors import InputError
+
+Key = tuple[str, int]  # a video's path and number of frames
 
 
 @dataclass(frozen=True)
@@ -63,78 +66,103 @@ class SplitSets:
 
 
 class FeatureReader:
-    """Reads or extracts the features of one csv after another; a video that several of them name is seen once."""
+    """Reads or extracts the features of one csv after another; a video that several of them name is seen once.
+
+    `to_come`: how many csv files, each to be read by this, name a video; what none of them needs any more is dropped.
+    """
 
     def __init__(
-        self, backbone: nn.Module, weights: dict[str, Any], process: Process, flags: argparse.Namespace
+        self, backbone: nn.Module, weights: dict[str, Any], process: Process, flags: argparse.Namespace,
+        to_come: Counter[Key] | None = None,
     ) -> None:
         self.backbone = backbone
         self.weights = weights
         self.process = process
         self.flags = flags
         self.settings = read_clip_settings(flags)
+        self.to_come = to_come or Counter()
         # On the main process: video -> level -> [C], or why it cannot be read.
-        self.seen: dict[tuple[str, int], dict[str, np.ndarray] | str] = {}
+        self.seen: dict[Key, dict[str, np.ndarray] | str] = {}
 
     def read(self, role: str, csv_path: str, records: Sequence[VideoRecord]) -> VideoSet | None:
         """The videos of a csv on the main process, None on the others; all of them must call this.
 
-        Whether to extract, and what, is the main process's decision. What was stored as unreadable is tried again
-        unless `--skip_bad` says to leave it out.
+        Whether to extract, and what, is the main process's decision. What was stored as unreadable is tried again.
         """
-        keys = [(record.path, record.num_frames) for record in records]
-        fingerprint, path = {}, None
+        keys = [key_of(record) for record in records]
+        fingerprint, path, stored = {}, None, None
         if self.process.is_main and self.flags.feature_dir is not None:
             fingerprint = feature_fingerprint(self.weights, self.flags.seed, csv_path, self.settings)
             path = store_path(self.flags.feature_dir, fingerprint, role)
 
-        def what_is_missing() -> tuple[list[VideoRecord], bool]:
+        def find_missing() -> list[VideoRecord]:
+            nonlocal stored
             stored = read_features(path, fingerprint) if path else None
-            if stored is not None:
-                self.seen |= {key: stored.skipped.get(row) or {level: stored.features[level][row] for level in LEVELS}
-                              for row, key in enumerate(keys) if self.flags.skip_bad or row not in stored.skipped}
-            missing = {key: record for key, record in zip(keys, records) if key not in self.seen}
-            return list(missing.values()), stored is not None and not missing
+            if stored:
+                self.seen |= {key: row for key, row in zip(keys, rows_of(stored)) if not isinstance(row, str)}
+            return [record for key, record in zip(keys, records) if key not in self.seen]
 
-        missing, reused = done_by_main(self.process, what_is_missing)
-        if missing:
-            self.extract(missing, role)
+        missing = done_by_main(self.process, find_missing)
+        new = self.extract(missing, role) if missing else None
 
-        def take() -> tuple[dict[str, np.ndarray], dict[int, str]]:
-            rows = [self.seen[key] for key in keys]
-            skipped = {i: row for i, row in enumerate(rows) if isinstance(row, str)}
-            if len(skipped) == len(rows):
-                raise InputError(f"{csv_path}: none of its videos can be read; the first: {skipped[0]}")
-            features = {level: fill_rows([None if i in skipped else row[level] for i, row in enumerate(rows)])
-                        for level in LEVELS}
-            if path and not reused:
-                write_features(path, fingerprint, features, skipped)
-            return features, skipped
+        def take() -> Features:
+            whole = new if len(missing) == len(records) else stored if stored and not stored.skipped else None
+            taken = whole or join_rows([self.seen[key] for key in keys])
+            if len(taken.skipped) == len(records):
+                raise InputError(f"{csv_path}: none of its videos can be read; the first: {taken.skipped[0]}")
+            if path and not (stored and stored.skipped.keys() == taken.skipped.keys()):
+                write_features(path, fingerprint, *taken)
+            self.to_come.subtract(keys)
+            self.seen = {key: row for key, row in self.seen.items() if self.to_come[key] > 0}
+            return taken
 
         taken = done_by_all(lambda: take() if self.process.is_main else None)
         if taken is None:
             return None
         features, skipped = taken
-        kept = [i for i in range(len(records)) if i not in skipped]
+        reused = bool(stored and stored.skipped.keys() == skipped.keys())
         origin = f"read from {self.flags.feature_dir}" if reused else f"extracted for {len(missing)}"
         if len(missing) < len(records) and not reused:
             origin += ", the others are known already"
         print(f"{csv_path}: {len(records)} {role} videos, {len(skipped)} skipped as unreadable, features {origin}",
               flush=True)
+        kept = [i for i in range(len(records)) if i not in skipped]
         readable = [records[i] for i in kept]
-        return VideoSet(readable, {level: rows[kept] for level, rows in features.items()}, list(skipped.values()),
-                        self.settings.count_short(readable), reused)
+        return VideoSet(readable, {level: rows[kept] if skipped else rows for level, rows in features.items()},
+                        list(skipped.values()), self.settings.count_short(readable), reused)
 
-    def extract(self, records: Sequence[VideoRecord], role: str) -> None:
-        """Take in the features of videos not seen before, computed by all processes."""
+    def extract(self, records: Sequence[VideoRecord], role: str) -> Features | None:
+        """Features computed by all processes, for the main one, which takes note of them; None for the others."""
         skipped: dict[int, str] = {}
         features = extract_features(
             self.backbone, records, self.settings, self.process, batch=self.flags.batch, label=role,
             num_workers=self.flags.num_workers, skipped=skipped if self.flags.skip_bad else None)
-        if self.process.is_main:
-            self.seen |= {(record.path, record.num_frames):
-                          skipped[row] if row in skipped else {level: features[level][row] for level in LEVELS}
-                          for row, record in enumerate(records)}
+        if not self.process.is_main:
+            return None
+        new = Features(features, skipped)
+        self.seen |= dict(zip(map(key_of, records), rows_of(new)))
+        return new
+
+
+def key_of(record: VideoRecord) -> Key:
+    """What tells a video from others: the same file with another number of frames has other clips."""
+    return record.path, record.num_frames
+
+
+def rows_of(features: Features) -> Iterator[dict[str, np.ndarray] | str]:
+    """Of each video level -> [C], or why it cannot be read."""
+    num_videos = len(features.features[LEVELS[0]])
+    for row in range(num_videos):
+        yield features.skipped.get(row) or {level: features.features[level][row] for level in LEVELS}
+
+
+def join_rows(rows: Sequence[dict[str, np.ndarray] | str]) -> Features:
+    """The inverse of `rows_of`, where not all are reasons; NaN for a video that cannot be read."""
+    skipped = {i: row for i, row in enumerate(rows) if isinstance(row, str)}
+    if len(skipped) == len(rows):
+        return Features({}, skipped)
+    return Features({level: fill_rows([None if i in skipped else row[level] for i, row in enumerate(rows)])
+                     for level in LEVELS}, skipped)
 
 
 def fill_rows(rows: Sequence[np.ndarray | None]) -> np.ndarray:
@@ -166,7 +194,8 @@ def read_sets(
     records = done_by_main(process, read_csv_files)
     backbone, weights = done_by_all(lambda: load_backbone(flags.weights, flags.net, flags.seed))
     require_alike({"--weights, SHA-256": weights["checkpoint_sha256"]}, process)
-    reader = FeatureReader(backbone, weights, process, flags)
+    to_come = Counter(key_of(video) for of_split in records for videos in of_split.values() for video in videos)
+    reader = FeatureReader(backbone, weights, process, flags, to_come)
     sets = [SplitSets(split, **{role: reader.read(role, split.csv_files[role], videos)
                                 for role, videos in of_split.items()})
             for split, of_split in zip(splits, records)]

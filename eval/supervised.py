@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,19 +21,20 @@ from torch import nn
 
 from dataset.records import VideoRecord
 from eval.classifier import VideoClassifier, level_channels, parameter_groups
-from eval.classifier_state import require_classifier, require_identity
+from eval.classifier_state import fill_classifier, require_classifier, require_flags, require_identity
 from eval.classifier_training import Trained, fit
+from eval.compare import read_card
 from eval.confusion import class_names, confusion_matrix, draw_confusion
-from eval.features import ClipSettings, load_backbone, new_backbone
+from eval.features import ClipSettings, expect_input, load_backbone, new_backbone, read_input
 from eval.flags import read_clip_settings
 from eval.holdout import draw_holdout
 from eval.prediction import accuracies, named, per_class, predict, write_per_class, write_probabilities
-from eval.result_card import Outcome, build_card, make_out_dir, markdown_table, write_card
+from eval.result_card import CARD, Outcome, build_card, make_out_dir, markdown_table, write_card
 from eval.splits import Split, find_splits, read_split
 from utils.checkpoint import read_checkpoint
 from utils.distributed import Process, done_by_all
 from utils.errors import STOPPED, AgreedError, InputError
-from utils.runlog import file_sha256
+from utils.runlog import device_name, file_sha256
 
 HOLDOUT_FLAGS = ("val_holdout", "group", "seed")
 # With shorter clips stage 3 has under 4 timestamps, which CPU kernels get wrong (see models.precision).
@@ -65,8 +67,8 @@ class LabelledSplit:
     """The videos of a split, each with its class from 0 to K - 1 for a label, which `classes` [K] turns into the csv's.
 
     `names`: of each label of the csv. `train`: what is trained on; `held_out`: training videos that are
-    not; `facts`: about them, for the card. `digest` stands for all training videos (names and labels; where they lie
-    does not count), held out or not.
+    not; `facts`: about them, for the card. `digests` stand for all training videos, held out or not: "videos" (see
+    `digest_videos`), and "frame_counts".
     """
 
     split: Split
@@ -75,7 +77,7 @@ class LabelledSplit:
     train: list[VideoRecord]
     held_out: list[VideoRecord]
     test: list[VideoRecord]
-    digest: str
+    digests: dict[str, str]
     facts: dict[str, Any]
 
 
@@ -97,6 +99,7 @@ def supervise(process: Process, flags: argparse.Namespace, task: Task) -> int:
         flags = argparse.Namespace(**{**vars(flags), **{name: finished["flags"][name] for name in HOLDOUT_FLAGS}})
     # All are read before the first is trained on.
     tested, splits = [], done_by_all(lambda: [read_labelled(split, flags) for split in find_splits(flags)])
+    done_by_all(lambda: refuse_other_card(flags, task, out))
     for videos in splits:
         folder = out / f"split_{videos.split.name}" if videos.split.name else out
         done_by_all(lambda: make_out_dir(folder))
@@ -110,6 +113,21 @@ def supervise(process: Process, flags: argparse.Namespace, task: Task) -> int:
         print(f"wrote {write_card(out, card)}\n")
         print(markdown_table(card, ("clips", "crops", "epochs", "seed")), flush=True)
     return 0
+
+
+def refuse_other_card(flags: argparse.Namespace, task: Task, out: Path) -> None:
+    """InputError where `--out` holds the result of another test than the one asked for, which would be replaced."""
+    if not (out / CARD).exists():
+        return
+    if flags.test_only:
+        raise InputError(f"--out {out}: holds a result already ({CARD}); name another for --test_only {flags.test_only}")
+    card, clips = read_card(out), asdict(read_clip_settings(flags))
+    then = {name: card["settings"].get(name) for name in clips}
+    tested = [file_sha256(split.test_csv) for split in find_splits(flags)]
+    before = [file["sha256"] for role, file in card["csv_files"].items() if role.startswith("test")]
+    if (card["task"], then, before) != (task.name, clips, tested):
+        raise InputError(f"--out {out}: holds the result of another test ({CARD}: {card['task']}, {then}); move it away, or "
+                         "test a checkpoint of the run by --test_only and another --out")
 
 
 def read_finished(path: str) -> dict[str, Any]:
@@ -128,7 +146,8 @@ def read_labelled(split: Split, flags: argparse.Namespace) -> LabelledSplit:
     records = read_split(split)
     classes = np.unique([video.label for video in records["train"]])
     names = class_names(flags.classes, split.train_csv, classes)
-    lines = "".join(f"{Path(video.path).name}\t{video.label}\n" for video in records["train"])
+    digests = {"videos": digest_videos(records["train"], records["test"]),
+               "frame_counts": sha256_lines(video.num_frames for video in records["train"])}
     train, test = ([replace(video, label=int(np.searchsorted(classes, video.label))) for video in records[role]]
                    for role in ("train", "test"))
     held, facts = np.zeros(len(train), bool), {}
@@ -137,19 +156,37 @@ def read_labelled(split: Split, flags: argparse.Namespace) -> LabelledSplit:
         held, facts = holdout.held, {"holdout": holdout.facts}
     return LabelledSplit(
         split, classes, names, [video for video, out in zip(train, held) if not out],
-        [video for video, out in zip(train, held) if out], test, hashlib.sha256(lines.encode()).hexdigest(), facts)
+        [video for video, out in zip(train, held) if out], test, digests, facts)
+
+
+def digest_videos(train: Sequence[VideoRecord], test: Sequence[VideoRecord]) -> str:
+    """SHA-256 of the training videos and their labels, wherever the whole data set lies.
+
+    A video's path counts from the folder that training and test videos have in common: frames/train/run/run_001 is
+    not frames/test/run/run_001.
+    """
+    common = os.path.commonpath([video.path for video in (*train, *test)])
+    return sha256_lines(f"{os.path.relpath(video.path, common)}\t{video.label}" for video in train)
+
+
+def sha256_lines(lines: Iterable[object]) -> str:
+    """SHA-256 of a text of these lines."""
+    return hashlib.sha256("".join(f"{line}\n" for line in lines).encode()).hexdigest()
 
 
 def run_split(process: Process, flags: argparse.Namespace, task: Task, videos: LabelledSplit,
               folder: Path) -> Tested | int:
     """Train, unless only to be tested, and test; the exit status where training ended before its last epoch."""
     identity = {"task": task.name, "num_classes": len(videos.classes), "levels": list(task.levels),
-                "videos": videos.digest, "train_csv": videos.split.train_csv}
+                **videos.digests, "train_csv": videos.split.train_csv}
     if flags.test_only:
         path, checkpoint = Path(flags.test_only), done_by_all(lambda: read_finished(flags.test_only))
         require_identity(checkpoint, path, identity, ("task", "num_classes", "levels", "videos"))
-        model = task.build_model(new_backbone(checkpoint["net"], str(path)), len(videos.classes))
-        model.load_state_dict(checkpoint["model"])
+        require_flags(checkpoint, path, task.recipe)
+        backbone = new_backbone(checkpoint["net"], str(path))
+        expect_input(backbone, read_input(checkpoint["weights"], str(path)))
+        model = task.build_model(backbone, len(videos.classes))
+        fill_classifier(model, checkpoint, path)
     else:
         model, (checkpoint, path, stopped) = train_split(process, flags, task, videos, identity, folder)
         epochs_done = checkpoint["epochs_done"] if checkpoint else 0
@@ -158,9 +195,11 @@ def run_split(process: Process, flags: argparse.Namespace, task: Task, videos: L
                          "goes on")
             return STOPPED if stopped else 0
     outcome = test_split(process, flags, model, videos, folder)
+    bad_videos = checkpoint["progress"]["bad_videos"]
     outcome.details.update({
-        "num_classes": len(videos.classes), "num_train_videos": len(videos.train), **videos.facts,
-        "skipped_train_videos": list(checkpoint["progress"]["bad_videos"].values()),
+        "num_classes": len(videos.classes), "num_train_videos": len(videos.train) - len(bad_videos), **videos.facts,
+        "skipped_train_videos": list(bad_videos.values()),
+        "skipped_held_out_videos": checkpoint["skipped_held_out"], "trained_on": checkpoint["trained_on"],
         "epochs_done": checkpoint["epochs_done"], "tested_checkpoint": str(path),
         "tested_checkpoint_sha256": file_sha256(path) if process.is_main else None})
     return Tested(outcome, checkpoint["weights"], card_settings(checkpoint, flags, task))
@@ -180,20 +219,25 @@ def train_split(process: Process, flags: argparse.Namespace, task: Task, videos:
     if process.device.type == "cuda" and process.world_size > 1:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     optimizer = task.build_optimizer(parameter_groups(model, flags.lr, getattr(flags, "backbone_lr", None)))
-    centre = replace(read_clip_settings(flags), clips=1, crops=1)
+    centre, skipped_held_out = replace(read_clip_settings(flags), clips=1, crops=1), []
 
     def validate() -> dict[str, float]:
-        probabilities, labels, _ = classify(process, flags, model, videos.held_out, centre, "validation")
+        probabilities, labels, skipped = classify(process, flags, model, videos.held_out, centre, "validation")
+        skipped_held_out[:] = skipped.values()
         return {f"{metric}_{level}": value for level, rows in probabilities.items()
                 for metric, value in accuracies(rows, labels).items()}
 
-    return model, fit(model, optimizer, videos.train, {**identity, "net": weights["net"], "weights": weights},
-                      validate if videos.held_out else None, process, flags, folder)
+    return model, fit(model, optimizer, videos.train, {
+        **identity, "net": weights["net"], "weights": weights, "trained_on": device_name(process.device),
+        "skipped_held_out": skipped_held_out}, validate if videos.held_out else None, process, flags, folder)
 
 
 def classify(process: Process, flags: argparse.Namespace, model: VideoClassifier, records: Sequence[VideoRecord],
              settings: ClipSettings, what: str) -> tuple[dict[str, np.ndarray], np.ndarray, dict[int, str]]:
-    """(level -> probabilities [N, K], classes [N] of the videos that can be read, index -> reason of the others)."""
+    """(level -> probabilities [N, K], classes [N] of the videos that can be read, index -> reason of the others).
+
+    The main process gets the probabilities, the others no level.
+    """
     skipped: dict[int, str] = {}
     probabilities = predict(model, records, settings, process, batch=flags.batch, num_workers=flags.num_workers,
                             skipped=skipped if flags.skip_bad else None, label=what)
@@ -204,7 +248,7 @@ def classify(process: Process, flags: argparse.Namespace, model: VideoClassifier
 
 def test_split(process: Process, flags: argparse.Namespace, model: VideoClassifier, videos: LabelledSplit,
                folder: Path) -> Outcome:
-    """Metrics of each level; writes per_class_LEVEL.csv, probabilities_LEVEL.npz and confusion_LEVEL.png."""
+    """Metrics of each level, in the main process; writes per_class_, confusion_ and probabilities_LEVEL files."""
     settings = read_clip_settings(flags)
     probabilities, labels, skipped = classify(process, flags, model, videos.test, settings, "test")
     metrics = {level: accuracies(rows, labels) for level, rows in probabilities.items()}

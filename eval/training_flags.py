@@ -39,12 +39,13 @@ def add_training_flags(parser: argparse.ArgumentParser, *, epochs: int, lr: floa
 
     run = parser.add_argument_group("run directory")
     run.add_argument("--out", default=out, metavar="DIR",
-                     help="run directory; a folder split_NAME in it for each of --splits")
+                     help="run directory; a folder split_NAME in it for each of --splits. One that holds the result of "
+                          "another test is refused")
     run.add_argument("--resume", nargs="?", const="auto", metavar="CHECKPOINT",
-                     help="go on from the newest checkpoint in --out, or from the one named; a finished run is only "
-                          "tested")
+                     help="go on from the newest checkpoint in --out, or from the one named, on a CPU bit for bit with one "
+                          "or two processes; a finished run is only tested")
     run.add_argument("--test_only", metavar="CHECKPOINT", help="train nothing, test this checkpoint of a finished run; "
-                     "goes without flags of training")
+                     "goes without flags of training, and with an --out that holds no result")
     run.add_argument("--save_every", type=int, default=100, metavar="EPOCHS",
                      help="checkpoints kept besides the newest, which is written after each epoch")
     run.add_argument("--stop_after", type=int, metavar="EPOCHS",

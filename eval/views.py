@@ -19,15 +19,13 @@ from dataset.records import VideoRecord
 from dataset.sampling import uniform_clips, window_clips
 from dataset.transforms import TestCrops
 from dataset.videos import LabelledTestVideos, TestViews, build_loader
-from utils.distributed import raise_first
-from utils.distributed import Process, gather_objects
-from utils.errors import AgreedError, InputError, one_line
+from eval.row_table import Rows, RowTable
+from utils.distributed import Process, gather_objects, raise_first
+from utils.errors import InputError, one_line
 
 WINDOWS = "windows"
 FULL_FLOAT32 = {"enabled": True, "benchmark": False, "deterministic": True, "allow_tf32": False}
 AGREE_EVERY = 64  # videos that a process reads before it asks the others whether all goes well
-
-Rows = dict[str, np.ndarray]  # level -> values
 
 
 @dataclass(frozen=True)
@@ -82,19 +80,21 @@ class FramesOrReason(Dataset):
 def mean_over_views(
     network: nn.Module, forward: Callable[[Tensor], Rows], what: str, records: Sequence[VideoRecord],
     settings: ClipSettings, process: Process, *, batch: int, num_workers: int, skipped: dict[int, str] | None,
-    label: str,
+    label: str, dtype: type[np.floating] = np.float64,
 ) -> Rows:
-    """Level -> float64 [N, C]: each video's mean over its views of what `forward` gives of them.
+    """Level -> `dtype` [N, C]: each video's mean over its views of what `forward` gives of them.
 
     `forward`: views uint8 [M, T, S, S, 3] on the process's device -> level -> float64 [M, C]; it runs `network`, in
     eval mode and full float32 (no TF32), on `batch` views at a time, black ones among them, so that every forward has
-    the same size. The mean is taken in float64 and in the views' order. Row i belongs to records[i]; workers and
-    processes change not a bit of it. Of several processes each reads every world_size-th video; all must call this,
-    and all get all rows. That every row is filled exactly once is checked.
+    the same size. The mean is taken in float64 and in the views' order. Row i belongs to records[i]; workers change not
+    a bit of it, nor do processes of as many threads each. (On a CPU some convolutions, such as S3D's, add up in another
+    order with another number of threads: the last bits of float32 differ.) Of several processes each reads every
+    world_size-th video; all must call this, and the main one gets all rows, the others no level. That every row is
+    filled exactly once is checked.
 
     A video that cannot be read is an InputError with its path, in all processes; where `skipped` is given, its row is
-    NaN and the dictionary gets index -> reason; where none can be read, no level is returned. Rows (`what` they are)
-    that are not finite are an InputError too. What is in training mode stays so.
+    NaN and the dictionary, in every process, gets index -> reason; where none can be read, no level is returned. Rows
+    (`what` they are) that are not finite are an InputError too. What is in training mode stays so.
     """
     in_training = [module for module in network.modules() if module.training]
     network.to(process.device).eval()
@@ -120,38 +120,27 @@ def mean_over_views(
                 problem = one_line(error)
             raise_first(problem)
 
-    filled = []
+    table, not_finite = RowTable(len(records), process, dtype), None
     with torch.inference_mode(), torch.backends.cudnn.flags(**FULL_FLOAT32):
         per_view = ((owners, forward(fill_up(views, batch).to(process.device, non_blocking=True)))
                     for owners, views in batch_views(readable(), batch))
         for index, rows in group_by_video(per_view):
-            filled.append((index, {level: values.mean(axis=0) for level, values in rows.items()}))
+            means = {level: values.mean(axis=0) for level, values in rows.items()}
+            table.fill(index, means)
+            not_finite = not_finite or find_not_finite(means, f"{records[index].path}: its {what}")
     for module in in_training:
         module.training = True
 
-    parts = gather_objects((filled, bad))
-    if skipped is not None:
-        for _, part_bad in parts:
-            skipped.update(part_bad)
-    return rows_by_index([item for part, _ in parts for item in part], records, skipped or {}, what)
+    raise_first(not_finite)
+    for their_bad in gather_objects(bad) if skipped is not None else ():
+        skipped.update(their_bad)
+    return table.gather(skipped or {})
 
 
-def rows_by_index(
-    filled: Sequence[tuple[int, Rows]], records: Sequence[VideoRecord], skipped: dict[int, str], what: str
-) -> Rows:
-    """Level -> float64 [N, C] from all processes' (index, level -> [C]); NaN for a skipped video, empty if all are."""
-    times_filled = np.zeros(len(records), np.int64)
-    rows = {level: np.full((len(records), len(row)), np.nan) for level, row in (filled[0][1] if filled else {}).items()}
-    for index, levels in filled:
-        times_filled[index] += 1
-        for level, row in levels.items():
-            if not np.isfinite(row).all():
-                raise AgreedError(f"{records[index].path}: its {what} are not finite at level {level}: are the weights "
-                                  "those of a run that diverged?")
-            rows[level][index] = row
-    expected = [int(index not in skipped) for index in range(len(records))]
-    assert times_filled.tolist() == expected, "rows filled other than once"
-    return rows
+def find_not_finite(row: Rows, whose: str) -> str | None:
+    """A line that begins with `whose` on the first level that is not finite throughout, None if all are."""
+    return next((f"{whose} are not finite at level {level}: are the weights those of a run that diverged?"
+                 for level, values in row.items() if not np.isfinite(values).all()), None)
 
 
 def fill_up(views: Tensor, batch: int) -> Tensor:

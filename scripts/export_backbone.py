@@ -20,7 +20,6 @@ from typing import Sequence
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it starts from any folder
 
-from dataset.transforms import IMAGENET_MEAN, IMAGENET_STD
 from eval.features import load_backbone
 from utils.checkpoint import FORMAT, write_checkpoint, write_safetensors
 from utils.errors import InputError, report
@@ -36,7 +35,7 @@ def export(weights: str, prefix: Path) -> list[Path]:
     configuration = {
         "format": FORMAT, "kind": "backbone", "net": info["net"], "channels": backbone.channels,
         "epochs_done": info["pretrained_epochs"], "checkpoint_sha256": info["checkpoint_sha256"],
-        "input": {"shape": "[M, 3, T, H, W]", "mean": IMAGENET_MEAN, "std": IMAGENET_STD},
+        "input": {"shape": "[M, 3, T, H, W]", **info["input"]},
     }
     try:
         prefix.parent.mkdir(parents=True, exist_ok=True)

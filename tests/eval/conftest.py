@@ -7,14 +7,15 @@ import random
 import socket
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import eval.sets
+from eval import finetune
 from models.levels import LevelFeatures
+from tests import classifier_runs
 from tests.color_videos import write_color_video
 
 COLORS = [(230, 20, 20), (20, 230, 20), (20, 20, 230), (210, 210, 20), (20, 210, 210), (210, 20, 210)]
@@ -72,3 +73,27 @@ def dist_url() -> str:
         with socket.socket() as free, contextlib.suppress(OSError):
             free.bind(("localhost", port))
             return f"tcp://localhost:{port}"
+
+
+@pytest.fixture(scope="session")
+def colors(tmp_path_factory) -> Path:
+    """Three classes told by color: train.csv has four videos of each, test.csv three or two, of 4 to 13 frames."""
+    root = tmp_path_factory.mktemp("three_colors")
+    rng = np.random.default_rng(0)
+    for role, counts in (("train", (4, 4, 4)), ("test", (3, 2, 2))):
+        rows = []
+        for label, color, count in zip(classifier_runs.LABELS, classifier_runs.COLORS, counts):
+            for number in range(count):
+                folder, num_frames = root / f"{role}_{label}_{number}", 4 + 3 * number
+                write_color_video(folder, num_frames, color, rng)
+                rows.append((folder.name, num_frames, label))
+        classifier_runs.write_csv(root / f"{role}.csv", rows)
+    return root
+
+
+@pytest.fixture(scope="session")
+def straight(colors, tmp_path_factory) -> Path:
+    """The directory of an uninterrupted run that trains everything."""
+    out = tmp_path_factory.mktemp("straight") / "run"
+    assert finetune.main(classifier_runs.arguments(colors, out)) == 0
+    return out

@@ -21,7 +21,7 @@ def fingerprint(csv: Path, settings: ClipSettings = SMALL, sha: str = "a") -> di
     return feature_fingerprint(weights, 0, str(csv), settings)
 
 
-def test_only_the_same_weights_csv_and_clips_name_the_same_file(tmp_path):
+def test_only_the_same_weights_csv_and_clips_name_the_same_file(tmp_path, monkeypatch):
     csv = tmp_path / "a.csv"
     csv.write_text("v,9,0\n")
     other_folder = tmp_path / "elsewhere"
@@ -31,9 +31,13 @@ def test_only_the_same_weights_csv_and_clips_name_the_same_file(tmp_path):
              fingerprint(other_folder / "a.csv")]
     csv.write_text("v,9,1\n")
     marks.append(fingerprint(csv))
+    csv.write_text("v,9,0\n")
+    for library in ("torch", "av", "cv2"):  # another decodes or computes in another way
+        with monkeypatch.context() as patched:
+            patched.setattr(f"{library}.__version__", "0.1")
+            marks.append(fingerprint(csv))
     paths = [store_path(str(tmp_path / "store"), mark, "train") for mark in marks]
     assert len(set(paths)) == len(paths)
-    csv.write_text("v,9,0\n")
     assert store_path(str(tmp_path / "store"), fingerprint(csv), "train") == paths[0]
 
 

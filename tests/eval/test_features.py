@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import subprocess
 import sys
 import tracemalloc
@@ -16,7 +17,8 @@ from dataset.decode import read_frames
 from dataset.records import VideoRecord
 from dataset.sampling import uniform_clips, window_clips
 from dataset.transforms import TestCrops, normalize
-from eval.features import extract_features, load_backbone
+from eval.features import IMAGENET, extract_features, load_backbone
+from eval.monitor import Monitor
 from eval.views import ClipSettings, batch_views
 from models.levels import LEVELS, LevelFeatures
 from models.multilevel import MultiLevelModel, build_backbone
@@ -105,31 +107,44 @@ def test_the_backbone_is_left_as_it_was(videos):
 
 def test_two_processes_give_the_rows_of_one(videos, tmp_path):
     script = tmp_path / "two.py"
+    rows = {role: [f"{video.path},{video.num_frames},{video.num_frames % 2}\n" for video in part]
+            for role, part in (("train", videos[:2]), ("test", videos[2:]))}
+    csv_files = {role: str(tmp_path / f"{role}.csv") for role in rows}
+    for role, lines in rows.items():
+        Path(csv_files[role]).write_text("".join(lines))
     script.write_text(f"""
-import sys
+import json, sys
 sys.path[0] = {str(ROOT)!r}
 import numpy as np, torch
 import torch.distributed as dist
 from dataset.records import VideoRecord
 from eval.features import extract_features, load_backbone
+from eval.monitor import Monitor
 from eval.views import ClipSettings
 from utils.distributed import Process
 rank = int(sys.argv[1])
 dist.init_process_group("gloo", init_method="file://" + {str(tmp_path / "meet")!r}, world_size=2, rank=rank)
 records = [VideoRecord(*fields) for fields in {[(v.path, v.num_frames, v.label) for v in videos[:3]]!r}]
-features = extract_features(load_backbone("random", "r3d10", 0)[0], records,
-                            ClipSettings(clips=3, clip_frames=8, stride=2, img_dim=32),
-                            Process(rank, 2, torch.device("cpu")), batch=4)
+backbone, settings = load_backbone("random", "r3d10", 0)[0], ClipSettings(clips=3, clip_frames=8, stride=2, img_dim=32)
+process = Process(rank, 2, torch.device("cpu"))
+features = extract_features(backbone, records, settings, process, batch=4)
 np.savez({str(tmp_path)!r} + f"/rank{{rank}}.npz", **features)
+monitor = Monitor({csv_files["train"]!r}, {csv_files["test"]!r}, settings, process, batch=4)
+open({str(tmp_path)!r} + f"/rank{{rank}}.json", "w").write(json.dumps(monitor(backbone)))
 dist.destroy_process_group()
 """)
     running = [subprocess.Popen([sys.executable, str(script), str(rank)]) for rank in range(2)]
     assert [process.wait(timeout=120) for process in running] == [0, 0]
-    one = extract_features(load_backbone("random", "r3d10", 0)[0], videos[:3], SMALL, HERE, batch=4)
+    backbone, _ = load_backbone("random", "r3d10", 0)
+    one = extract_features(backbone, videos[:3], SMALL, HERE, batch=4)
+    with np.load(tmp_path / "rank0.npz") as stored:
+        for level in LEVELS:
+            assert np.array_equal(stored[level], one[level]), level
+    with np.load(tmp_path / "rank1.npz") as stored:
+        assert not stored.files, "240,000 videos of r3d50 are 3.4 GB"
+    monitor = Monitor(csv_files["train"], csv_files["test"], SMALL, HERE, batch=4)
     for rank in range(2):
-        with np.load(tmp_path / f"rank{rank}.npz") as stored:
-            for level in LEVELS:
-                assert np.array_equal(stored[level], one[level]), (rank, level)
+        assert json.loads((tmp_path / f"rank{rank}.json").read_text()) == monitor(backbone)
 
 
 def test_batches_hold_every_view_once_in_order():
@@ -199,7 +214,7 @@ def test_a_model_and_its_backbone_load_alike_and_tell_their_net(tmp_path):
     for path, epochs in ((whole, 2), (bare, None)):
         backbone, info = load_backbone(path, None, seed=0)
         assert info == {"weights": path, "weights_kind": "model" if path == whole else "backbone", "net": "r3d10",
-                        "pretrained_epochs": epochs,
+                        "pretrained_epochs": epochs, "input": IMAGENET,
                         "checkpoint_sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest()}
         for name, value in model.backbone.state_dict().items():
             assert torch.equal(backbone.state_dict()[name], value), name
@@ -222,7 +237,7 @@ def test_random_weights_are_those_pretraining_starts_from():
     assert torch.equal(torch.get_rng_state(), state), "the caller's random state must not move"
     assert all(torch.equal(value, start[name]) for name, value in backbone.state_dict().items())
     assert info == {"weights": "random", "weights_kind": "random", "net": "r3d10", "checkpoint_sha256": None,
-                    "pretrained_epochs": None}
+                    "pretrained_epochs": None, "input": IMAGENET}
     other, _ = load_backbone("random", "r3d10", seed=6)
     assert not torch.equal(other.stem[0].weight, backbone.stem[0].weight)
 
@@ -251,3 +266,31 @@ def test_weights_that_do_not_fill_the_backbone_are_refused_by_name(tmp_path):
                                   (str(tmp_path / "absent.pt"), None, "absent.pt")):
         with pytest.raises(InputError, match=message):
             load_backbone(weights, net, seed=0)
+
+
+def test_weights_see_clips_scaled_as_they_want(tmp_path):
+    """The same as if the pixels had been scaled by their mean and std, also for what has been finetuned from them."""
+    state = build_backbone("r3d10").state_dict()
+    scale = {"mean": [0.4, 0.5, 0.3], "std": [0.2, 0.25, 0.3]}
+    path = save(tmp_path / "theirs.pt", kind="backbone", net="r3d10", model=state, input=scale)
+    classifier = save(tmp_path / "classifier.pt", kind="classifier", net="r3d10", weights={"input": scale},
+                      model={f"backbone.{name}": value for name, value in state.items()})
+    plain, info = load_backbone(save(tmp_path / "ours.pt", kind="backbone", net="r3d10", model=state), None, seed=0)
+    assert info["input"] == IMAGENET
+    pixels = torch.randint(0, 256, (2, 8, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    mean, std = (torch.tensor(scale[name]) for name in ("mean", "std"))
+    with torch.inference_mode():
+        wanted = plain.eval()(((pixels / 255 - mean) / std).movedim(-1, 1))
+        for weights in (path, classifier):
+            backbone, info = load_backbone(weights, None, seed=0)
+            assert info["input"] == scale
+            found, other = backbone.eval()(normalize(pixels).contiguous()), plain(normalize(pixels).contiguous())
+            for level in LEVELS:
+                torch.testing.assert_close(getattr(found, level), getattr(wanted, level), rtol=1e-4, atol=1e-4)
+                assert not torch.allclose(getattr(other, level), getattr(wanted, level), rtol=1e-2, atol=1e-2)
+    half = [0.5] * 3
+    for strange in (3, {}, {"mean": half}, {"mean": half, "std": [0.0, 1.0, 1.0]}, {"mean": half, "std": [1.0]},
+                    {"mean": ["0"] * 3, "std": half}, {"mean": [float("nan")] * 3, "std": half}):
+        path = save(tmp_path / "strange.pt", kind="backbone", net="r3d10", model=state, input=strange)
+        with pytest.raises(InputError, match="strange.pt: its input is not"):
+            load_backbone(path, None, seed=0)

@@ -8,96 +8,20 @@ import subprocess
 import sys
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import torch
 
-from tests.color_videos import write_color_video
-
 from eval import finetune, linear_probe
 from eval.features import load_backbone
+from tests.classifier_runs import HEAD, LABELS, arguments, assert_same, card_of, checked, load, log_of, write_csv
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-COLORS = [(230, 20, 20), (20, 230, 20), (20, 20, 230)]
-LABELS = [0, 1, 5]  # with a gap
-HEAD = ("--train", "head", "--lr", "0.01", "--dropout", "0.1")
-
-
-def write_csv(path: Path, rows: list[tuple]) -> None:
-    with open(path, "w", newline="") as file:
-        csv.writer(file).writerows(rows)
-
-
-@pytest.fixture(scope="module")
-def colors(tmp_path_factory) -> Path:
-    """Three classes told by color: train.csv has four videos of each, test.csv three or two, of 4 to 13 frames."""
-    root = tmp_path_factory.mktemp("colors")
-    rng = np.random.default_rng(0)
-    for role, counts in (("train", (4, 4, 4)), ("test", (3, 2, 2))):
-        rows = []
-        for label, color, count in zip(LABELS, COLORS, counts):
-            for number in range(count):
-                folder, num_frames = root / f"{role}_{label}_{number}", 4 + 3 * number
-                write_color_video(folder, num_frames, color, rng)
-                rows.append((folder.name, num_frames, label))
-        write_csv(root / f"{role}.csv", rows)
-    return root
-
-
-def arguments(root: Path, out: Path | str, *more: str) -> list[str]:
-    return ["--weights", "random", "--net", "r3d10", "--train_csv", str(root / "train.csv"), "--test_csv",
-            str(root / "test.csv"), "--img_dim", "32", "--seq", "8", "--clips", "2", "--workers", "0", "--batch", "4",
-            "--train_batch", "4", "--epochs", "3", "--lr_decay", "1,2", "--log_every", "1", "--gpu", "none",
-            "--out", str(out), *more]
-
-
-def checked(root: Path, out: Path, checkpoint: Path | str, *more: str) -> list[str]:
-    return ["--test_only", str(checkpoint), "--train_csv", str(root / "train.csv"), "--test_csv",
-            str(root / "test.csv"), "--img_dim", "32", "--seq", "8", "--clips", "2", "--workers", "0", "--batch", "4",
-            "--gpu", "none", "--out", str(out), *more]
-
-
-def card_of(out: Path) -> dict:
-    return json.loads((out / "result.json").read_text())
-
-
-def log_of(out: Path) -> list[dict]:
-    """Lines of the log without what depends on the clock."""
-    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-    return [{name: x for name, x in line.items() if name not in ("samples_per_s", "data_wait")} for line in lines]
-
-
-def load(path: Path) -> dict:
-    return torch.load(path, weights_only=True)
-
-
-def assert_same(left: object, right: object, where: str = "") -> None:
-    """The same structure with the same bits."""
-    assert type(left) is type(right), where
-    if isinstance(left, dict):
-        assert left.keys() == right.keys(), where
-        for key in left:
-            assert_same(left[key], right[key], f"{where}/{key}")
-    elif isinstance(left, (list, tuple)):
-        assert len(left) == len(right), where
-        for number, (a, b) in enumerate(zip(left, right)):
-            assert_same(a, b, f"{where}/{number}")
-    else:
-        assert torch.equal(left, right) if isinstance(left, torch.Tensor) else left == right, where
-
-
-@pytest.fixture(scope="module")
-def straight(colors, tmp_path_factory) -> Path:
-    """The directory of an uninterrupted run that trains everything."""
-    out = tmp_path_factory.mktemp("straight") / "run"
-    assert finetune.main(arguments(colors, out)) == 0
-    return out
 
 
 def test_run_directory(straight, colors):
-    names = {"checkpoints", "config.json", "confusion_high.png", "log.jsonl", "per_class_high.csv",
+    names = {".lock", "checkpoints", "config.json", "confusion_high.png", "log.jsonl", "per_class_high.csv",
              "probabilities_high.npz", "result.json", "tensorboard"}
     assert {path.name for path in straight.iterdir()} == names
     assert [path.name for path in (straight / "checkpoints").iterdir()] == ["epoch_0003.pt"]
@@ -140,8 +64,15 @@ def test_stopped_and_resumed_is_the_straight_run_bit_for_bit(straight, colors, t
     for part in ("model", "optimizer", "progress", "random", "videos", "weights", "epochs_done"):
         assert_same(ours[part], theirs[part], part)
     assert log_of(out) == log_of(straight) and card_of(out)["metrics"] == card_of(straight)["metrics"]
-    # A finished run that is resumed is tested once more, here with other clips.
-    assert finetune.main(arguments(colors, out, "--resume", "--clips", "windows", "--crops", "5")) == 0
+    # A finished run that is resumed is tested once more, but with other clips only where no result is lost by it.
+    (out / "result.json").unlink()
+    assert finetune.main(arguments(colors, out, "--resume")) == 0
+    assert card_of(out)["metrics"] == card_of(straight)["metrics"]
+    windows = arguments(colors, out, "--resume", "--clips", "windows", "--crops", "5")
+    assert finetune.main(windows) == 2
+    assert f"--out {out}: holds the result of another test" in capsys.readouterr().err
+    (out / "result.json").rename(out / "ten_clips.json")
+    assert finetune.main(windows) == 0
     assert card_of(out)["settings"]["crops"] == 5 and log_of(out) == log_of(straight)
 
 
@@ -153,7 +84,8 @@ def test_only_the_head_learns_colors_to_100_per_cent(colors, tmp_path):
         assert torch.equal(trained[f"backbone.{name}"], value), name
 
 
-def test_labels_that_say_nothing_give_chance(colors, tmp_path):
+@pytest.mark.parametrize("command, flags", [(finetune, HEAD), (linear_probe, ("--end_to_end", "--levels", "low,concat"))])
+def test_labels_that_say_nothing_give_chance(colors, tmp_path, command, flags):
     """Every test video stands in the csv with each of the labels: what is predicted is right for one in three."""
     rows = list(csv.reader((colors / "test.csv").read_text().splitlines()))
     blind = [(f"{folder}_as_{label}", frames, label) for folder, frames, _ in rows for label in LABELS]
@@ -163,8 +95,9 @@ def test_labels_that_say_nothing_give_chance(colors, tmp_path):
                 enumerate(csv.reader((colors / "train.csv").read_text().splitlines()))]
     write_csv(tmp_path / "train.csv", shuffled)
     write_csv(tmp_path / "test.csv", blind)
-    assert finetune.main(arguments(tmp_path, tmp_path / "run", *HEAD, "--epochs", "1")) == 0
-    assert card_of(tmp_path / "run")["metrics"]["high"]["top1"] == pytest.approx(1 / 3)
+    assert command.main(arguments(tmp_path, tmp_path / "run", *flags, "--epochs", "1")) == 0
+    for metrics in card_of(tmp_path / "run")["metrics"].values():
+        assert metrics["top1"] == pytest.approx(1 / 3)
 
 
 def test_two_processes_give_the_test_of_one(colors, tmp_path, dist_url):
@@ -216,10 +149,11 @@ def test_held_out_videos_are_logged_and_not_trained_on(colors, tmp_path):
     assert 0 <= line["top1_high"] <= 1 and line["step"] == 2
     card = card_of(tmp_path)
     assert card["num_train_videos"] == 9 and card["holdout"]["num_videos_held_out"] == 3
+    assert card["trained_on"] == card["device"] and card["skipped_held_out_videos"] == []
     # Tested alone, it is told as it was trained.
     assert finetune.main(checked(colors, tmp_path / "again", tmp_path / "checkpoints/epoch_0001.pt")) == 0
     again = card_of(tmp_path / "again")
-    for part in ("num_train_videos", "holdout", "settings", "metrics"):
+    for part in ("num_train_videos", "holdout", "settings", "metrics", "trained_on"):
         assert again[part] == card[part], part
     assert card["settings"]["backbone_lr"] is None, "--train head has none"
 
@@ -233,9 +167,36 @@ def test_unreadable_videos_stop_or_are_counted(colors, tmp_path, capsys):
     assert str(colors / "gone_train") in capsys.readouterr().err.splitlines()[-1]
     assert finetune.main([*flags, "--skip_bad"]) == 0
     card = card_of(tmp_path)
-    assert card["num_test_videos"] == 7 and card["num_train_videos"] == 13
+    assert card["num_test_videos"] == 7 and card["num_train_videos"] == 12
     [train], [test] = card["skipped_train_videos"], card["skipped_test_videos"]
     assert "gone_train" in train and "gone_test" in test
+
+
+def test_held_out_videos_that_cannot_be_read_are_told_in_the_card(colors, tmp_path):
+    rows = [f"gone_{label}_{i},9,{label}\n" for label in LABELS for i in range(20)]
+    (colors / "many_gone.csv").write_text((colors / "train.csv").read_text() + "".join(rows))
+    flags = arguments(colors, tmp_path / "run", *HEAD, "--epochs", "1", "--val_holdout", "0.4", "--skip_bad",
+                      "--train_csv", str(colors / "many_gone.csv"))
+    assert finetune.main(flags) == 0
+    card = card_of(tmp_path / "run")
+    assert len(card["skipped_held_out_videos"]) > 10 and "gone_" in card["skipped_held_out_videos"][0]
+    assert len(card["skipped_held_out_videos"]) + len(card["skipped_train_videos"]) <= 60
+    assert card["num_train_videos"] + len(card["skipped_train_videos"]) + card["holdout"]["num_videos_held_out"] == 72
+    # What is only tested is told as it was trained.
+    tested = checked(colors, tmp_path / "again", card["tested_checkpoint"], "--train_csv", str(colors / "many_gone.csv"))
+    assert finetune.main(tested) == 0
+    assert card_of(tmp_path / "again")["skipped_held_out_videos"] == card["skipped_held_out_videos"]
+
+
+@pytest.mark.parametrize("command, flags", [(finetune, HEAD), (linear_probe, ("--end_to_end",))])
+def test_a_class_of_which_no_training_video_can_be_read_is_refused(colors, tmp_path, capsys, command, flags):
+    rows = (colors / "train.csv").read_text().replace("train_5_", "gone_5_")
+    (colors / "lost_class.csv").write_text(rows)
+    assert command.main(arguments(colors, tmp_path, *flags, "--epochs", "1", "--skip_bad", "--train_csv",
+                                  str(colors / "lost_class.csv"))) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert "lost_class.csv: none of its training videos of the class of" in line and "gone_5_" in line
+    assert not list(tmp_path.glob("**/*.pt")) and not (tmp_path / "result.json").exists()
 
 
 def test_end_to_end_probe_trains_heads_of_all_levels_on_a_backbone_left_alone(colors, tmp_path):
@@ -256,7 +217,8 @@ def test_mistakes_are_one_line(colors, straight, tmp_path, capsys):
         (colors / name).write_text(text)
         return str(colors / name)
 
-    train, newest = (colors / "train.csv").read_text(), str(straight / "checkpoints/epoch_0003.pt")
+    train, test = ((colors / f"{role}.csv").read_text() for role in ("train", "test"))
+    newest = str(straight / "checkpoints/epoch_0003.pt")
     two_classes = write("two.csv", "".join(line for line in train.splitlines(True) if "_5_" not in line))
     two_test = write("two_test.csv", "test_0_0,4,0\n")
     other_split = write("other.csv", train.replace("train_0_0,4,0\n", ""))
@@ -273,6 +235,8 @@ def test_mistakes_are_one_line(colors, straight, tmp_path, capsys):
         (["--train", "scratch", "--backbone_lr", "0.1"], "--backbone_lr 0.1: is for --train all"),
         (["--train", "head", "--backbone_lr", "0.1"], "--backbone_lr 0.1: is for --train all"),
         (["--out", str(straight)], "add --resume"),
+        (["--out", str(straight), "--resume", "--crops", "5"], "holds the result of another test"),
+        (["--out", str(straight), "--resume", "--test_csv", write("same.csv", test + "\n")], "holds the result of another"),
         (["--out", str(straight), "--resume", "--wd", "0.1"], "--wd 0.1: "),
         (["--out", str(straight), "--resume", "--lr_decay", "2"], "--lr_decay (2,): "),
         (["--out", str(straight), "--resume", "--seed", "1"], "--seed 1: "),
@@ -285,6 +249,7 @@ def test_mistakes_are_one_line(colors, straight, tmp_path, capsys):
         (["--train_csv", two_classes, "--test_csv", two_test], "has 2 classes, "),
         (["--train_csv", other_split], "another data set or split?"),
         (["--test_only", str(colors / "train.csv")], "train.csv: not a whole checkpoint"),
+        (["--out", str(straight)], f"--out {straight}: holds a result already (result.json); name another for --test_only"),
     ]
     for given, message in ([(arguments(colors, tmp_path / "out", *more), message) for more, message in cases]
                            + [(checked(colors, tmp_path / "out", newest, *more), message) for more, message in tests]):

@@ -34,8 +34,11 @@ def test_an_unreadable_video_is_met_once_and_left_out_of_every_split(tmp_path, c
     with pytest.raises(InputError, match="absent"):
         read_sets(flags(tmp_path, tmp_path / "out"), HERE)
     store = ["--skip_bad", "--feature_dir", str(tmp_path / "store")]
+    readers, new_reader = [], eval.sets.FeatureReader
+    monkeypatch.setattr(eval.sets, "FeatureReader", lambda *given: readers.append(new_reader(*given)) or readers[-1])
     sets, weights = read_sets(flags(tmp_path, tmp_path / "out", *store), HERE)
     assert calls[1:] == [19, 12] and weights["net"] == "r3d10"
+    assert not readers[0].seen, "no csv is to come"
     for of_split, num_train, num_test in zip(sets, (18, 12), (12, 18)):
         counts = of_split.counts()
         assert (counts["num_train_videos"], counts["num_test_videos"]) == (num_train, num_test)
@@ -50,18 +53,20 @@ def test_an_unreadable_video_is_met_once_and_left_out_of_every_split(tmp_path, c
     assert {path.name.split("_")[0] for path in (tmp_path / "store").iterdir()} == {"train", "test"}
     assert len(list((tmp_path / "store").iterdir())) == 4
 
-    # What is stored as unreadable is left out again, or, without --skip_bad, tried again.
+    # What is stored as unreadable is tried again, once, and left out again or, without --skip_bad, told.
+    written = {path: path.stat().st_mtime_ns for path in (tmp_path / "store").iterdir()}
     sets, _ = read_sets(flags(tmp_path, tmp_path / "out", *store), HERE)
-    assert len(calls) == 3 and all(of_split.counts()["features_reused"] for of_split in sets)
+    assert calls[3:] == [1] and all(of_split.counts()["features_reused"] for of_split in sets)
     assert [len(of_split.train.skipped) for of_split in sets] == [1, 0] and "absent" in sets[0].train.skipped[0]
     assert len(sets[0].train.records) == len(sets[0].train.features["low"]) == 18
+    assert written == {path: path.stat().st_mtime_ns for path in (tmp_path / "store").iterdir()}
     with pytest.raises(InputError, match="absent"):
         read_sets(flags(tmp_path, tmp_path / "out", *store[1:]), HERE)
-    assert calls[3:] == [1], "the others are known"
+    assert calls[4:] == [1], "the others are known"
     (tmp_path / "absent").symlink_to(color_set / "train_3_2")
-    for number_extracted in ([1], []):
+    for number_extracted, more in (([1], store), ([], store), ([], store[1:])):
         del calls[:]
-        sets, _ = read_sets(flags(tmp_path, tmp_path / "out", *store[1:]), HERE)
+        sets, _ = read_sets(flags(tmp_path, tmp_path / "out", *more), HERE)
         assert calls == number_extracted and not sets[0].train.skipped and len(sets[0].train.records) == 19
 
 

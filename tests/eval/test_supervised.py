@@ -18,7 +18,6 @@ from eval.classifier import (DropoutHead, ProbeHead, VideoClassifier, decay_lr, 
 from eval.classifier_training import ClipsOrSubstitutes, classifier_loss
 from eval.features import ClipSettings, load_backbone
 from eval.prediction import accuracies, per_class, predict, ranks_of_truth
-from eval.views import rows_by_index
 from models.levels import LEVELS, LevelFeatures
 from utils.distributed import Process
 from utils.errors import InputError
@@ -213,16 +212,6 @@ def test_unreadable_test_videos_stop_or_are_told(videos, tmp_path):
     found = predict(PixelClassifier(), records, settings, HERE, batch=2, num_workers=0, skipped=skipped)["low"]
     assert list(skipped) == [1] and "gone" in skipped[1]
     assert np.isnan(found[1]).all() and np.isfinite(found[[0, 2]]).all()
-
-
-def test_a_row_filled_twice_or_never_or_not_finite_is_noticed(videos):
-    row = {"high": np.array([0.5, 0.5])}
-    assert np.array_equal(rows_by_index([(1, row), (0, row)], videos[:2], {}, "rows")["high"], np.full((2, 2), 0.5))
-    for filled in ([(0, row), (0, row)], [(0, row)], [(0, row), (1, row), (1, row)]):
-        with pytest.raises(AssertionError, match="other than once"):
-            rows_by_index(filled, videos[:2], {}, "rows")
-    with pytest.raises(InputError, match="not finite at level high"):
-        rows_by_index([(0, {"high": np.array([np.nan, 1])}), (1, row)], videos[:2], {}, "rows")
 
 
 def test_ranks_and_accuracies_by_sorting():

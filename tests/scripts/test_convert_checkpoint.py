@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
-from torchvision.models.video import r2plus1d_18, s3d
+from torchvision.models.video import R2Plus1D_18_Weights, S3D_Weights, r2plus1d_18, s3d
 
 from models.multilevel import MultiLevelModel, build_backbone
 from scripts.convert_checkpoint import main
@@ -76,7 +76,7 @@ def fingerprint(tensor: Tensor) -> tuple:
 
 
 @pytest.mark.parametrize("net", ["r3d18", "r3d34", "r3d50"])
-def test_3d_resnets_weights_become_a_backbone(tmp_path, net):
+def test_3d_resnets_weights_become_a_backbone(tmp_path, capsys, net):
     ours = build_backbone(net)
     generator = torch.Generator().manual_seed(1)
     for name, value in ours.state_dict().items():
@@ -88,8 +88,25 @@ def test_3d_resnets_weights_become_a_backbone(tmp_path, net):
     checkpoint = load(tmp_path / "out.pt")
     assert (checkpoint["format"], checkpoint["kind"], checkpoint["net"]) == ("mfo", "backbone", net)
     assert "num_prototypes" not in checkpoint and "embedding_dim" not in checkpoint
+    assert checkpoint["input"] == {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+    assert "those of the weights are not known" in capsys.readouterr().out
     assert checkpoint["model"].keys() == ours.state_dict().keys()
     assert all(torch.equal(checkpoint["model"][name], value) for name, value in ours.state_dict().items())
+
+
+def test_mean_and_std_of_the_input_are_kept(tmp_path, capsys):
+    torch.save(resnet_names(build_backbone("r3d18").state_dict()), tmp_path / "in.pth")
+    named = ["--mean", "0.4", "0.5", "0.6", "--std", "0.2", "0.2", "0.3"]
+    convert = ["3d-resnets", str(tmp_path / "in.pth"), str(tmp_path / "out.pt"), "--net", "r3d18"]
+    assert main([*convert, *named]) == 0
+    assert load(tmp_path / "out.pt")["input"] == {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.2, 0.3]}
+    out = capsys.readouterr().out
+    assert "mean [0.4, 0.5, 0.6] and std [0.2, 0.2, 0.3]" in out and "not known" not in out
+    for flags, message in ((named[:4], "give both"), ([*named[:4], "--std", "0", "1", "1"], "a std above 0"),
+                           (["reference", *convert[1:], *named], "are for a backbone")):
+        assert main(flags if flags[0] == "reference" else [*convert, *flags]) == 2
+        error = capsys.readouterr().err
+        assert message in error and error.count("\n") == 1
 
 
 @pytest.mark.parametrize("net, theirs, ends", [
@@ -111,8 +128,11 @@ def test_torchvision_weights_give_torchvisions_features(tmp_path, small_input, n
     features(small_input)
     torch.save(network.state_dict(), tmp_path / "in.pth")
     assert main(["torchvision", str(tmp_path / "in.pth"), str(tmp_path / "out.pt"), "--net", net]) == 0
+    checkpoint = load(tmp_path / "out.pt")
+    weights = {"r2plus1d18": R2Plus1D_18_Weights, "s3d": S3D_Weights}[net].KINETICS400_V1
+    assert checkpoint["input"] == {"mean": weights.transforms().mean, "std": weights.transforms().std}
     ours = build_backbone(net).eval()
-    ours.load_state_dict(load(tmp_path / "out.pt")["model"])
+    ours.load_state_dict(checkpoint["model"])
     with torch.no_grad():
         maps = ours(small_input)
     for level, expected in seen.items():

@@ -1,0 +1,168 @@
+"""Which checkpoints of a classifier a run goes on from or tests, and requests to stop it."""
+from __future__ import annotations
+
+import csv
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dataset.records import VideoRecord
+from eval import classifier_training, finetune
+from eval.features import load_backbone
+from eval.supervised import digest_videos
+from tests.classifier_runs import HEAD, arguments, card_of, checked, load, write_csv
+from utils.errors import STOPPED
+
+
+def link_videos(colors: Path, root: Path, copies: tuple[str, ...]) -> None:
+    """Lists train.csv and test.csv of folders frames/train/v_0, ... and frames/test/v_0, ...: names that repeat.
+
+    In `root` and then in each folder of `copies`.
+    """
+    for folder in (root, *(root / copy for copy in copies)):
+        for role in ("train", "test"):
+            (folder / f"frames/{role}").mkdir(parents=True)
+            rows = []
+            for number, (name, frames, label) in enumerate(
+                    row for label in "015" for row in list(csv.reader((colors / "train.csv").read_text().splitlines()))
+                    if row[2] == label and row[0][-1] in ("01" if role == "train" else "23")):
+                (folder / f"frames/{role}/v_{number}").symlink_to(colors / name)
+                rows.append((f"frames/{role}/v_{number}", min(int(frames), 4), label))
+            write_csv(folder / f"{role}.csv", rows)
+
+
+def test_training_and_test_videos_of_one_name_cannot_be_swapped_but_the_data_set_can_be_moved(colors, tmp_path, capsys):
+    link_videos(colors, tmp_path, ("moved",))
+    run = tmp_path / "run"
+    assert finetune.main(arguments(tmp_path, run, *HEAD, "--epochs", "1")) == 0
+    newest = run / "checkpoints/epoch_0001.pt"
+    swapped = ["--train_csv", str(tmp_path / "test.csv"), "--test_csv", str(tmp_path / "train.csv")]
+    for given in (checked(tmp_path, tmp_path / "out", newest, *swapped),
+                  arguments(tmp_path, tmp_path / "out", *HEAD, "--resume", str(newest), *swapped)):
+        capsys.readouterr()
+        assert finetune.main(given) == 2
+        assert "lists other videos or labels than" in capsys.readouterr().err
+    assert finetune.main(checked(tmp_path / "moved", tmp_path / "out", newest)) == 0
+    assert card_of(tmp_path / "out")["metrics"] == card_of(run)["metrics"]
+    assert finetune.main(arguments(tmp_path / "moved", run, *HEAD, "--epochs", "2", "--resume")) == 0
+
+
+def test_digest_tells_folders_apart_and_not_where_they_lie():
+    def videos(*paths: str) -> list[VideoRecord]:
+        return [VideoRecord(path, 4, 0) for path in paths]
+
+    train, test = videos("/a/train/x", "/a/train/y"), videos("/a/test/x", "/a/test/y")
+    digest = digest_videos(train, test)
+    assert digest == digest_videos(videos("/b/c/train/x", "/b/c/train/y"), videos("/b/c/test/z"))
+    for other in (digest_videos(test, train), digest_videos(train[::-1], test), digest_videos(train[:1], test),
+                  digest_videos([train[0], VideoRecord("/a/train/y", 4, 1)], test)):
+        assert other != digest
+
+
+def test_a_run_does_not_go_on_with_other_numbers_of_frames_but_may_be_tested(colors, straight, tmp_path, capsys):
+    newest = straight / "checkpoints/epoch_0003.pt"
+    rows = [(str(colors / name), frames, label) for name, frames, label in
+            csv.reader((colors / "train.csv").read_text().splitlines())]
+    rows[5] = (rows[5][0], int(rows[5][1]) - 1, rows[5][2])
+    write_csv(tmp_path / "train.csv", rows)
+    other = ["--train_csv", str(tmp_path / "train.csv")]
+    assert finetune.main(arguments(colors, tmp_path / "out", "--resume", str(newest), *other)) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert "train.csv: gives videos other numbers of frames than" in line
+    assert finetune.main(checked(colors, tmp_path / "out", newest, *other)) == 0
+
+
+def drop_weight(state):
+    del state["model"]["backbone.stem.1.weight"]
+
+
+def reshape_weight(state):
+    state["model"]["heads.high.1.weight"] = torch.zeros(3, 5)
+
+
+def reshape_moment(state):
+    state["optimizer"]["state"][0]["exp_avg"] = torch.zeros(2)
+
+
+def drop_setting(state):
+    del state["optimizer"]["param_groups"][0]["base_lr"]
+
+
+def drop_flag(name):
+    def damage(state):
+        del state["flags"][name]
+
+    damage.__name__ = f"no flag {name}"
+    return damage
+
+
+def change(name, value):
+    def damage(state):
+        state[name] = value
+
+    damage.__name__ = f"{name}={value}"
+    return damage
+
+
+def drop(name):
+    def damage(state):
+        del state[name]
+
+    damage.__name__ = f"no {name}"
+    return damage
+
+
+BOTH = [(drop_weight, "1 missing: backbone.stem.1.weight"),
+        (reshape_weight, "1 of another shape: heads.high.1.weight (3, 5)"),
+        (change("flags", {}), "its flags is not"), (change("progress", {}), "its progress is not"),
+        (change("model", {}), "missing: backbone"), (change("model", [1]), "its model is not"),
+        (change("weights", {}), "its weights is not"), (change("epochs_done", "3"), "its epochs_done is not"),
+        (change("levels", None), "its levels is not"), (drop("videos"), "it lacks videos"),
+        (drop_flag("val_holdout"), "its flags lack val_holdout"), (drop_flag("img_dim"), "its flags lack img_dim"),
+        (drop_flag("epochs"), "its flags is not")]
+ON_TEST = [(drop_flag("dropout"), "its flags lack dropout")]
+ON_RESUME = [(change("optimizer", {}), "its optimizer or random state"),
+             (reshape_moment, "of another shape than its weight"),
+             (drop_setting, "lacks a setting"), (change("random", [{}]), "its optimizer or random state"),
+             (change("random", []), "was trained by 0 process(es)")]
+
+
+@pytest.mark.parametrize("damage, message", BOTH + ON_RESUME + ON_TEST, ids=lambda value: getattr(value, "__name__", ""))
+def test_a_damaged_checkpoint_is_one_line(colors, straight, tmp_path, capsys, damage, message):
+    state, path = load(straight / "checkpoints/epoch_0003.pt"), tmp_path / "damaged.pt"
+    damage(state)
+    torch.save(state, path)
+    resume = arguments(colors, tmp_path / "resumed", "--resume", str(path), "--epochs", "4")
+    test = checked(colors, tmp_path / "tested", path)
+    for given in [resume] * ((damage, message) not in ON_TEST) + [test] * ((damage, message) not in ON_RESUME):
+        assert finetune.main(given) == 2
+        [line] = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"python -m eval.finetune: error: {path}: ") and message in line, line
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_request_to_stop_after_the_last_step_is_heard(colors, tmp_path, monkeypatch, capsys, number):
+    write = classifier_training.write
+    monkeypatch.setattr(classifier_training, "write", lambda *given: (write(*given), os.kill(os.getpid(), number)))
+    flags = arguments(colors, tmp_path, *HEAD, "--epochs", "1")
+    assert finetune.main(flags) == STOPPED
+    assert "stopped after epoch 1 of 1, before the test" in capsys.readouterr().out
+    assert not (tmp_path / "result.json").exists()
+    monkeypatch.undo()
+    assert finetune.main([*flags, "--resume"]) == 0 and card_of(tmp_path)["epochs_done"] == 1
+
+
+def test_what_weights_want_clips_scaled_by_goes_with_them_to_the_test(colors, tmp_path):
+    scale = {"mean": [0.1, 0.9, 0.3], "std": [0.1, 0.5, 0.9]}
+    torch.save({"format": "mfo", "kind": "backbone", "net": "r3d10", "input": scale,
+                "model": load_backbone("random", "r3d10", 0)[0].state_dict()}, tmp_path / "theirs.pt")
+    flags = arguments(colors, tmp_path / "run", *HEAD, "--epochs", "2", "--weights", str(tmp_path / "theirs.pt"))
+    assert finetune.main(flags) == 0
+    assert finetune.main(checked(colors, tmp_path / "again", tmp_path / "run/checkpoints/epoch_0002.pt")) == 0
+    assert card_of(tmp_path / "again")["input"] == card_of(tmp_path / "run")["input"] == scale
+    trained, tested = (np.load(tmp_path / name / "probabilities_high.npz") for name in ("run", "again"))
+    assert np.array_equal(trained["probabilities"], tested["probabilities"])
