@@ -101,8 +101,9 @@ def read_hmdb51(folder: Path, splits: list[int]) -> Annotations:
 def read_kinetics400(folder: Path) -> Annotations:
     """Returns Kinetics-400's sets "train" and "val"; classes are numbered in the order of their names.
 
-    ``train.csv`` and ``val.csv`` (some archives: ``validate.csv``) have columns label, youtube_id, time_start, time_end (s) in any order; a video
-    is named ``id_000000_000010``, by its times in six digits. InputError with ``file:line`` for what breaks this.
+    ``train.csv`` and ``val.csv`` (some archives: ``validate.csv``) have columns label, youtube_id, time_start, time_end (s)
+    in any order; a video is named ``id_000000_000010``, by its times in six digits. InputError with ``file:line`` for what
+    breaks this.
     """
     sets = {}
     for name in ("train", "val"):

@@ -184,7 +184,8 @@ def _write_frames(video: Video) -> tuple[int, str]:
 
 def _require_writable(width: int, height: int, what: str) -> None:
     if max(width, height) > LARGEST_SIDE_PX or width * height > MOST_PIXELS:
-        raise InputError(f"{what}: {width}x{height} px, a picture can have {LARGEST_SIDE_PX} at a side and {MOST_PIXELS} in all")
+        raise InputError(f"{what}: {width}x{height} px, a picture can have {LARGEST_SIDE_PX} at a side and {MOST_PIXELS} in "
+                         "all")
 
 
 def _resize(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -127,7 +127,8 @@ def test_a_loader_that_hangs_ends_the_job(tmp_path, launcher):
         for frame in range(1, 41):
             os.mkfifo(tmp_path / f"v{video}" / f"image_{frame:05d}.jpg")
     (tmp_path / "hanging.csv").write_text("".join(f"v{video},40\n" for video in range(8)))
-    process = begin(tmp_path, tmp_path / "hanging.csv", *launcher, "--dist-url", "tcp://127.0.0.1:10054", "--dist_timeout", "8")
+    process = begin(tmp_path, tmp_path / "hanging.csv", *launcher, "--dist-url", "tcp://127.0.0.1:10054", "--dist_timeout",
+                    "8")
     status, _, errors = finish(process)
     assert status == 3 and "Traceback" not in errors, errors
     assert "no batch came from the loader's processes for 8 s" in errors
