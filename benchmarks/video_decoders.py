@@ -119,13 +119,13 @@ def torchcodec_readers() -> dict[str, Callable[[str, int], list[np.ndarray]]]:
 def right_clips(
     read: Callable[[str, int], list[np.ndarray]], path: str, starts: list[int], expected: list[int]
 ) -> str:
-    """Returns how many of the clips have just the frames asked for, such as "12 of 12"."""
+    """Returns how many of the clips have just the frames asked for, such as "12 of 12", or that one is an error."""
     right = 0
     for start in starts:
         try:
             right += [number(frame) for frame in read(path, start)] == expected[start : start + CLIP]
-        except (RuntimeError, IndexError) as error:
-            return f"error: {str(error).splitlines()[0][:60]}"
+        except (RuntimeError, IndexError):
+            return "an error"
     return f"{right} of {len(starts)}"
 
 
