@@ -134,7 +134,7 @@ def _open_video(path: str) -> Iterator[tuple[Any, Any]]:
     try:
         import av
     except ImportError as error:
-        raise InputError(f"{path}: reading video files needs PyAV: pip install 'av>=17'") from error
+        raise InputError(f"{path}: reading video files needs PyAV: pip install 'av>=17,<19'") from error
     try:
         container = av.open(f"file:{path}", metadata_errors="replace")  # else a colon may end a protocol's name
     except av.FFmpegError as error:

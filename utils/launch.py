@@ -11,6 +11,7 @@ import sys
 import time
 import traceback
 from multiprocessing.connection import wait
+from pathlib import Path
 from typing import Callable
 
 import torch
@@ -26,10 +27,11 @@ from utils.signals import STOP_SIGNALS
 GONE = re.compile(r"Connection (closed|reset)|Broken pipe|Socket closed|NCCL", re.IGNORECASE)
 SILENT = re.compile(r"Timed? ?out", re.IGNORECASE)
 LOADER = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) ([^\n]*)")
-SILENT_LOADER = re.compile(r"DataLoader timed out after")
+SILENT_LOADER = re.compile(r"DataLoader timed out after ([\d.]+) seconds")
 # What a user can mend: no room, no right, no such file.
 FILE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOENT,
                errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.EPIPE}
+DRIVER = Path("/proc/driver/nvidia/version")
 GONE_GRACE_S = 6   # a process that misses a peer waits so long before it says so: the peer's own error comes first
 FAIL_GRACE_S = 3   # after a failure, how long the other processes have to end by themselves
 STOP_GRACE_S = 60  # after a stop on request, likewise
@@ -106,10 +108,16 @@ def supervise(processes: list, program: str) -> int:
 
 
 def visible_gpus(ids: str | None) -> list[int]:
-    """GPUs to use here: those of `ids` ("0,1"; "none"), or all that there are. InputError for one that is absent."""
+    """GPUs to use here: those of `ids` ("0,1"; "none"), or all that there are.
+
+    InputError for one that is absent. A machine that has none does without.
+    """
     present = 0 if ids == "none" else torch.cuda.device_count()
     if ids is None or not present:
         if ids not in (None, "none"):
+            if DRIVER.exists() and os.environ.get("CUDA_VISIBLE_DEVICES") != "":
+                raise InputError(f"--gpu {ids}: torch {torch.__version__} sees no GPU here, though there is an NVIDIA "
+                                 "driver: do they fit each other? --gpu none uses the CPU")
             print(f"no GPU here: --gpu {ids} is not used", flush=True)
         return list(range(present))
     chosen = [int(part) for part in ids.split(",")]
@@ -182,9 +190,10 @@ def describe_loss(error: str, timeout_s: float) -> str | None:
     if loader:  # raised wherever the training process is when its loader's process ends
         return (f"loader process {loader[1]} ended: {loader[2].strip(' .')} (by the system where memory runs out: fewer "
                 "--workers need less)")
-    if SILENT_LOADER.search(error):
-        return (f"no batch came from the loader's processes for {timeout_s:g} s: reading hangs, --dist_timeout is too short "
-                "for it, or /dev/shm is full, which they say above")
+    silent = SILENT_LOADER.search(error)
+    if silent:
+        return (f"no batch came from the loader's processes for {float(silent[1]):g} s: reading hangs, --dist_timeout is "
+                "too short for it, or /dev/shm is full, which they say above")
     if not dist.is_initialized():
         return None
     if SILENT.search(error):

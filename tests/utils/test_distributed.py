@@ -96,3 +96,17 @@ def test_absent_gpu_is_refused(monkeypatch):
     assert visible_gpus(None) == [0, 1] and visible_gpus("1") == [1]
     with pytest.raises(InputError, match="--gpu 0,2: this machine has 2"):
         visible_gpus("0,2")
+
+
+def test_a_driver_without_a_gpu_is_no_machine_without_gpus(monkeypatch, tmp_path, capsys):
+    """Days of training on the CPU are not what --gpu 0 asked for."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr("utils.launch.DRIVER", tmp_path / "version")
+    assert visible_gpus("0") == [] and "--gpu 0 is not used" in capsys.readouterr().out
+    (tmp_path / "version").write_text("NVRM version")
+    with pytest.raises(InputError, match="--gpu 0: torch .* sees no GPU here, though there is an NVIDIA driver"):
+        visible_gpus("0")
+    assert visible_gpus("none") == [] and visible_gpus(None) == []
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert visible_gpus("0") == []
