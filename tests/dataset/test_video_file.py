@@ -289,7 +289,7 @@ def test_without_pyav_the_command_that_helps_is_named(
         return real(name, *args)
 
     monkeypatch.setattr(builtins, "__import__", without_av)
-    with pytest.raises(InputError, match=r"^v.mp4: reading video files needs PyAV: pip install 'av>=17'$"):
+    with pytest.raises(InputError, match=r"^v.mp4: reading video files needs PyAV: pip install 'av>=17,<19'$"):
         next(iterate_frames("v.mp4"))
 
 
