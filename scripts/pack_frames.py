@@ -161,7 +161,7 @@ def list_folders(rows: dict[str, list[Row]]) -> list[Folder]:
 
 @contextlib.contextmanager
 def sole_packer(out: str) -> Iterator[None]:
-    """Holds the lock of the folder. InputError when another process packs into it, or it cannot be locked."""
+    """Holds the lock of the folder. InputError when another process packs into it; where there are no locks, says so."""
     path = os.path.join(out, LOCK)
     with open(path, "wb") as file:
         try:
@@ -169,7 +169,7 @@ def sole_packer(out: str) -> Iterator[None]:
         except BlockingIOError as error:
             raise InputError(f"{out}: another pack_frames.py is writing into it") from error
         except OSError as error:
-            raise InputError(f"{path}: cannot be locked: {error.strerror}") from error
+            print(f"{path}: cannot be locked ({error.strerror}): make sure that nobody else packs into {out}", file=sys.stderr)
         yield
 
 

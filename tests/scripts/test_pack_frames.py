@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import re
 import signal
@@ -190,6 +191,17 @@ def test_an_interrupt_ends_it_soon(
     assert os.listdir(out) == [".packing.lock"]
     monkeypatch.undo()
     assert run(frames_csv, out, "--per_shard", 2) == 0
+
+
+def test_a_file_system_without_locks_is_told_and_used(
+    frames_csv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(descriptor: object, operation: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("scripts.pack_frames.fcntl.flock", flock)
+    assert main([str(frames_csv), str(tmp_path / "packed")]) == 0
+    assert "cannot be locked (No locks available): make sure that nobody else" in capsys.readouterr().err
 
 
 def test_one_start_at_a_time(frames_csv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
