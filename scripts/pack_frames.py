@@ -169,7 +169,8 @@ def sole_packer(out: str) -> Iterator[None]:
         except BlockingIOError as error:
             raise InputError(f"{out}: another pack_frames.py is writing into it") from error
         except OSError as error:
-            print(f"{path}: cannot be locked ({error.strerror}): make sure that nobody else packs into {out}", file=sys.stderr)
+            print(f"{path}: cannot be locked ({error.strerror}): make sure that nobody else packs into {out}",
+                  file=sys.stderr)
         yield
 
 
