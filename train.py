@@ -52,10 +52,11 @@ from utils.dry_run import dry_run
 from utils.errors import STOPPED, NonFiniteError
 from utils.health import StepUndo, agree, handle_not_finite, note_bad_videos, require_finite_weights
 from utils.launch import launch
+from utils.locks import hold_directory
 from utils.metrics import EpochMeter, StepValues
 from utils.phases import Phases
 from utils.progress import Progress
-from utils.runlog import RunLog, device_name, file_sha256, hold_directory, write_config
+from utils.runlog import RunLog, device_name, file_sha256, write_config
 from utils.signals import StopRequest
 
 # Flags that may differ from one machine to the next; all others must be the same in every process.

@@ -3,11 +3,8 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import fcntl
 import os
 import shutil
-import sys
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -19,6 +16,7 @@ from dataset.frame_marker import read_marker
 from dataset.video_file import VIDEO_SUFFIXES
 from dataset.video_tree import NUM_THREADS, find_videos
 from utils.errors import InputError
+from utils.locks import take
 
 REPORT = "extraction_report.csv"
 LOCK = ".extraction.lock"
@@ -142,19 +140,7 @@ def sole_writer(destination: Path) -> Iterator[Connection]:
     except OSError as error:
         raise InputError(f"{destination}: cannot write into it: {error.strerror}") from error
     with Connection(descriptor) as held:  # a Connection, because those can be handed to a process
-        give_up = time.monotonic() + _WAIT_FOR_LOCK_S
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError as error:
-                if time.monotonic() > give_up:
-                    raise InputError(f"{destination}: another extraction is writing into it") from error
-                time.sleep(0.1)
-            except OSError as error:
-                print(f"{path}: cannot be locked ({error.strerror}): make sure that no other extraction writes there",
-                      file=sys.stderr, flush=True)
-                break
+        take(descriptor, str(path), f"{destination}: another extraction is writing into it", _WAIT_FOR_LOCK_S, shared=True)
         yield held
 
 

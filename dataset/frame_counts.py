@@ -57,17 +57,16 @@ def _find_counts(csv_path: str | os.PathLike[str], videos: Sequence[tuple[int, s
     broken = []
     try:
         for job in show_progress(jobs, len(jobs), f"{csv_path}: counting frames", "video files"):
-            if error := job.exception():
+            try:
+                job.result()
+            except InputError as error:
                 broken.append(error)
-    finally:  # also after an interrupt, what was counted is kept
+    finally:  # also after another error or an interrupt, what was counted is kept
         pool.shutdown(cancel_futures=True)
         done = [job.done() and not job.cancelled() and not job.exception() for job in jobs]
         found = {key: job.result() for key, job, good in zip(keys, jobs, done) if good}
         if any(entry is not kept.get(key) for key, entry in found.items()):
             _save(csv_path, {**kept, **found})
-    for error in broken:
-        if not isinstance(error, InputError):
-            raise error
     if broken:
         others = f"; {len(broken) - 1} more video file(s) cannot be counted either" if len(broken) > 1 else ""
         raise InputError(f"{broken[0]}{others} (scripts/check_data.py --decode --fix writes a csv without them)")

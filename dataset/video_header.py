@@ -1,6 +1,7 @@
 """What a video file's header says without decoding: cheap, and not always true."""
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 
 from utils.errors import InputError
@@ -12,6 +13,11 @@ def require_decoder() -> None:
     """Raises InputError where PyAV is not installed, so that it is told once and not of each video."""
     if importlib.util.find_spec("av") is None:
         raise InputError("reading video files needs PyAV: pip install -r requirements.txt")
+
+
+def decoder_version() -> str | None:
+    """Returns PyAV's version, None where it is not installed."""
+    return importlib.metadata.version("av") if importlib.util.find_spec("av") else None
 
 
 def promised_frames(path: str) -> int | None:

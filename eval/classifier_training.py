@@ -24,9 +24,10 @@ from utils.checkpoint import checkpoint_path, find_checkpoint, prune_checkpoints
 from utils.distributed import Process, done_by_all, done_by_main, require_alike, share_buffers, sum_counts
 from utils.errors import AgreedError, InputError
 from utils.health import agree, handle_not_finite, note_bad_videos
+from utils.locks import hold_directory
 from utils.metrics import EpochMeter, StepValues
 from utils.progress import Progress
-from utils.runlog import RunLog, device_name, hold_directory, write_config
+from utils.runlog import RunLog, device_name, write_config
 from utils.signals import StopRequest
 
 

@@ -9,11 +9,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import av
 import cv2
 import numpy as np
 import torch
 
+from dataset.video_header import decoder_version
 from eval.features import RANDOM, ClipSettings
 from models.levels import LEVELS
 from utils.errors import InputError
@@ -38,7 +38,7 @@ def feature_fingerprint(
         "format": FEATURE_FORMAT, "net": weights["net"], "checkpoint_sha256": weights["checkpoint_sha256"],
         "random_seed": seed if weights["weights"] == RANDOM else None, "csv_sha256": file_sha256(csv_path),
         "csv_folder": os.path.dirname(os.path.abspath(csv_path)), "torch": torch.__version__,
-        "opencv": cv2.__version__, "av": av.__version__, **asdict(settings),
+        "opencv": cv2.__version__, "av": decoder_version(), **asdict(settings),
     }
 
 

@@ -119,8 +119,8 @@ def extract_features(
     """Level -> float32 [N, C]: each video's mean over its views of the map's mean over time and space.
 
     Row i belongs to records[i]; the main process gets them, the others no level. How, and what is refused, tells
-    `mean_over_views`. Another `batch` changes the last
-    bits of float32. The backbone's statistics, and what is in training mode, stay as they are.
+    `mean_over_views`. Another `batch` changes the last bits of float32. The backbone's statistics, and what is in training
+    mode, stay as they are.
     """
     rows = mean_over_views(backbone, partial(pool_levels, backbone), "features", records, settings, process,
                            batch=batch, num_workers=num_workers, skipped=skipped, label=label, dtype=np.float32)

@@ -112,7 +112,7 @@ def check(flags: argparse.Namespace, train: list[str], test: list[str]) -> int:
     looks = dict(show_progress(look_at_all(videos), len(videos), "looking", "videos"))
     if flags.decode:
         decode(looks, flags.workers)
-    needed = None if flags.clip_frames is None else flags.clip_frames * (2 if flags.num_clips is None else flags.num_clips)
+    needed = None if flags.clip_frames is None else flags.clip_frames * (flags.num_clips or 2)
     for path in paths:
         findings += compare(path, lines[path], looks, needed)
         findings += check_labels(path, lines[path], classes[path], path in test)

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import fcntl
 import hashlib
 import os
 import signal
@@ -42,6 +41,7 @@ from dataset.records import numbered_rows, parse_row
 from dataset.video_file import names_video_file
 from utils.errors import INTERRUPTED, InputError, report
 from utils.flags import OneLineParser, find_too_small
+from utils.locks import take
 
 LOCK = ".packing.lock"
 SHARD_NAME = "shard_{:05d}.tar"
@@ -164,13 +164,7 @@ def sole_packer(out: str) -> Iterator[None]:
     """Holds the lock of the folder. InputError when another process packs into it; where there are no locks, says so."""
     path = os.path.join(out, LOCK)
     with open(path, "wb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(f"{out}: another pack_frames.py is writing into it") from error
-        except OSError as error:
-            print(f"{path}: cannot be locked ({error.strerror}): make sure that nobody else packs into {out}",
-                  file=sys.stderr)
+        take(file.fileno(), path, f"{out}: another pack_frames.py is writing into it", shared=True)
         yield
 
 

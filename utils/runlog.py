@@ -2,17 +2,14 @@
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import hashlib
 import json
 import os
 import platform
 import subprocess
 import sys
-import time
 from pathlib import Path
-from typing import Any, Iterable, Iterator, TextIO
+from typing import Any, Iterable, Iterator
 
 import cv2
 import numpy
@@ -21,9 +18,6 @@ import torchvision
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from utils.errors import InputError
-
-LOCK_PATIENCE_S = 150  # longer than file servers keep the locks of a machine that is lost
 LIBRARIES = (torch, torchvision, numpy, cv2)
 
 
@@ -115,31 +109,6 @@ def naming(place: str | Path) -> Iterator[None]:
     except OSError as error:
         error.filename = error.filename or str(place)
         raise
-
-
-def hold_directory(folder: Path, longest_s: float) -> TextIO:
-    """A file whose lock keeps every other process that asks for this out of `folder` while this process lives.
-
-    Waits up to LOCK_PATIENCE_S, and not longer than `longest_s`, for another one, as a machine that was lost, or its file
-    server, may give a lock back late; then InputError.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    patience_s, told = min(LOCK_PATIENCE_S, longest_s), False
-    file, deadline = open(folder / ".lock", "w"), time.monotonic() + patience_s
-    while True:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # of this process alone: what it forks does not hold it
-            return file
-        except OSError as error:
-            if error.errno not in (errno.EAGAIN, errno.EACCES):
-                print(f"{folder}: this file system has no locks against a second start ({error.strerror})", flush=True)
-                return file
-        if time.monotonic() > deadline:
-            raise InputError(f"--out {folder}: another process writes there; wait for its end, or name another directory")
-        if not told:
-            print(f"{folder}: another process writes there; waiting {patience_s:g} s for its end", flush=True)
-            told = True
-        time.sleep(0.2)
 
 
 def write_config(folder: Path, flags: dict[str, Any], facts: dict[str, Any]) -> None:

@@ -24,7 +24,7 @@ def test_a_file_system_without_locks_is_told_and_used(tmp_path, monkeypatch, cap
     def flock(descriptor, operation):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
-    monkeypatch.setattr("dataset.extraction_plan.fcntl.flock", flock)
+    monkeypatch.setattr("utils.locks.fcntl.flock", flock)
     with sole_writer(tmp_path):
         pass
     [line] = capsys.readouterr().err.splitlines()

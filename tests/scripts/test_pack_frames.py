@@ -199,7 +199,7 @@ def test_a_file_system_without_locks_is_told_and_used(
     def flock(descriptor: object, operation: int) -> None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
-    monkeypatch.setattr("scripts.pack_frames.fcntl.flock", flock)
+    monkeypatch.setattr("utils.locks.fcntl.flock", flock)
     assert main([str(frames_csv), str(tmp_path / "packed")]) == 0
     assert "cannot be locked (No locks available): make sure that nobody else" in capsys.readouterr().err
 
