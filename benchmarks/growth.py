@@ -49,9 +49,8 @@ def print_clips(quick: bool) -> None:
 
             def sample() -> None:
                 rng = np.random.default_rng(0)
-                frames, views = videos.read_views(0, rng)
-                for view in views:
-                    augment(frames[view], rng)
+                for view in videos.read_views(0, rng):
+                    augment(view, rng)
 
             def step() -> None:
                 Objective(graph_start_epoch=0)(model(clips), 0, lambda x: x, 0).total.backward()

@@ -19,15 +19,15 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as plain
 
 from benchmarks.measure import milliseconds, quick_flag, ratio, table, time_in_turns
-from dataset.decode import HALF_FLAGS, decode_picture, read_frames
+from dataset.decode import decode_picture, read_frames
 from dataset.device_color import apply_color_on_device
 from dataset.frame_folder import read_folder
 from dataset.records import VideoRecord
 from dataset.sampling import pretraining_indices, split_views
-from dataset.transforms import (FLIP_PROBABILITY, IMAGENET_MEAN, IMAGENET_STD, PRETRAIN_JITTER, PRETRAIN_MIN_AREA,
-                                ColorDraws, PretrainAugmentation, draw_channels, draw_crop, draw_jitter, normalize,
-                                stack_draws)
-from dataset.videos import PRETRAIN_FRAME_SIZE, PretrainVideos
+from dataset.transforms import (FLIP_PROBABILITY, IMAGENET_MEAN, IMAGENET_STD, PRETRAIN_FRAME_SIZE, PRETRAIN_JITTER,
+                                PRETRAIN_MIN_AREA, ColorDraws, PretrainAugmentation, draw_channels, draw_crop,
+                                draw_jitter, normalize, stack_draws)
+from dataset.videos import PretrainVideos
 
 CLIPS, CLIP_FRAMES, MAX_STRIDE, IMG_DIM = 2, 16, 3.0, 112
 NUM_FRAMES = 80
@@ -96,14 +96,12 @@ class OurSamples:
     def with_color(self, seed: int) -> torch.Tensor:
         """Returns uint8 [V + 1, T, S, S, 3]: what a loader hands over with `--augment_on cpu`."""
         rng = np.random.default_rng(seed)
-        frames, views = self.videos.read_views(0, rng)
-        return torch.from_numpy(np.stack([self.augment(frames[view], rng) for view in views]))
+        return torch.from_numpy(np.stack([self.augment(view, rng) for view in self.videos.read_views(0, rng)]))
 
     def before_color(self, seed: int) -> tuple[torch.Tensor, ColorDraws]:
         """Returns uint8 [V + 1, T, S, S, 3] and draws: what a loader hands over with `--augment_on device`."""
         rng = np.random.default_rng(seed)
-        frames, views = self.videos.read_views(0, rng)
-        clips, draws = zip(*(self.augment.before_color(frames[view], rng) for view in views))
+        clips, draws = zip(*(self.augment.before_color(view, rng) for view in self.videos.read_views(0, rng)))
         return torch.from_numpy(np.stack(clips)), ColorDraws(*map(torch.from_numpy, stack_draws(draws)))
 
 
@@ -153,7 +151,7 @@ def main() -> None:
             "decode half": lambda: read_frames(full, numbers, NUM_FRAMES, PRETRAIN_FRAME_SIZE, half=True),
             "decode small": lambda: read_frames(small, numbers, NUM_FRAMES, PRETRAIN_FRAME_SIZE),
             "jpeg": lambda: [decode_picture(data, "") for data in files],
-            "jpeg half": lambda: [decode_picture(data, "", HALF_FLAGS) for data in files],
+            "jpeg half": lambda: [decode_picture(data, "", half=True) for data in files],
         }, turns)
         off_cpu, off_half, off_device = [], [], []
         for number in range(3 if quick else 10):
@@ -174,13 +172,13 @@ def main() -> None:
                               ("ours, all on the CPU, frames stored at 200x150", "small cpu"),
                               ("ours, a loader's share, frames stored at 200x150", "small device"),
                               ("of ours: reading 32 frames, resized to 200x150", "decode"),
-                              ("of ours: the same with `--decode half`", "decode half"),
+                              ("of ours: reading 32 frames at 170x128, with `--decode half`", "decode half"),
                               ("of ours: reading 32 frames stored at 200x150", "decode small"),
                               ("the floor: libjpeg-turbo alone, 32 frames in memory", "jpeg"),
                               ("the floor with `--decode half`", "jpeg half")]]
     print(table(["one core", "ms a sample", "samples/s", "against plain"], rows))
-    print(f"\nFrames of {kib:.0f} KiB, {kib_small:.0f} KiB at 200x150; medians of {turns} turns. Mean absolute difference to "
-          f"the plain pipeline's views: {np.mean(off_cpu):.2f} grey levels with color on the CPU, {np.mean(off_device):.2f} "
+    print(f"\nFrames of {kib:.0f} KiB, {kib_small:.0f} KiB at 200x150; medians of {turns} turns. Mean absolute difference "
+          f"to the plain pipeline's views: {np.mean(off_cpu):.2f} grey levels with color on the CPU, {np.mean(off_device):.2f} "
           f"with color on the device, {np.mean(off_half):.2f} with color on the CPU and `--decode half`. Color and "
           "normalization on the device take "
           + ", ".join(f"{ms} ms a sample on {name}" for name, ms in shares.items()) + ".")

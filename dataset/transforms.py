@@ -19,6 +19,7 @@ from dataset.decode import resize_frames
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
+PRETRAIN_FRAME_SIZE = (200, 150)  # width, height of the frames that pretraining crops
 ASPECT_RANGE = (3 / 4, 4 / 3)
 CROP_TRIES = 10
 FLIP_PROBABILITY = 0.5
@@ -43,6 +44,12 @@ class CropBox:
     left: int
     height: int
     width: int
+
+    def rescaled(self, old: tuple[int, int], new: tuple[int, int]) -> CropBox:
+        """Returns the same part of a frame of (width, height) ``new`` instead of ``old``, to the nearest whole pixels."""
+        left, right = (round(x * new[0] / old[0]) for x in (self.left, self.left + self.width))
+        top, bottom = (round(y * new[1] / old[1]) for y in (self.top, self.top + self.height))
+        return CropBox(top, left, bottom - top, right - left)
 
 
 class ColorDraws(NamedTuple):
@@ -103,10 +110,10 @@ def draw_channels(num: int, rng: np.random.Generator) -> np.ndarray:
     return np.where(split, rng.integers(0, 3, num), -1).astype(np.int8)
 
 
-def crop_and_flip(frames: np.ndarray, box: CropBox, flip: bool, img_dim: int) -> np.ndarray:
+def crop_and_flip(frames: Sequence[np.ndarray], box: CropBox, flip: bool, img_dim: int) -> np.ndarray:
     """Returns [T, S, S, 3]: one crop for all frames, antialiased bilinear, mirrored when ``flip``."""
-    cropped = frames[:, box.top : box.top + box.height, box.left : box.left + box.width]
-    resized = resize_frames(cropped, (img_dim, img_dim), "bilinear")
+    rows, columns = slice(box.top, box.top + box.height), slice(box.left, box.left + box.width)
+    resized = resize_frames(np.stack([frame[rows, columns] for frame in frames]), (img_dim, img_dim), "bilinear")
     if flip:  # all frames one below the other
         return cv2.flip(resized.reshape(-1, img_dim, 3), 1).reshape(resized.shape)
     return resized
@@ -169,22 +176,25 @@ def _blend(frame: np.ndarray, factor: float, base: int) -> np.ndarray:
 class PretrainAugmentation:
     """Augments one view of pretraining: crop and flip shared by all frames, color on each frame's own draw.
 
-    Crop area U(0.5, 1), flip p 0.5, channel splitting p 0.5, jitter 0.5 / 0.5 / 0.5 / 0.25 always.
+    Crop area U(0.5, 1), flip p 0.5, channel splitting p 0.5, jitter 0.5 / 0.5 / 0.5 / 0.25 always. The crop is drawn
+    for frames of ``frame_size`` (width, height); from others, such as those decoded at half, the same part is cut.
     """
 
-    def __init__(self, img_dim: int) -> None:
+    def __init__(self, img_dim: int, frame_size: tuple[int, int] = PRETRAIN_FRAME_SIZE) -> None:
         self.img_dim = img_dim
+        self.frame_size = frame_size
 
-    def __call__(self, frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Returns uint8 [T, S, S, 3] from uint8 [T, H, W, 3]."""
+    def __call__(self, frames: Sequence[np.ndarray], rng: np.random.Generator) -> np.ndarray:
+        """Returns uint8 [T, S, S, 3] from T frames, each uint8 [H, W, 3]."""
         return apply_color(*self.before_color(frames, rng))
 
-    def before_color(self, frames: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, ColorDraws]:
+    def before_color(self, frames: Sequence[np.ndarray], rng: np.random.Generator) -> tuple[np.ndarray, ColorDraws]:
         """Returns the view uint8 [T, S, S, 3], cropped and flipped, and the color changes still to be made.
 
         By `apply_color` here, or by `dataset.device_color.apply_color_on_device` on whole batches.
         """
-        box = draw_crop(frames.shape[1], frames.shape[2], PRETRAIN_MIN_AREA, rng)
+        width, height = self.frame_size
+        box = draw_crop(height, width, PRETRAIN_MIN_AREA, rng).rescaled(self.frame_size, frames[0].shape[1::-1])
         flip = rng.random() < FLIP_PROBABILITY
         color = ColorDraws(draw_channels(len(frames), rng), *draw_jitter(len(frames), PRETRAIN_JITTER, rng))
         return crop_and_flip(frames, box, flip, self.img_dim), color
@@ -199,9 +209,9 @@ class FinetuneAugmentation:
     def __init__(self, img_dim: int) -> None:
         self.img_dim = img_dim
 
-    def __call__(self, frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Returns uint8 [T, S, S, 3] from uint8 [T, H, W, 3]."""
-        box = draw_crop(frames.shape[1], frames.shape[2], FINETUNE_MIN_AREA, rng)
+    def __call__(self, frames: Sequence[np.ndarray], rng: np.random.Generator) -> np.ndarray:
+        """Returns uint8 [T, S, S, 3] from T frames, each uint8 [H, W, 3]."""
+        box = draw_crop(*frames[0].shape[:2], FINETUNE_MIN_AREA, rng)
         clip = crop_and_flip(frames, box, rng.random() < FLIP_PROBABILITY, self.img_dim)
         if rng.random() >= FINETUNE_JITTER_PROBABILITY:
             return clip

@@ -17,14 +17,14 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
-from dataset.decode import read_frames
+from dataset.decode import read_frame_list, read_frames
 from dataset.records import VideoRecord
 from dataset.sampling import pretraining_indices, split_views, training_clip
-from dataset.transforms import ColorDraws, FinetuneAugmentation, PretrainAugmentation, TestCrops, stack_draws
+from dataset.transforms import (PRETRAIN_FRAME_SIZE, ColorDraws, FinetuneAugmentation, PretrainAugmentation, TestCrops,
+                                stack_draws)
 from utils.errors import InputError
 from utils.signals import leave_signals_to_parent
 
-PRETRAIN_FRAME_SIZE = (200, 150)  # width, height before cropping
 MAX_REPLACEMENTS = 20  # unreadable videos in a row that one sample may meet
 
 
@@ -40,7 +40,7 @@ class PretrainBatch(NamedTuple):
 def collate_pretraining(samples: Sequence[PretrainBatch]) -> PretrainBatch:
     """Returns one batch of single samples."""
     bad = {index: reason for sample in samples for index, reason in sample.bad_videos.items()}
-    clips = torch.stack([sample.clips for sample in samples])
+    clips = default_collate([sample.clips for sample in samples])  # in a loader process straight into shared memory
     draws = default_collate([sample.draws for sample in samples]) if samples[0].draws else None
     return PretrainBatch(clips, draws, [sample.videos[0] for sample in samples], bad)
 
@@ -61,7 +61,7 @@ class PretrainVideos(Dataset):
     ) -> None:
         """``color_on_device``: leave color to `apply_color_on_device`, and hand over its draws.
 
-        ``half``: as in `read_frames`.
+        ``half``: as in `read_frame_list`.
         """
         self.half = half
         self.color_on_device = color_on_device
@@ -69,7 +69,7 @@ class PretrainVideos(Dataset):
         self.num_clips = num_clips
         self.clip_frames = clip_frames
         self.max_stride = max_stride
-        self.augment = PretrainAugmentation(img_dim)
+        self.augment = PretrainAugmentation(img_dim, PRETRAIN_FRAME_SIZE)
         self.seed = seed
 
     def __len__(self) -> int:
@@ -86,7 +86,7 @@ class PretrainVideos(Dataset):
         bad: dict[int, str] = {}
         for replacements_left in reversed(range(MAX_REPLACEMENTS + 1)):
             try:
-                frames, views = self.read_views(index, rng)
+                views = self.read_views(index, rng)
                 break
             except InputError as error:
                 bad[index] = str(error)
@@ -95,18 +95,19 @@ class PretrainVideos(Dataset):
                 index = int(rng.integers(len(self.records)))
         draws = None
         if self.color_on_device:
-            clips, separate = zip(*(self.augment.before_color(frames[view], rng) for view in views))
+            clips, separate = zip(*(self.augment.before_color(view, rng) for view in views))
             draws = stack_draws(separate)
         else:
-            clips = [self.augment(frames[view], rng) for view in views]
+            clips = [self.augment(view, rng) for view in views]
         return PretrainBatch(torch.from_numpy(np.stack(clips)), draws, [index], bad)
 
-    def read_views(self, index: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Returns (frames [V*T, H, W, 3], views [V + 1, T]): the frames, and which of them make each view."""
+    def read_views(self, index: int, rng: np.random.Generator) -> list[list[np.ndarray]]:
+        """Returns the frames of each of the V + 1 views, T frames each, uint8 [H, W, 3]."""
         path, num_frames = self.records[index].path, self.records[index].num_frames
         indices = pretraining_indices(num_frames, self.num_clips, self.clip_frames, self.max_stride, rng)
-        frames = read_frames(path, indices, num_frames, PRETRAIN_FRAME_SIZE, half=self.half)
-        return frames, split_views(np.arange(len(indices)), self.num_clips)
+        frames = read_frame_list(path, indices, num_frames, PRETRAIN_FRAME_SIZE, half=self.half)
+        views = split_views(np.arange(len(indices)), self.num_clips)
+        return [[frames[number] for number in view] for view in views.tolist()]
 
 
 class LabelledVideos(Dataset):
@@ -135,7 +136,7 @@ class LabelledVideos(Dataset):
         record = self.records[index]
         rng = _generator(self.seed, epoch, index)
         indices = training_clip(record.num_frames, self.clip_frames, self.stride, rng)
-        frames = read_frames(record.path, indices, record.num_frames)
+        frames = read_frame_list(record.path, indices, record.num_frames)
         return torch.from_numpy(self.augment(frames, rng)), record.label
 
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
+import simplejpeg
 import torch
 
 from dataset.video_header import decoder_version
@@ -38,7 +39,7 @@ def feature_fingerprint(
         "format": FEATURE_FORMAT, "net": weights["net"], "checkpoint_sha256": weights["checkpoint_sha256"],
         "random_seed": seed if weights["weights"] == RANDOM else None, "csv_sha256": file_sha256(csv_path),
         "csv_folder": os.path.dirname(os.path.abspath(csv_path)), "torch": torch.__version__,
-        "opencv": cv2.__version__, "av": decoder_version(), **asdict(settings),
+        "opencv": cv2.__version__, "simplejpeg": simplejpeg.__version__, "av": decoder_version(), **asdict(settings),
     }
 
 

@@ -13,12 +13,13 @@ from typing import Any, Iterable, Iterator
 
 import cv2
 import numpy
+import simplejpeg
 import torch
 import torchvision
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-LIBRARIES = (torch, torchvision, numpy, cv2)
+LIBRARIES = (torch, torchvision, numpy, cv2, simplejpeg)
 
 
 class RunLog:

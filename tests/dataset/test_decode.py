@@ -14,6 +14,7 @@ from dataset import decode
 from dataset.decode import decode_picture, read_frames, resize_frames
 from dataset.frame_folder import read_folder
 from dataset.packed import write_shard
+from dataset.transforms import CropBox, crop_and_flip
 from dataset.video_file import iterate_frames
 from tests.encoded_videos import encode_video
 from utils.errors import InputError
@@ -29,8 +30,7 @@ def test_each_distinct_frame_is_decoded_once(
 ) -> None:
     folder = write_coded_video(tmp_path / "v", 10)
     calls = []
-    imdecode = cv2.imdecode
-    monkeypatch.setattr(decode.cv2, "imdecode", lambda *args: calls.append(1) or imdecode(*args))
+    monkeypatch.setattr(decode, "decode_picture", lambda *args: calls.append(1) or decode_picture(*args))
     indices = np.array([7, 2, 2, 9, 7, 0, 2])
     assert read_codes(read_frames(folder, indices, 10)).tolist() == indices.tolist()
     assert len(calls) == 4
@@ -67,12 +67,27 @@ def test_a_header_that_promises_too_many_pixels_is_named(tmp_path: Path, write_c
         read_frames(folder, np.arange(1), 1)
 
 
-def jpeg(**options: Any) -> bytes:
-    """A JPEG of 96x80 noise, written by Pillow with these options."""
-    pixels = np.random.default_rng(0).integers(0, 256, (80, 96, 3), dtype=np.uint8)
+def jpeg(mode: str = "RGB", size: tuple[int, int] = (96, 80), **options: Any) -> bytes:
+    """A JPEG of noise, written by Pillow with these options; ``size``: width, height."""
+    pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "JPEG", **options)
+    Image.fromarray(pixels).convert(mode).save(file, "JPEG", **options)
     return file.getvalue()
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("size", [(96, 80), (83, 61)])
+@pytest.mark.parametrize("options", [
+    {}, {"progressive": True}, {"subsampling": 0}, {"subsampling": 1}, {"restart_marker_rows": 1}, {"mode": "L"},
+    {"mode": "CMYK"}])
+def test_both_decoders_give_the_same_pixels(options: dict[str, Any], size: tuple[int, int], half: bool) -> None:
+    """Most JPEGs are decoded by simplejpeg, the rest by OpenCV; both have libjpeg-turbo."""
+    data = jpeg(size=size, **options)
+    flags = cv2.IMREAD_REDUCED_COLOR_2 if half else cv2.IMREAD_COLOR
+    expected = cv2.imdecode(np.frombuffer(data, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION)[..., ::-1]
+    frame = decode_picture(data, "x", half)
+    assert np.array_equal(frame, expected)
+    assert frame.shape[1::-1] == (tuple((side + 1) // 2 for side in size) if half else size)
 
 
 def with_preview(data: bytes) -> bytes:
@@ -205,21 +220,20 @@ def natural_picture(width: int, height: int, seed: int) -> np.ndarray:
     return np.clip(128 + 50 * picture, 0, 255).astype(np.uint8)
 
 
-def as_the_network_sees(frames: np.ndarray) -> np.ndarray:
-    """The smallest crop, half of 200x150, at 112 px: the worst case for pictures decoded at half their size."""
-    return resize_frames(frames[:, 22:128, 30:171], (112, 112), "bilinear").astype(int)
-
-
 def test_half_decoding_is_nearer_than_the_compression_itself(tmp_path):
+    """At 112 px, from a crop near the smallest, half of 200x150: the worst case for pictures decoded at half their size."""
     originals = np.stack([natural_picture(340, 256, seed) for seed in range(4)])
     for index, picture in enumerate(originals):
         file = str(tmp_path / f"image_{index + 1:05d}.jpg")
         assert cv2.imwrite(file, picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])
-    full, half = (
-        as_the_network_sees(read_frames(str(tmp_path), np.arange(4), 4, (200, 150), half=half)) for half in (False, True)
-    )
-    loss = np.abs(full - as_the_network_sees(resize_frames(originals, (200, 150), "bicubic"))).mean()
-    assert 0 < np.abs(full - half).mean() < loss < 2
+    full, half = (read_frames(str(tmp_path), np.arange(4), 4, (200, 150), half=half) for half in (False, True))
+    assert half.shape == (4, 128, 170, 3)
+    whole, part = (200, 150), CropBox(0, 40, 150, 100)
+    box = part.rescaled(whole, (170, 128))
+    assert box == CropBox(0, 34, 128, 85)  # nothing rounded: the same part
+    ours, plain, lossless = (crop_and_flip(*cut, False, 112).astype(int) for cut in (
+        (half, box), (full, part), (resize_frames(originals, whole, "bicubic"), part)))
+    assert 0 < np.abs(ours - plain).mean() < np.abs(plain - lossless).mean() < 2
 
 
 @pytest.mark.parametrize("size, ending", [((320, 240), "jpg"), ((200, 150), "jpg"), ((340, 256), "png")])

@@ -131,6 +131,24 @@ def test_crop_and_flip_equal_torchvision(box: CropBox, mean_bound: float, flip: 
         assert off.max() <= 1 and off.mean() < mean_bound
 
 
+def test_a_crop_of_a_frame_of_another_size_shows_the_same_part() -> None:
+    """As frames decoded at half: the same draws, each edge less than half a pixel of the smaller frame away."""
+    augment, rng = PretrainAugmentation(112), np.random.default_rng(0)
+    for seed in range(50):
+        views = []
+        for width, height in (augment.frame_size, (170, 128)):
+            rows, columns = np.mgrid[:height, :width]
+            place = np.stack([240 * (columns + 0.5) / width, 240 * (rows + 0.5) / height, 0 * rows], -1)
+            view, draws = augment.before_color(place.round().astype(np.uint8)[None], np.random.default_rng(seed))
+            views.append((view, draws))
+        (whole, whole_draws), (half, half_draws) = views
+        assert all(np.array_equal(a, b) for a, b in zip(whole_draws, half_draws))
+        off = difference(whole, half).max(axis=(0, 1, 2))  # the frame's sides are 240 levels
+        assert off[0] <= 240 * 0.5 / 170 + 2 and off[1] <= 240 * 0.5 / 128 + 2 and off[2] == 0
+    box = draw_crop(150, 200, 0.5, rng)
+    assert box.rescaled((200, 150), (200, 150)) == box
+
+
 def test_crop_draws_follow_the_recipe() -> None:
     """Against a rejection sampler over the whole population at once."""
     height, width, num = 150, 200, 20000

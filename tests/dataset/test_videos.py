@@ -192,7 +192,7 @@ def test_a_users_mistake_arrives_as_one_line(records: list[VideoRecord], num_wor
 
 
 def test_training_clips_carry_their_label(records: list[VideoRecord], read_codes: Callable) -> None:
-    videos = LabelledVideos(records, clip_frames=8, stride=3, augment=lambda frames, rng: frames, seed=0)
+    videos = LabelledVideos(records, clip_frames=8, stride=3, augment=lambda frames, rng: np.stack(frames), seed=0)
     starts = set()
     for epoch in range(6):
         clip, label = videos[epoch, 3]
