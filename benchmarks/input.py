@@ -178,9 +178,9 @@ def main() -> None:
                               ("the floor with `--decode half`", "jpeg half")]]
     print(table(["one core", "ms a sample", "samples/s", "against plain"], rows))
     print(f"\nFrames of {kib:.0f} KiB, {kib_small:.0f} KiB at 200x150; medians of {turns} turns. Mean absolute difference "
-          f"to the plain pipeline's views: {np.mean(off_cpu):.2f} grey levels with color on the CPU, {np.mean(off_device):.2f} "
-          f"with color on the device, {np.mean(off_half):.2f} with color on the CPU and `--decode half`. Color and "
-          "normalization on the device take "
+          f"to the plain pipeline's views: {np.mean(off_cpu):.2f} grey levels with color on the CPU, "
+          f"{np.mean(off_device):.2f} with color on the device, {np.mean(off_half):.2f} with color on the CPU and `--decode "
+          "half`. Color and normalization on the device take "
           + ", ".join(f"{ms} ms a sample on {name}" for name, ms in shares.items()) + ".")
 
 

@@ -61,9 +61,9 @@ def read_frame_list(
         shrink: instead of ``size``, what to do to frames, [n, H, W, 3] -> [n, h, w, 3], whenever n =
             ``RESIZED_AT_ONCE`` are decoded; for long videos, which as stored would not fit into memory.
         half: where half the width and height of JPEG pictures is at least ``HALF_SUFFICES`` of ``size``, decode them
-            at half and leave them so, instead of resizing them to ``size``: for those who resize them anyway. About
-            0.6 grey levels, after a crop and resize, from frames decoded in full: less than what compression at
-            quality 90 loses (more in very fine texture).
+            at half and leave them so, instead of resizing them to ``size``: for those who resize them anyway. After
+            a crop and resize they are nearer to frames decoded in full than compression at quality 90 leaves these
+            to the original (more is lost in very fine texture).
 
     Raises InputError that names the file when a frame is missing, broken, or of another size than the others.
     """

@@ -95,8 +95,8 @@ def pretraining_parser() -> argparse.ArgumentParser:
                        help="bf16: the network in bfloat16, losses and Sinkhorn in float32 all the same")
     speed.add_argument("--decode", choices=("full", "half"), default="full",
                        help="half: decode JPEG frames at half their width and height where that is at least 5/6 of 200x150, "
-                            "and crop these at once, to the nearest whole pixels; 1.5 times as fast, about 1.5 grey levels "
-                            "off")
+                            "and crop these at once, to the nearest whole pixels; up to 1.6 times as fast, about 1.5 grey "
+                            "levels off")
     speed.add_argument("--augment_on", choices=("cpu", "device"), default="cpu",
                        help="where the color changes are made: cpu: in the loader's processes; device: in batches on the "
                             "training device, which pays where a GPU waits for data")
