@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import cv2
 import numpy as np
@@ -31,16 +32,9 @@ HALF_SUFFICES = 5 / 6  # of the wanted width and height
 RESIZED_AT_ONCE = 8  # as fast as all at once; more full-size frames of a large video are not held
 
 
-def read_frames(
-    path: str,
-    indices: np.ndarray,
-    num_frames: int,
-    size: tuple[int, int] | None = None,
-    shrink: Callable[[np.ndarray], np.ndarray] | None = None,
-    half: bool = False,
-) -> np.ndarray:
-    """Returns the frames at ``indices`` as uint8 RGB ``[n, H, W, 3]``; arguments and errors of ``read_frame_list``."""
-    return np.stack(read_frame_list(path, indices, num_frames, size, shrink, half))
+def read_frames(*arguments: Any, **named: Any) -> np.ndarray:
+    """Returns what ``read_frame_list`` returns of the same arguments as one array, uint8 RGB ``[n, H, W, 3]``."""
+    return np.stack(read_frame_list(*arguments, **named))
 
 
 def read_frame_list(
@@ -110,7 +104,7 @@ def decode_picture(data: bytes, where: str, half: bool = False) -> np.ndarray:
             height, width = simplejpeg.decode_jpeg_header(data)[:2] if half else (0, 0)
             return simplejpeg.decode_jpeg(data, min_height=(height + 1) // 2, min_width=(width + 1) // 2,
                                           min_factor=2 if half else 1)
-        except (ValueError, MemoryError):  # of another kind, such as CMYK, or damaged: OpenCV decides
+        except (ValueError, MemoryError):  # damaged, or of a kind that it does not know: OpenCV decides
             pass
     flags = _READ_FLAGS | (cv2.IMREAD_REDUCED_GRAYSCALE_2 if half else 0)
     try:

@@ -132,7 +132,7 @@ def test_crop_and_flip_equal_torchvision(box: CropBox, mean_bound: float, flip: 
 
 
 def test_a_crop_of_a_frame_of_another_size_shows_the_same_part() -> None:
-    """As frames decoded at half: the same draws, each edge less than half a pixel of the smaller frame away."""
+    """As frames decoded at half: the same draws, each edge at most half a pixel of the smaller frame away."""
     augment, rng = PretrainAugmentation(112), np.random.default_rng(0)
     for seed in range(50):
         views = []
