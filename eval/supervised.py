@@ -33,12 +33,10 @@ from eval.result_card import CARD, Outcome, build_card, make_out_dir, markdown_t
 from eval.splits import Split, find_splits, read_split
 from utils.checkpoint import read_checkpoint
 from utils.distributed import Process, done_by_all
-from utils.errors import STOPPED, AgreedError, InputError
+from utils.errors import STOPPED, InputError
 from utils.runlog import device_name, file_sha256
 
 HOLDOUT_FLAGS = ("val_holdout", "group", "seed")
-# With shorter clips stage 3 has under 4 timestamps, which CPU kernels get wrong (see models.precision).
-BF16_CPU_FRAMES = 16
 
 
 @dataclass(frozen=True)
@@ -208,9 +206,6 @@ def run_split(process: Process, flags: argparse.Namespace, task: Task, videos: L
 def train_split(process: Process, flags: argparse.Namespace, task: Task, videos: LabelledSplit,
                 identity: dict[str, Any], folder: Path) -> tuple[VideoClassifier, Trained]:
     """The classifier after training, and where that left off."""
-    if flags.amp == "bf16" and process.device.type == "cpu" and flags.clip_frames < BF16_CPU_FRAMES:
-        raise AgreedError(f"--amp bf16: with --seq {flags.clip_frames} the CPU's bfloat16 gradients are wrong; give "
-                          f"--seq {BF16_CPU_FRAMES} or more, or --amp off")
     backbone, weights = done_by_all(lambda: load_backbone(flags.weights, flags.net, flags.seed))
     torch.manual_seed(flags.seed)
     model = task.build_model(backbone, len(videos.classes)).to(process.device)

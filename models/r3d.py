@@ -6,14 +6,12 @@ Shapes: M clips, 3 colors, T frames, H and W pixels; C channels, t timestamps, h
 """
 from __future__ import annotations
 
-from functools import partial
-
 from torch import Tensor, nn
 from torchvision.models.video.resnet import (BasicBlock, Bottleneck, Conv2Plus1D, Conv3DSimple, R2Plus1dStem,
                                              VideoResNet)
 
 from models.levels import LevelFeatures
-from models.precision import full_precision_on_cpu
+from models.precision import SafeConv3d
 from models.recompute import run_blocks
 
 
@@ -42,6 +40,7 @@ class ResNet3D(VideoResNet):
     def __init__(self, block: type[nn.Module], conv: type[nn.Module], depths: list[int], stem: type[nn.Module]):
         super().__init__(block, [conv] * 4, depths, stem, num_classes=1)
         del self.avgpool, self.fc
+        SafeConv3d.replace_in(self)
         self.channels = {level: width * block.expansion for level, width in
                          (("low", 128), ("mid", 256), ("high", 512))}
 
@@ -50,8 +49,7 @@ class ResNet3D(VideoResNet):
         recompute = self.checkpoint_activations
         low = run_blocks([self.stem, *self.layer1, *self.layer2], clips, recompute)
         mid = run_blocks(self.layer3, low, recompute)
-        last = partial(run_blocks, self.layer4, recompute=recompute)
-        return LevelFeatures(low, mid, full_precision_on_cpu(last, mid))
+        return LevelFeatures(low, mid, run_blocks(self.layer4, mid, recompute))
 
 
 def r3d10() -> ResNet3D:

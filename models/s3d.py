@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchvision.models.video import s3d as torchvision_s3d
 
 from models.levels import LevelFeatures
-from models.precision import full_precision_on_cpu
+from models.precision import SafeConv3d
 from models.recompute import run_blocks
 
 # Where torchvision's `features` end a level: block 3c, block 4f; block 5c is the last.
@@ -32,6 +32,7 @@ class S3D(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.features = torchvision_s3d(norm_layer=partial(nn.BatchNorm3d, eps=0.001)).features
+        SafeConv3d.replace_in(self)
         for module in self.modules():
             if isinstance(module, nn.Conv3d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -41,5 +42,4 @@ class S3D(nn.Module):
         recompute = self.checkpoint_activations
         low = run_blocks(self.features[:END_LOW], clips, recompute)
         mid = run_blocks(self.features[END_LOW:END_MID], low, recompute)
-        last = partial(run_blocks, self.features[END_MID:], recompute=recompute)
-        return LevelFeatures(low, mid, full_precision_on_cpu(last, mid))
+        return LevelFeatures(low, mid, run_blocks(self.features[END_MID:], mid, recompute))

@@ -231,7 +231,6 @@ def test_mistakes_are_one_line(colors, straight, tmp_path, capsys):
         (["--clips", "none"], "--clips none"), (["--val_holdout", "1"], "--val_holdout 1"), (["--seq", "4"], "--seq 4"),
         (["--train", "scratch", "--weights", newest], "--train scratch"),
         (["--weights", str(colors / "test.csv")], "test.csv: not a whole"),
-        (["--amp", "bf16"], "--amp bf16: with --seq 8"),
         (["--train", "scratch", "--backbone_lr", "0.1"], "--backbone_lr 0.1: is for --train all"),
         (["--train", "head", "--backbone_lr", "0.1"], "--backbone_lr 0.1: is for --train all"),
         (["--out", str(straight)], "add --resume"),

@@ -8,12 +8,16 @@ give an error of about 1, inf or NaN.
 """
 from __future__ import annotations
 
+import copy
+import itertools
+
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from models.multilevel import BACKBONES, MultiLevelModel
-from models.precision import at_least_float32, full_precision_on_cpu
+from models.precision import SafeConv3d, at_least_float32
 
 ROUNDING = 0.02
 NETS = [net for net in BACKBONES if net != "resnet18"]
@@ -63,12 +67,12 @@ def layer_errors(model: nn.Module, views: torch.Tensor) -> dict[str, float]:
     return errors
 
 
-@pytest.mark.parametrize("videos, size", [(2, 32), (1, 48)])
+@pytest.mark.parametrize("videos, frames, size", [(2, 16, 32), (1, 16, 48), (2, 8, 32), (1, 24, 32), (1, 32, 32)])
 @pytest.mark.parametrize("net", NETS)
-def test_bfloat16_gradient_of_every_layer(net, videos, size):
+def test_bfloat16_gradient_of_every_layer(net, videos, frames, size):
     torch.manual_seed(0)
     model = MultiLevelModel(net, 32, 16)
-    views = torch.randn(videos, 3, 3, 16, size, size)
+    views = torch.randn(videos, 3, 3, frames, size, size)
     for _ in range(2):  # the wrong kernels differ from run to run
         errors = layer_errors(model, views)
         wrong = {name: error for name, error in errors.items() if not error < ROUNDING}  # NaN is wrong, too
@@ -82,12 +86,33 @@ def test_float64_and_float32_stay_as_they_are():
         assert at_least_float32(torch.ones(2, dtype=dtype)).dtype == expected
 
 
-def test_wrapped_module_computes_in_float32_under_autocast_only():
-    linear = nn.Linear(4, 4)
-    x = torch.randn(2, 4)
-    with torch.autocast("cpu", torch.bfloat16):
-        assert linear(x).dtype == torch.bfloat16
-        inside = full_precision_on_cpu(linear, x.bfloat16())
-        assert torch.is_autocast_enabled("cpu") and linear(x).dtype == torch.bfloat16
-    assert torch.equal(inside, linear(x.bfloat16().float()))
-    assert full_precision_on_cpu(linear.double(), x.double()).dtype == torch.float64
+@pytest.mark.parametrize("kernel, stride", [((3, 3, 3), (1, 1, 1)), ((3, 3, 3), (2, 2, 2)), ((3, 1, 1), (1, 1, 1)),
+                                            ((1, 3, 3), (1, 2, 2)), ((7, 1, 1), (2, 1, 1)), ((7, 7, 7), (1, 2, 2))])
+def test_bfloat16_convolutions_of_small_maps(kernel, stride):
+    """All sizes about those where some CPU kernels are wrong, against float32 on the same rounded numbers."""
+    torch.manual_seed(0)
+    conv = nn.Conv3d(16, 32, kernel, stride, [size // 2 for size in kernel], bias=False)
+    SafeConv3d.replace_in(conv)
+    for videos, frames, size in itertools.product((1, 4), (1, 2, 3, 4, 8), (1, 2, 4)):
+        x = torch.randn(videos, 16, frames, size, size).bfloat16().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16):
+            output = conv(x)
+        gradient = torch.randn(output.shape).bfloat16()
+        found = [output, *torch.autograd.grad(output, (x, conv.weight), gradient)]
+        weight = conv.weight.detach().bfloat16().float().requires_grad_()
+        wide = x.detach().float().requires_grad_()
+        output = F.conv3d(wide, weight, stride=stride, padding=conv.padding)
+        wanted = [output, *torch.autograd.grad(output, (wide, weight), gradient.float())]
+        for a, b in zip(found, wanted):
+            assert (a.float() - b).norm() <= ROUNDING * b.norm(), (videos, frames, size)
+
+
+def test_convolutions_differ_under_cpu_autocast_only():
+    conv = nn.Conv3d(4, 4, 3, padding=1)
+    x, state = torch.randn(2, 4, 2, 5, 5), conv.state_dict()
+    expected = conv(x)
+    SafeConv3d.replace_in(conv)
+    assert torch.equal(conv(x), expected)
+    assert all(torch.equal(value, state[name]) for name, value in conv.state_dict().items())
+    assert torch.equal(copy.deepcopy(conv)(x), expected)
+    assert conv.double()(x.double()).dtype == torch.float64
