@@ -31,15 +31,16 @@ class Features(NamedTuple):
 
 
 def feature_fingerprint(
-    weights: dict[str, Any], seed: int, csv_path: str, settings: ClipSettings
+    weights: dict[str, Any], seed: int, csv_path: str, settings: ClipSettings, amp: str = "off"
 ) -> dict[str, Any]:
     """What decides the features: weights (as `load_backbone` tells them), csv, its folder (paths are relative to it),
-    clips, and the libraries that decode and compute."""
+    clips, precision, and the libraries that decode and compute."""
     return {
         "format": FEATURE_FORMAT, "net": weights["net"], "checkpoint_sha256": weights["checkpoint_sha256"],
         "random_seed": seed if weights["weights"] == RANDOM else None, "csv_sha256": file_sha256(csv_path),
         "csv_folder": os.path.dirname(os.path.abspath(csv_path)), "torch": torch.__version__,
-        "opencv": cv2.__version__, "simplejpeg": simplejpeg.__version__, "av": decoder_version(), **asdict(settings),
+        "opencv": cv2.__version__, "simplejpeg": simplejpeg.__version__, "av": decoder_version(), "amp": amp,
+        **asdict(settings),
     }
 
 

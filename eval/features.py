@@ -19,6 +19,7 @@ from dataset.transforms import IMAGENET_MEAN, IMAGENET_STD, normalize
 from eval.views import ClipSettings, mean_over_views
 from models.levels import LEVELS
 from models.multilevel import build_backbone
+from models.precision import at_least_float32
 from models.weights import check_keys, unwrap
 from utils.checkpoint import FORMAT, canonical, read_checkpoint
 from utils.distributed import Process
@@ -115,21 +116,26 @@ def new_backbone(net: str, where: str) -> nn.Module:
 def extract_features(
     backbone: nn.Module, records: Sequence[VideoRecord], settings: ClipSettings, process: Process, *,
     batch: int = 32, num_workers: int = 0, skipped: dict[int, str] | None = None, label: str = "features",
+    amp: str = "off",
 ) -> dict[str, np.ndarray]:
     """Level -> float32 [N, C]: each video's mean over its views of the map's mean over time and space.
 
     Row i belongs to records[i]; the main process gets them, the others no level. How, and what is refused, tells
-    `mean_over_views`. Another `batch` changes the last bits of float32. The backbone's statistics, and what is in training
-    mode, stay as they are.
+    `mean_over_views`. Another `batch` changes the last bits of float32. `amp`: "bf16" runs the backbone in bfloat16 and
+    pools in float32. The backbone's statistics, and what is in training mode, stay as they are.
     """
-    rows = mean_over_views(backbone, partial(pool_levels, backbone), "features", records, settings, process,
+    rows = mean_over_views(backbone, partial(pool_levels, backbone, amp=amp), "features", records, settings, process,
                            batch=batch, num_workers=num_workers, skipped=skipped, label=label, dtype=np.float32)
     if rows or not process.is_main:
         return rows
     return {level: np.full((len(records), backbone.channels[level]), np.nan, np.float32) for level in LEVELS}
 
 
-def pool_levels(backbone: nn.Module, views: Tensor) -> dict[str, np.ndarray]:
+def pool_levels(backbone: nn.Module, views: Tensor, amp: str = "off") -> dict[str, np.ndarray]:
     """Level -> float64 [M, C] from uint8 views [M, T, S, S, 3]: the mean over time and space of each map."""
-    maps = backbone(normalize(views).contiguous())
-    return {level: x.mean(dim=(2, 3, 4)).double().cpu().numpy() for level, x in zip(LEVELS, maps)}
+    clips = normalize(views)
+    if amp == "off":  # the memory format decides the last bits
+        clips = clips.contiguous()
+    with torch.autocast(views.device.type, torch.bfloat16, enabled=amp == "bf16"):
+        maps = backbone(clips)
+    return {level: at_least_float32(x).mean(dim=(2, 3, 4)).double().cpu().numpy() for level, x in zip(LEVELS, maps)}

@@ -122,7 +122,8 @@ def probe_features(process: Process, flags: argparse.Namespace) -> None:
                "lr_decay_at": list(DECAY_AT), "lr_grid": parse_numbers("--lr", flags.lr),
                "weight_decay_grid": parse_numbers("--wd", flags.weight_decay), "dropout": None,
                "normalization": "L2, then each channel standardized by the videos trained on",
-               "holdout": flags.holdout, "group": flags.group, "seed": flags.seed, "skip_bad": flags.skip_bad}
+               "holdout": flags.holdout, "group": flags.group, "seed": flags.seed, "skip_bad": flags.skip_bad,
+               "amp": flags.amp}
     card = build_card("linear probe on features", outcomes, choices, weights, process.device, time.monotonic() - start)
     print(f"wrote {write_card(Path(flags.out), card)}\n")
     print(markdown_table(card, ("clips", "crops", "seed")), flush=True)

@@ -180,7 +180,7 @@ def retrieve(process: Process, flags: argparse.Namespace) -> None:
         outcomes.append(Outcome(sets.split, metrics, sets.counts()))
 
     choices = {**asdict(read_clip_settings(flags)), "centering": flags.centering, "seed": flags.seed,
-               "skip_bad": flags.skip_bad, "picture_level": pictured}
+               "skip_bad": flags.skip_bad, "amp": flags.amp, "picture_level": pictured}
     card = build_card("retrieval", outcomes, choices, weights, process.device, time.monotonic() - start)
     print(f"wrote {write_card(out, card)}\n")
     print(markdown_table(card, ("clips", "crops", "centering", "seed")), flush=True)

@@ -92,7 +92,7 @@ class FeatureReader:
         keys = [key_of(record) for record in records]
         fingerprint, path, stored = {}, None, None
         if self.process.is_main and self.flags.feature_dir is not None:
-            fingerprint = feature_fingerprint(self.weights, self.flags.seed, csv_path, self.settings)
+            fingerprint = feature_fingerprint(self.weights, self.flags.seed, csv_path, self.settings, self.flags.amp)
             path = store_path(self.flags.feature_dir, fingerprint, role)
 
         def find_missing() -> list[VideoRecord]:
@@ -136,7 +136,7 @@ class FeatureReader:
         skipped: dict[int, str] = {}
         features = extract_features(
             self.backbone, records, self.settings, self.process, batch=self.flags.batch, label=role,
-            num_workers=self.flags.num_workers, skipped=skipped if self.flags.skip_bad else None)
+            num_workers=self.flags.num_workers, skipped=skipped if self.flags.skip_bad else None, amp=self.flags.amp)
         if not self.process.is_main:
             return None
         new = Features(features, skipped)

@@ -16,9 +16,9 @@ SMALL = ClipSettings(clips=3, clip_frames=8, stride=2, img_dim=32)
 ROWS = {level: np.arange(4, dtype=np.float32).reshape(2, 2) + number for number, level in enumerate(LEVELS)}
 
 
-def fingerprint(csv: Path, settings: ClipSettings = SMALL, sha: str = "a") -> dict:
+def fingerprint(csv: Path, settings: ClipSettings = SMALL, sha: str = "a", amp: str = "off") -> dict:
     weights = {"weights": "w.pt", "net": "r3d10", "checkpoint_sha256": sha}
-    return feature_fingerprint(weights, 0, str(csv), settings)
+    return feature_fingerprint(weights, 0, str(csv), settings, amp)
 
 
 def test_only_the_same_weights_csv_and_clips_name_the_same_file(tmp_path, monkeypatch):
@@ -28,7 +28,7 @@ def test_only_the_same_weights_csv_and_clips_name_the_same_file(tmp_path, monkey
     other_folder.mkdir()
     (other_folder / "a.csv").write_text("v,9,0\n")  # same bytes, other videos: paths are relative to the csv
     marks = [fingerprint(csv), fingerprint(csv, sha="b"), fingerprint(csv, replace(SMALL, clips="windows")),
-             fingerprint(other_folder / "a.csv")]
+             fingerprint(other_folder / "a.csv"), fingerprint(csv, amp="bf16")]
     csv.write_text("v,9,1\n")
     marks.append(fingerprint(csv))
     csv.write_text("v,9,0\n")

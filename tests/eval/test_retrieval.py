@@ -226,6 +226,9 @@ def test_stored_features_give_the_same_metrics(color_set, tmp_path, monkeypatch,
     flags = arguments(color_set, tmp_path / "out", "--feature_dir", str(tmp_path / "features"))
     assert retrieval.main(flags) == 0
     first = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert retrieval.main([*flags, "--amp", "bf16", "--out", str(tmp_path / "bf16")]) == 0
+    half = json.loads((tmp_path / "bf16" / "result.json").read_text())
+    assert (first["settings"]["amp"], half["settings"]["amp"]) == ("off", "bf16") and not half["features_reused"]
     monkeypatch.setattr(eval.sets, "extract_features", None)
     assert retrieval.main(flags) == 0
     second = json.loads((tmp_path / "out" / "result.json").read_text())

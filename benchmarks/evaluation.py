@@ -1,0 +1,103 @@
+"""Feature extraction against the forward pass alone, and a probe's grid against one head after another.
+
+    python -m benchmarks.evaluation [--quick]
+
+Extraction is of r3d18 on 16-frame windows at 112 px, of videos of 340x256 JPEGs with different numbers of windows, on
+the GPU if there is one. The probe is of UCF-101's size: 9,537 training videos, 101 classes, 512 channels.
+"""
+from __future__ import annotations
+
+import itertools
+import os
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from benchmarks.input import write_video
+from benchmarks.measure import milliseconds, quick_flag, ratio, table, time_in_turns
+from dataset.records import VideoRecord
+from dataset.transforms import TestCrops
+from dataset.videos import TestViews
+from eval.features import extract_features, pool_levels
+from eval.linear_probe import fit_probe, grid, linear_probe_parser
+from eval.probe_grid import Pair, Recipe, train_heads
+from eval.views import WINDOWS, ClipSettings
+from models.multilevel import build_backbone
+from utils.distributed import Process
+
+LENGTHS = (20, 90, 45, 160)  # frames of the videos: 2, 11, 5 and 19 windows
+VIDEOS, CLASSES, CHANNELS = 9537, 101, 512
+
+
+def in_turn(backbone: nn.Module, records: list[VideoRecord], settings: ClipSettings, device: torch.device, amp: str) -> None:
+    """The plain way: read a video, crop its views, run them through the network, take up the next."""
+    crops = TestCrops(settings.img_dim, settings.crops)
+    for frames, clips, _, _ in settings.videos(records):
+        views = TestViews(frames, clips, crops)
+        pool_levels(backbone, views[0:len(views)].to(device), amp)
+
+
+@torch.inference_mode()
+def print_extraction(quick: bool) -> None:
+    """Clips a second of the forward pass alone, of extraction, and of the plain way."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    on_gpu = device.type == "cuda"
+    batch, repeats = (32, 50) if on_gpu else (8, 1 if quick else 3)
+    workers = os.cpu_count() or 1 if on_gpu else 1
+    settings = ClipSettings(WINDOWS, img_dim=32 if quick else 112)
+    backbone = build_backbone("r3d10" if quick else "r3d18").to(device).eval()
+    process, rows = Process(0, 1, device), []
+    with tempfile.TemporaryDirectory() as folder:
+        records = [VideoRecord(write_video(Path(folder) / str(length), (340, 256), 0, length), length, 0)
+                   for length in LENGTHS] * repeats
+        clips = sum(len(settings.sampler()(record.num_frames)) for record in records)
+        batches = -(-clips // batch)
+        views = torch.randint(0, 256, (batch, settings.clip_frames, settings.img_dim, settings.img_dim, 3),
+                              dtype=torch.uint8, device=device)
+        for amp in ("off", "bf16"):
+            seconds = time_in_turns({
+                "forward": lambda: [pool_levels(backbone, views, amp) for _ in range(batches)],
+                "ours": lambda: extract_features(backbone, records, settings, process, batch=batch, num_workers=workers,
+                                                 amp=amp),
+                "plain": lambda: in_turn(backbone, records, settings, device, amp),
+            }, 1, time.perf_counter)
+            rows.append(["float32" if amp == "off" else amp,
+                         *(f"{clips / np.median(seconds[name]):.1f}" for name in ("forward", "ours", "plain")),
+                         f"{ratio(seconds['forward'], seconds['ours']):.0%}", f"{ratio(seconds['plain'], seconds['ours']):.2f}x"])
+    print(table(["clips/s", "forward alone", "extraction", "video by video", "extraction / forward",
+                 "extraction / video by video"], rows))
+    print(f"\n{len(records)} videos, {clips} clips, {batch} in a forward, {workers} reading process(es).\n")
+
+
+def print_probe(quick: bool) -> None:
+    """Seconds of a probe: the whole grid at once, and a head alone times the pairs."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    pairs: list[Pair] = grid(linear_probe_parser().parse_args(["--weights", "-", "--train_csv", "-", "--test_csv", "-"]))
+    recipe = Recipe(epochs=2 if quick else 100)
+    rng = np.random.default_rng(0)
+    targets = rng.permutation(np.arange(VIDEOS) % CLASSES)
+    vectors = (rng.normal(size=(CLASSES, CHANNELS))[targets] + 4 * rng.normal(size=(VIDEOS, CHANNELS))).astype(np.float32)
+    held = rng.random(VIDEOS) < 0.2
+    seconds = time_in_turns({
+        "grid": lambda: train_heads(vectors[~held], targets[~held], CLASSES, pairs, recipe, device),
+        "one": lambda: train_heads(vectors[~held], targets[~held], CLASSES, pairs[:1], recipe, device),
+        "all": lambda: fit_probe(vectors, targets, CLASSES, held, pairs, recipe, device),
+    }, 1, time.perf_counter)
+    print(table([f"{VIDEOS} videos, {recipe.epochs} epochs", "s"], [
+        [f"{len(pairs)} heads at once", f"{np.median(seconds['grid']):.1f}"],
+        [f"{len(pairs)} heads one after another ({len(pairs)} times one)", f"{len(pairs) * np.median(seconds['one']):.1f}"],
+        ["a whole probe: choose on the hold-out, train the chosen one on all", f"{np.median(seconds['all']):.1f}"]]))
+
+
+def main() -> None:
+    quick = quick_flag(__doc__)
+    print_extraction(quick)
+    print_probe(quick)
+
+
+if __name__ == "__main__":
+    main()
