@@ -7,7 +7,6 @@ the GPU if there is one. The probe is of UCF-101's size: 9,537 training videos, 
 """
 from __future__ import annotations
 
-import itertools
 import os
 import tempfile
 import time
@@ -18,7 +17,7 @@ import torch
 from torch import nn
 
 from benchmarks.input import write_video
-from benchmarks.measure import milliseconds, quick_flag, ratio, table, time_in_turns
+from benchmarks.measure import quick_flag, ratio, table, time_in_turns
 from dataset.records import VideoRecord
 from dataset.transforms import TestCrops
 from dataset.videos import TestViews
@@ -67,7 +66,8 @@ def print_extraction(quick: bool) -> None:
             }, 1, time.perf_counter)
             rows.append(["float32" if amp == "off" else amp,
                          *(f"{clips / np.median(seconds[name]):.1f}" for name in ("forward", "ours", "plain")),
-                         f"{ratio(seconds['forward'], seconds['ours']):.0%}", f"{ratio(seconds['plain'], seconds['ours']):.2f}x"])
+                         f"{ratio(seconds['forward'], seconds['ours']):.0%}",
+                         f"{ratio(seconds['plain'], seconds['ours']):.2f}x"])
     print(table(["clips/s", "forward alone", "extraction", "video by video", "extraction / forward",
                  "extraction / video by video"], rows))
     print(f"\n{len(records)} videos, {clips} clips, {batch} in a forward, {workers} reading process(es).\n")

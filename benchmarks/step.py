@@ -11,6 +11,7 @@ import subprocess
 import sys
 
 import torch
+from torch import nn
 
 from benchmarks.measure import HeldMemory, milliseconds, quick_flag, ratio, table, time_in_turns
 from models.multilevel import BACKBONES, ModelOutput, MultiLevelModel
@@ -24,19 +25,20 @@ TIMED = ("float32", "bf16", "recomputed")
 class Step:
     """A model, and the step that train.py takes with it."""
 
-    def __init__(self, net: str, videos: int) -> None:
+    def __init__(self, net: str, videos: int, device: str = "cpu", img_dim: int = IMG_DIM) -> None:
         torch.manual_seed(0)
-        self.model = MultiLevelModel(net).train()
+        self.model = MultiLevelModel(net).to(device).train()
+        self.train_model: nn.Module = self.model  # or a compiled one
         self.optimizer = torch.optim.Adam(self.model.parameters(), 1e-3, weight_decay=1e-5, fused=True)
         self.objective = Objective(graph_start_epoch=0)
-        self.views = torch.randn(videos, CLIPS + 1, 3, CLIP_FRAMES, IMG_DIM, IMG_DIM)
+        self.views = torch.randn(videos, CLIPS + 1, 3, CLIP_FRAMES, img_dim, img_dim, device=device)
 
     def forward(self, way: str) -> ModelOutput:
         """Returns the model's output, computed in one of the WAYS."""
         bfloat16, self.model.backbone.checkpoint_activations = WAYS[way]
         self.model.prototype_head.normalize_()
-        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
-            return self.model(self.views)
+        with torch.autocast(self.views.device.type, torch.bfloat16, enabled=bfloat16):
+            return self.train_model(self.views)
 
     def gradients(self, way: str) -> None:
         """Sets every parameter's gradient."""

@@ -31,10 +31,10 @@ def flat(output) -> list[torch.Tensor]:
 def backward(model: nn.Module, views: torch.Tensor, bfloat16: bool) -> None:
     """Set the gradients of a fixed random linear function of all outputs."""
     model.zero_grad(set_to_none=True)
-    with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+    with torch.autocast(views.device.type, torch.bfloat16, enabled=bfloat16):
         outputs = flat(model(views))
     generator = torch.Generator().manual_seed(1)
-    sum((x.float() * torch.randn(x.shape, generator=generator)).sum() for x in outputs).backward()
+    sum((x.float() * torch.randn(x.shape, generator=generator).to(x.device)).sum() for x in outputs).backward()
 
 
 def layer_errors(model: nn.Module, views: torch.Tensor) -> dict[str, float]:

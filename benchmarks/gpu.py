@@ -1,0 +1,192 @@
+"""A training step on one GPU: precision, memory format, choice of kernels, compilation; and where its time goes.
+
+    python -m benchmarks.gpu [--quick]
+
+Videos of two clips and the overview, 16 frames at 112 px, already in the GPU's memory; a step is that of train.py
+(forward, objective, backward, Adam). 64 videos a step, or half as often as they do not fit. Operations are those of
+convolutions and matrix products, forward and backward; the card's rate is measured beside, as that of a large product.
+"""
+from __future__ import annotations
+
+import functools
+import gc
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.measure import milliseconds, quick_flag, ratio, table, time_in_turns
+from benchmarks.step import CLIP_FRAMES, CLIPS, IMG_DIM, Step
+from models.multilevel import BACKBONES, MultiLevelModel
+from models.objective import Objective
+
+VIDEOS, STEPS = 64, 3  # steps in a turn
+PRODUCT = 8192         # side of the matrices by which the card's rate is measured
+
+
+@dataclass(frozen=True)
+class Mode:
+    """How a step is computed. `bfloat16`, `recomputed`: autocast and checkpointing; `tf32`: in convolutions."""
+
+    name: str
+    bfloat16: bool = False
+    recomputed: bool = False
+    tf32: bool = True
+    channels_last: bool = False
+    tried_kernels: bool = False  # cuDNN tries its kernels and keeps the fastest
+    compiled: bool = False
+
+    @property
+    def way(self) -> str:
+        """Its name in `benchmarks.step.WAYS`."""
+        return {(False, False): "float32", (True, False): "bf16", (False, True): "recomputed",
+                (True, True): "both"}[self.bfloat16, self.recomputed]
+
+    @contextmanager
+    def switched_on(self) -> Iterator[None]:
+        """The switches of torch that belong to it."""
+        with torch.backends.cudnn.flags(enabled=True, benchmark=self.tried_kernels, deterministic=False,
+                                        allow_tf32=self.tf32):
+            yield
+
+    def prepare(self, net: str, videos: int, device: str, img_dim: int) -> Step:
+        """A new model in this mode."""
+        step = Step(net, videos, device, img_dim)
+        if self.channels_last:
+            step.model.backbone.to(memory_format=torch.channels_last_3d)
+            step.views = step.views.movedim(2, -1).contiguous().movedim(-1, 2)
+        if self.compiled:
+            step.train_model = torch.compile(step.model)
+        return step
+
+
+PUBLISHED = Mode("float32, as published")
+BEST_EAGER = Mode("bf16, channels last, tried kernels", bfloat16=True, channels_last=True, tried_kernels=True)
+MODES = (
+    Mode("float32, no TF32", tf32=False),
+    PUBLISHED,
+    Mode("float32, tried kernels", tried_kernels=True),
+    Mode("bf16", bfloat16=True),
+    Mode("bf16, channels last", bfloat16=True, channels_last=True),
+    BEST_EAGER,
+    Mode("bf16, channels last, tried kernels, checkpointing", bfloat16=True, recomputed=True, channels_last=True,
+         tried_kernels=True),
+    Mode("bf16, channels last, tried kernels, compiled", bfloat16=True, channels_last=True, tried_kernels=True,
+         compiled=True),
+)
+
+
+def clock() -> float:
+    """Seconds, when all that was given to the GPU is done."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def release() -> None:
+    """Give back the memory of what is no longer used."""
+    gc.collect()
+    torch._dynamo.reset()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+
+@functools.cache
+def operations(net: str, img_dim: int = IMG_DIM) -> int:
+    """Floating-point operations of a step on one video, counted on tensors without values."""
+    videos = 2  # a contrast needs another one
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        views = torch.empty(videos, CLIPS + 1, 3, CLIP_FRAMES, img_dim, img_dim)
+        Objective(graph_start_epoch=0)(MultiLevelModel(net)(views), 0, lambda rows: rows, 0).total.backward()
+    return counter.get_total_flops() // videos
+
+
+def card_rate(device: str, side: int = PRODUCT) -> float:
+    """Operations a second of a large product of bfloat16 matrices."""
+    a, b = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
+    seconds = time_in_turns({"product": lambda: a @ b}, 10, clock)["product"]
+    return 2 * side**3 / sorted(seconds)[len(seconds) // 2]
+
+
+def time_step(mode: Mode, net: str, videos: int, device: str, turns: int,
+              img_dim: int = IMG_DIM) -> tuple[list[float], float]:
+    """(seconds of a step in each turn, GiB at the peak); torch.OutOfMemoryError where it does not fit."""
+    release()
+    step = mode.prepare(net, videos, device, img_dim)
+    with mode.switched_on():
+        seconds = time_in_turns({"step": lambda: [step.take(mode.way) for _ in range(STEPS)]}, turns, clock)["step"]
+    peak = torch.cuda.max_memory_allocated() / 2**30 if device == "cuda" else 0.0
+    return [second / STEPS for second in seconds], peak
+
+
+def fitting(mode: Mode, net: str, device: str, turns: int) -> tuple[int, list[float], float]:
+    """(videos, seconds, GiB) of the largest of 64, 32, ... videos that fits."""
+    videos = VIDEOS
+    while True:
+        try:
+            return videos, *time_step(mode, net, videos, device, turns)
+        except torch.OutOfMemoryError:
+            if videos == 1:
+                raise
+            videos //= 2
+
+
+def kernel_shares(mode: Mode, net: str, videos: int, device: str, img_dim: int = IMG_DIM) -> list[tuple[str, float]]:
+    """(kernel, share of the time of all kernels) of a step, the longest first."""
+    release()
+    step = mode.prepare(net, videos, device, img_dim)
+    with mode.switched_on():
+        for _ in range(2):
+            step.take(mode.way)
+        on_gpu = device == "cuda"
+        with profile(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]) as found:
+            step.take(mode.way)
+            clock()
+    spent: Counter[str] = Counter()
+    for event in found.key_averages():
+        spent[event.key] += event.self_device_time_total if on_gpu else event.self_cpu_time_total
+    total = sum(spent.values())
+    return [(name, time / total) for name, time in spent.most_common()]
+
+
+def row(mode: Mode, net: str, videos: int, seconds: list[float], gib: float, baseline: list[float],
+        rate: float) -> list[str]:
+    """A line of a table; `baseline` is per video, `rate` the card's operations a second."""
+    speed = videos * operations(net) / sorted(seconds)[len(seconds) // 2]
+    return [net, mode.name, str(videos), milliseconds(seconds), f"{videos / sorted(seconds)[len(seconds) // 2]:.0f}",
+            f"{ratio(baseline, [second / videos for second in seconds]):.2f}x", f"{gib:.1f}", f"{speed / 1e12:.0f}",
+            f"{speed / rate:.0%}"]
+
+
+def main() -> None:
+    quick = quick_flag(__doc__)
+    if not torch.cuda.is_available():
+        sys.exit("benchmarks.gpu: there is no GPU here")
+    turns = 2 if quick else 5
+    rate = card_rate("cuda")
+    rows = []
+    for net in ["r3d18"] if quick else ["r3d18", *(net for net in BACKBONES if net not in ("resnet18", "r3d18"))]:
+        baseline: list[float] = []
+        for mode in ([PUBLISHED, BEST_EAGER] if quick or net != "r3d18" else [PUBLISHED, *(
+                mode for mode in MODES if mode is not PUBLISHED)]):
+            videos, seconds, gib = fitting(mode, net, "cuda", turns)
+            baseline = baseline or [second / videos for second in seconds]
+            rows.append(row(mode, net, videos, seconds, gib, baseline, rate))
+    print(table(["`--net`", "mode", "videos", "ms a step", "videos/s", "speed", "peak GiB", "TFLOP/s",
+                 "of the card's rate"], rows))
+    print(f"\nThe card's rate is that of a product of two {PRODUCT} x {PRODUCT} matrices in bfloat16, "
+          f"{rate / 1e12:.0f} TFLOP/s.\n")
+    shares = kernel_shares(BEST_EAGER, "r3d18", VIDEOS, "cuda")
+    print(table([f"kernel, r3d18, {BEST_EAGER.name}", "of the time"],
+                [[f"`{name[:90]}`", f"{share:.1%}"] for name, share in shares[:15]]))
+
+
+if __name__ == "__main__":
+    main()
