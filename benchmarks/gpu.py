@@ -59,8 +59,7 @@ class Mode:
         """A new model in this mode."""
         step = Step(net, videos, device, img_dim)
         if self.channels_last:
-            step.model.backbone.to(memory_format=torch.channels_last_3d)
-            step.views = step.views.movedim(2, -1).contiguous().movedim(-1, 2)
+            step.use_channels_last()
         if self.compiled:
             step.train_model = torch.compile(step.model)
         return step

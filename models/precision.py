@@ -17,11 +17,11 @@ def at_least_float32(x: Tensor) -> Tensor:
 class SafeConv3d(nn.Conv3d):
     """nn.Conv3d, with right bfloat16 gradients on the CPU.
 
-    Where a feature map is no longer than the kernel in a padded dimension, the CPU's bfloat16 kernels return weight
-    gradients of which nothing is right, NaN among them, and some corrupt memory, while output and loss look healthy
+    Where a feature map is no longer than the kernel in a padded dimension, some of the CPU's bfloat16 kernels return
+    weight gradients of which nothing is right, NaN among them, or corrupt memory, while output and loss look healthy
     (seen with torch 2.14.1 on AVX-512; 3x3x3 over 2 timestamps, as in the last stage of 16 frames, is such a case).
-    There zeros are written around the map and the kernel is told of no padding, which gives what was asked for, at
-    0.5 to 0.9 of the time of float32. Only under CPU autocast; elsewhere nothing differs.
+    There the zeros are written around the map, and the kernel is told of no padding: the same sums, in right kernels.
+    Only under CPU autocast; elsewhere nothing differs.
     """
 
     @classmethod
