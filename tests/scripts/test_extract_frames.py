@@ -1,6 +1,7 @@
 """Extraction as users start it: exit statuses, restarts, and the same tree however often it is killed."""
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
 import json
@@ -52,9 +53,18 @@ def files(root: Path, name_end: str) -> list[Path]:
 
 def wait_for_open(process: subprocess.Popen[str], path: Path) -> None:
     """Returns when the process holds the file open."""
-    while not any(os.path.realpath(link) == str(path) for link in Path(f"/proc/{process.pid}/fd").iterdir()):
+    while str(path) not in open_files(process.pid):
         assert process.poll() is None
         time.sleep(0.002)
+
+
+def open_files(pid: int) -> list[str]:
+    """Files that a process holds open; it may close one while this looks."""
+    found = []
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found.append(os.readlink(link))
+    return found
 
 
 def report(destination: Path) -> dict[str, dict[str, str]]:
