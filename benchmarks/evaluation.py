@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
@@ -17,14 +16,14 @@ import torch
 from torch import nn
 
 from benchmarks.input import write_video
-from benchmarks.measure import quick_flag, ratio, table, time_in_turns
+from benchmarks.measure import device_clock, quick_flag, ratio, table, time_in_turns
 from dataset.records import VideoRecord
 from dataset.transforms import TestCrops
 from dataset.videos import TestViews
 from eval.features import extract_features, pool_levels
 from eval.linear_probe import fit_probe, grid, linear_probe_parser
 from eval.probe_grid import Pair, Recipe, train_heads
-from eval.views import WINDOWS, ClipSettings
+from eval.views import FULL_FLOAT32, WINDOWS, ClipSettings
 from models.multilevel import build_backbone
 from utils.distributed import Process
 
@@ -41,6 +40,7 @@ def in_turn(backbone: nn.Module, records: list[VideoRecord], settings: ClipSetti
 
 
 @torch.inference_mode()
+@torch.backends.cudnn.flags(**FULL_FLOAT32)  # as extraction has them
 def print_extraction(quick: bool) -> None:
     """Clips a second of the forward pass alone, of extraction, and of the plain way."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -63,7 +63,7 @@ def print_extraction(quick: bool) -> None:
                 "ours": lambda: extract_features(backbone, records, settings, process, batch=batch, num_workers=workers,
                                                  amp=amp),
                 "plain": lambda: in_turn(backbone, records, settings, device, amp),
-            }, 1, time.perf_counter)
+            }, 1, device_clock)
             rows.append(["float32" if amp == "off" else amp,
                          *(f"{clips / np.median(seconds[name]):.1f}" for name in ("forward", "ours", "plain")),
                          f"{ratio(seconds['forward'], seconds['ours']):.0%}",
@@ -86,11 +86,13 @@ def print_probe(quick: bool) -> None:
         "grid": lambda: train_heads(vectors[~held], targets[~held], CLASSES, pairs, recipe, device),
         "one": lambda: train_heads(vectors[~held], targets[~held], CLASSES, pairs[:1], recipe, device),
         "all": lambda: fit_probe(vectors, targets, CLASSES, held, pairs, recipe, device),
-    }, 1, time.perf_counter)
-    print(table([f"{VIDEOS} videos, {recipe.epochs} epochs", "s"], [
-        [f"{len(pairs)} heads at once", f"{np.median(seconds['grid']):.1f}"],
-        [f"{len(pairs)} heads one after another ({len(pairs)} times one)", f"{len(pairs) * np.median(seconds['one']):.1f}"],
-        ["a whole probe: choose on the hold-out, train the chosen one on all", f"{np.median(seconds['all']):.1f}"]]))
+    }, 1, device_clock)
+    kept = int((~held).sum())
+    print(table([f"{recipe.epochs} epochs", "videos", "s"], [
+        [f"{len(pairs)} heads at once", kept, f"{np.median(seconds['grid']):.1f}"],
+        [f"{len(pairs)} heads one after another ({len(pairs)} times one)", kept,
+         f"{len(pairs) * np.median(seconds['one']):.1f}"],
+        ["a whole probe: choose on the hold-out, train the chosen one on all", VIDEOS, f"{np.median(seconds['all']):.1f}"]]))
 
 
 def main() -> None:

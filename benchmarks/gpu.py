@@ -2,16 +2,16 @@
 
     python -m benchmarks.gpu [--quick]
 
-Videos of two clips and the overview, 16 frames at 112 px, already in the GPU's memory; a step is that of train.py
-(forward, objective, backward, Adam). 64 videos a step, or half as often as they do not fit. Operations are those of
-convolutions and matrix products, forward and backward; the card's rate is measured beside, as that of a large product.
+Videos of two clips and the overview, 16 frames at 112 px, already in the GPU's memory. A step is forward, objective,
+backward and Adam as in train.py, without its checks and its log; "tried kernels" is a mode of cuDNN that train.py does
+not switch on. 64 videos a step, halved until they fit. Operations are those of convolutions and matrix products, forward
+and backward; the card's rate is measured beside, as that of a large product.
 """
 from __future__ import annotations
 
 import functools
 import gc
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +21,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.measure import milliseconds, quick_flag, ratio, table, time_in_turns
+from benchmarks.measure import device_clock, milliseconds, quick_flag, ratio, table, time_in_turns
 from benchmarks.step import CLIP_FRAMES, CLIPS, IMG_DIM, Step
 from models.multilevel import BACKBONES, MultiLevelModel
 from models.objective import Objective
@@ -66,26 +66,20 @@ class Mode:
 
 
 PUBLISHED = Mode("float32, as published")
+BFLOAT16 = Mode("bf16, channels last", bfloat16=True, channels_last=True)  # --amp bf16 --channels_last
 BEST_EAGER = Mode("bf16, channels last, tried kernels", bfloat16=True, channels_last=True, tried_kernels=True)
 MODES = (
-    Mode("float32, no TF32", tf32=False),
     PUBLISHED,
+    Mode("float32, no TF32", tf32=False),
     Mode("float32, tried kernels", tried_kernels=True),
     Mode("bf16", bfloat16=True),
-    Mode("bf16, channels last", bfloat16=True, channels_last=True),
+    BFLOAT16,
     BEST_EAGER,
     Mode("bf16, channels last, tried kernels, checkpointing", bfloat16=True, recomputed=True, channels_last=True,
          tried_kernels=True),
     Mode("bf16, channels last, tried kernels, compiled", bfloat16=True, channels_last=True, tried_kernels=True,
          compiled=True),
 )
-
-
-def clock() -> float:
-    """Seconds, when all that was given to the GPU is done."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter()
 
 
 def release() -> None:
@@ -110,7 +104,7 @@ def operations(net: str, img_dim: int = IMG_DIM) -> int:
 def card_rate(device: str, side: int = PRODUCT) -> float:
     """Operations a second of a large product of bfloat16 matrices."""
     a, b = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
-    seconds = time_in_turns({"product": lambda: a @ b}, 10, clock)["product"]
+    seconds = time_in_turns({"product": lambda: a @ b}, 10, device_clock)["product"]
     return 2 * side**3 / sorted(seconds)[len(seconds) // 2]
 
 
@@ -120,7 +114,7 @@ def time_step(mode: Mode, net: str, videos: int, device: str, turns: int,
     release()
     step = mode.prepare(net, videos, device, img_dim)
     with mode.switched_on():
-        seconds = time_in_turns({"step": lambda: [step.take(mode.way) for _ in range(STEPS)]}, turns, clock)["step"]
+        seconds = time_in_turns({"step": lambda: [step.take(mode.way) for _ in range(STEPS)]}, turns, device_clock)["step"]
     peak = torch.cuda.max_memory_allocated() / 2**30 if device == "cuda" else 0.0
     return [second / STEPS for second in seconds], peak
 
@@ -147,7 +141,7 @@ def kernel_shares(mode: Mode, net: str, videos: int, device: str, img_dim: int =
         on_gpu = device == "cuda"
         with profile(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]) as found:
             step.take(mode.way)
-            clock()
+            device_clock()
     spent: Counter[str] = Counter()
     for event in found.key_averages():
         spent[event.key] += event.self_device_time_total if on_gpu else event.self_cpu_time_total
@@ -170,19 +164,19 @@ def main() -> None:
         sys.exit("benchmarks.gpu: there is no GPU here")
     turns = 2 if quick else 5
     rate = card_rate("cuda")
-    rows = []
+    rows, fits = [], {}
     for net in ["r3d18"] if quick else ["r3d18", *(net for net in BACKBONES if net not in ("resnet18", "r3d18"))]:
         baseline: list[float] = []
-        for mode in ([PUBLISHED, BEST_EAGER] if quick or net != "r3d18" else [PUBLISHED, *(
-                mode for mode in MODES if mode is not PUBLISHED)]):
+        for mode in MODES if net == "r3d18" and not quick else (PUBLISHED, BFLOAT16, BEST_EAGER):
             videos, seconds, gib = fitting(mode, net, "cuda", turns)
+            fits[net, mode] = videos
             baseline = baseline or [second / videos for second in seconds]
             rows.append(row(mode, net, videos, seconds, gib, baseline, rate))
     print(table(["`--net`", "mode", "videos", "ms a step", "videos/s", "speed", "peak GiB", "TFLOP/s",
                  "of the card's rate"], rows))
     print(f"\nThe card's rate is that of a product of two {PRODUCT} x {PRODUCT} matrices in bfloat16, "
           f"{rate / 1e12:.0f} TFLOP/s.\n")
-    shares = kernel_shares(BEST_EAGER, "r3d18", VIDEOS, "cuda")
+    shares = kernel_shares(BEST_EAGER, "r3d18", fits["r3d18", BEST_EAGER], "cuda")
     print(table([f"kernel, r3d18, {BEST_EAGER.name}", "of the time"],
                 [[f"`{name[:90]}`", f"{share:.1%}"] for name, share in shares[:15]]))
 

@@ -41,6 +41,13 @@ def time_in_turns(jobs: dict[str, Callable[[], object]], turns: int,
     return seconds
 
 
+def device_clock() -> float:
+    """Returns seconds of the wall clock, when all that was given to the GPU, if there is one, is done."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
 def ratio(slow: Sequence[float], fast: Sequence[float]) -> float:
     """Returns how many times faster `fast` is: the median over the turns."""
     return statistics.median(a / b for a, b in zip(slow, fast))

@@ -2,8 +2,8 @@
 # Measures every figure of docs/performance.md and writes its tables: bash benchmarks/run.sh [--quick]
 #
 # --quick takes minutes and prints the tables without writing them. The whole takes about half an hour on two free
-# cores; it should be the only thing that runs. A GPU is measured where there is one. PYTHON=/path/to/python chooses the interpreter (default: .venv, as scripts/test.sh
-# makes it).
+# cores; it should be the only thing that runs. A GPU is measured where there is one. PYTHON=/path/to/python chooses
+# the interpreter (default: .venv, as scripts/test.sh makes it).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 export OMP_NUM_THREADS=1

@@ -1,4 +1,4 @@
-"""Features kept in files, each found again only for the weights, csv and clips that it was made of."""
+"""Features kept in files, each found again only for the weights, csv, clips and precision that it was made of."""
 from __future__ import annotations
 
 import hashlib
@@ -87,5 +87,5 @@ def read_features(path: Path, fingerprint: dict[str, Any]) -> Features | None:
     except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
         raise InputError(f"{path}: no whole file of features; remove it ({type(error).__name__})") from error
     if found != mark_of(fingerprint):
-        raise InputError(f"{path}: holds features of other weights, videos or clips; remove it")
+        raise InputError(f"{path}: holds features of other weights, videos, clips or precision; remove it")
     return Features(features, skipped)

@@ -45,11 +45,11 @@ def add_extraction_flags(parser: argparse.ArgumentParser) -> None:
     """Flags of how features are computed and kept."""
     work = add_reading_flags(parser)
     work.add_argument("--amp", choices=("off", "bf16"), default="off",
-                      help="bf16: the backbone in bfloat16, which is faster and changes the third digit of features; their "
+                      help="bf16: the backbone in bfloat16, which is faster and changes features by 0.2 to 1 %%; their "
                            "means, and all that is done with them, in float32")
     work.add_argument("--feature_dir", metavar="DIR",
-                      help="keep features here, and use those kept for the same weights, csv and clips; frames that "
-                           "have changed under the same csv are not noticed")
+                      help="keep features here, and use those kept for the same weights, csv, clips and precision; "
+                           "frames that have changed under the same csv are not noticed")
 
 
 def add_reading_flags(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:

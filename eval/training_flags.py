@@ -35,7 +35,7 @@ def add_training_flags(parser: argparse.ArgumentParser, *, epochs: int, lr: floa
     training.add_argument("--amp", choices=("off", "bf16"), default="off",
                           help="bf16: train the network in bfloat16, losses in float32; tests are in float32 always")
     training.add_argument("--channels_last", action="store_true",
-                          help="channels innermost in memory; pays with bf16 on GPUs, and for s3d on CPUs")
+                          help="channels innermost in memory: for bf16 on GPUs, and on CPUs for that of s3d and r2plus1d18")
 
     run = parser.add_argument_group("run directory")
     run.add_argument("--out", default=out, metavar="DIR",

@@ -15,7 +15,7 @@ def at_least_float32(x: Tensor) -> Tensor:
 
 
 class SafeConv3d(nn.Conv3d):
-    """nn.Conv3d, with right bfloat16 gradients on the CPU.
+    """nn.Conv3d, with right gradients under CPU autocast to bfloat16.
 
     Where a feature map is no longer than the kernel in a padded dimension, some of the CPU's bfloat16 kernels return
     weight gradients of which nothing is right, NaN among them, or corrupt memory, while output and loss look healthy

@@ -104,7 +104,7 @@ def pretraining_parser() -> argparse.ArgumentParser:
                        help="forget what the backbone's blocks computed and compute it anew in the backward pass: less "
                             "memory for a third more work, and the same result")
     speed.add_argument("--channels_last", action="store_true",
-                       help="channels innermost in memory; pays with bf16 on GPUs, and for s3d on CPUs")
+                       help="channels innermost in memory: for bf16 on GPUs, and on CPUs for that of s3d and r2plus1d18")
     speed.add_argument("--compile", action="store_true", help="torch.compile the network; the first steps are slow")
 
     speed.add_argument("--dry_run", type=int, metavar="N", help="time N steps, tell what they say of the whole run, and end")

@@ -134,7 +134,7 @@ def embed(process: Process, flags: argparse.Namespace) -> None:
     check_perplexity(flags.perplexity, len(videos.records), flags.csv_file)
     points = project_levels(videos.features, parse_levels(flags.levels), flags.perplexity, flags.seed)
     title = (f"{weights['net']}, {weights['weights']}; {len(videos.records)} videos of {flags.csv_file}, "
-             f"perplexity {flags.perplexity:g}, seed {flags.seed}")
+             f"perplexity {flags.perplexity:g}, seed {flags.seed}" + ", features in bf16" * (flags.amp == "bf16"))
     draw_points(Path(flags.out), points, videos.labels, {label: names[label] for label in labels}, title)
     print(f"wrote {flags.out}")
 

@@ -95,14 +95,15 @@ def test_batch_size_changes_no_more_than_the_rounding_of_float32(videos):
                                        atol=1e-5 * reference[level].max())
 
 
-def test_bfloat16_changes_little_and_keeps_rows_apart(videos):
-    backbone, _ = load_backbone("random", "r3d10", seed=0)
+@pytest.mark.parametrize("net, bound", [("r3d10", 0.01), ("s3d", 0.02)])
+def test_bfloat16_changes_little_and_keeps_rows_apart(videos, net, bound):
+    backbone, _ = load_backbone("random", net, seed=0)
     reference = extract_features(backbone, videos, SMALL, HERE, batch=2)
     features = extract_features(backbone, videos, SMALL, HERE, batch=2, amp="bf16")
     reverse = extract_features(backbone, videos[::-1], SMALL, HERE, batch=2, num_workers=1, amp="bf16")
     for level in LEVELS:
         error = np.linalg.norm(features[level] - reference[level]) / np.linalg.norm(reference[level])
-        assert 1e-5 < error < 0.01, (level, error)  # each number has 8 bits
+        assert 1e-5 < error < bound, (level, error)  # each number has 8 bits
         rounded = torch.from_numpy(features[level]).bfloat16().float().numpy()
         assert not np.array_equal(rounded, features[level]), "the mean over a map must have more bits than the map"
         assert np.array_equal(reverse[level][::-1], features[level])
