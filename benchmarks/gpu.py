@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import functools
 import gc
+import statistics
 import sys
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
@@ -32,28 +32,19 @@ PRODUCT = 8192         # side of the matrices by which the card's rate is measur
 
 @dataclass(frozen=True)
 class Mode:
-    """How a step is computed. `bfloat16`, `recomputed`: autocast and checkpointing; `tf32`: in convolutions."""
+    """How a step is computed. `way`: one of `benchmarks.step.WAYS`; `tf32`: in convolutions, as torch's default."""
 
     name: str
-    bfloat16: bool = False
-    recomputed: bool = False
+    way: str
     tf32: bool = True
     channels_last: bool = False
     tried_kernels: bool = False  # cuDNN tries its kernels and keeps the fastest
     compiled: bool = False
 
-    @property
-    def way(self) -> str:
-        """Its name in `benchmarks.step.WAYS`."""
-        return {(False, False): "float32", (True, False): "bf16", (False, True): "recomputed",
-                (True, True): "both"}[self.bfloat16, self.recomputed]
-
-    @contextmanager
-    def switched_on(self) -> Iterator[None]:
-        """The switches of torch that belong to it."""
-        with torch.backends.cudnn.flags(enabled=True, benchmark=self.tried_kernels, deterministic=False,
-                                        allow_tf32=self.tf32):
-            yield
+    def switched_on(self) -> AbstractContextManager:
+        """The switches of cuDNN that belong to it."""
+        return torch.backends.cudnn.flags(enabled=True, benchmark=self.tried_kernels, deterministic=False,
+                                          allow_tf32=self.tf32)
 
     def prepare(self, net: str, videos: int, device: str, img_dim: int) -> Step:
         """A new model in this mode."""
@@ -65,20 +56,18 @@ class Mode:
         return step
 
 
-PUBLISHED = Mode("float32, as published")
-BFLOAT16 = Mode("bf16, channels last", bfloat16=True, channels_last=True)  # --amp bf16 --channels_last
-BEST_EAGER = Mode("bf16, channels last, tried kernels", bfloat16=True, channels_last=True, tried_kernels=True)
+PUBLISHED = Mode("float32, as published", "float32")
+BFLOAT16 = Mode("bf16, channels last", "bf16", channels_last=True)  # --amp bf16 --channels_last
+BEST_EAGER = Mode("bf16, channels last, tried kernels", "bf16", channels_last=True, tried_kernels=True)
 MODES = (
     PUBLISHED,
-    Mode("float32, no TF32", tf32=False),
-    Mode("float32, tried kernels", tried_kernels=True),
-    Mode("bf16", bfloat16=True),
+    Mode("float32, no TF32", "float32", tf32=False),
+    Mode("float32, tried kernels", "float32", tried_kernels=True),
+    Mode("bf16", "bf16"),
     BFLOAT16,
     BEST_EAGER,
-    Mode("bf16, channels last, tried kernels, checkpointing", bfloat16=True, recomputed=True, channels_last=True,
-         tried_kernels=True),
-    Mode("bf16, channels last, tried kernels, compiled", bfloat16=True, channels_last=True, tried_kernels=True,
-         compiled=True),
+    Mode("bf16, channels last, tried kernels, checkpointing", "both", channels_last=True, tried_kernels=True),
+    Mode("bf16, channels last, tried kernels, compiled", "bf16", channels_last=True, tried_kernels=True, compiled=True),
 )
 
 
@@ -105,7 +94,7 @@ def card_rate(device: str, side: int = PRODUCT) -> float:
     """Operations a second of a large product of bfloat16 matrices."""
     a, b = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
     seconds = time_in_turns({"product": lambda: a @ b}, 10, device_clock)["product"]
-    return 2 * side**3 / sorted(seconds)[len(seconds) // 2]
+    return 2 * side**3 / statistics.median(seconds)
 
 
 def time_step(mode: Mode, net: str, videos: int, device: str, turns: int,
@@ -152,8 +141,9 @@ def kernel_shares(mode: Mode, net: str, videos: int, device: str, img_dim: int =
 def row(mode: Mode, net: str, videos: int, seconds: list[float], gib: float, baseline: list[float],
         rate: float) -> list[str]:
     """A line of a table; `baseline` is per video, `rate` the card's operations a second."""
-    speed = videos * operations(net) / sorted(seconds)[len(seconds) // 2]
-    return [net, mode.name, str(videos), milliseconds(seconds), f"{videos / sorted(seconds)[len(seconds) // 2]:.0f}",
+    videos_s = videos / statistics.median(seconds)
+    speed = videos_s * operations(net)
+    return [net, mode.name, str(videos), milliseconds(seconds), f"{videos_s:.0f}",
             f"{ratio(baseline, [second / videos for second in seconds]):.2f}x", f"{gib:.1f}", f"{speed / 1e12:.0f}",
             f"{speed / rate:.0%}"]
 

@@ -107,6 +107,27 @@ def test_bfloat16_convolutions_of_small_maps(kernel, stride):
             assert (a.float() - b).norm() <= ROUNDING * b.norm(), (videos, frames, size)
 
 
+def test_no_kernel_is_told_of_padding_as_wide_as_its_map(monkeypatch):
+    """Whatever kernels this CPU has: those of another may be wrong."""
+    asked = []
+
+    def conv3d(x, weight, bias, stride, padding, dilation, groups):
+        asked.append((tuple(x.shape[2:]), tuple(padding)))
+        return real(x, weight, bias, stride, padding, dilation, groups)
+
+    real = F.conv3d
+    monkeypatch.setattr(F, "conv3d", conv3d)
+    conv = nn.Conv3d(4, 4, 3, padding=1)
+    SafeConv3d.replace_in(conv)
+    for size, wanted in (((2, 5, 5), ((4, 5, 5), (0, 1, 1))), ((8, 3, 4), ((8, 5, 4), (1, 0, 1))),
+                         ((4, 4, 4), ((4, 4, 4), (1, 1, 1)))):
+        for autocast in (True, False):
+            with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+                output = conv(torch.randn(1, 4, *size))
+            assert output.shape[2:] == size
+            assert asked.pop() == (wanted if autocast else (size, (1, 1, 1)))
+
+
 def test_convolutions_differ_under_cpu_autocast_only():
     conv = nn.Conv3d(4, 4, 3, padding=1)
     x, state = torch.randn(2, 4, 2, 5, 5), conv.state_dict()
