@@ -21,7 +21,7 @@ Shapes: B videos of this process, V clips of T frames and their overview, H = W 
 from __future__ import annotations
 
 if __name__ == "__main__":  # first, so that --help and a wrong flag answer before torch is imported
-    from utils.flags import parse_pretraining_flags
+    from utils.pretraining_flags import parse_pretraining_flags
     FLAGS = parse_pretraining_flags()
 
 import argparse
@@ -36,27 +36,27 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
-from dataset.device_color import apply_color_on_device
+from dataset.color import apply_color_on_device
 from dataset.records import read_records, usable_for_pretraining
 from dataset.transforms import normalize
 from dataset.videos import EpochBatchSampler, PretrainVideos, build_loader, collate_pretraining
-from eval.features import ClipSettings
+from eval.features.extract import ClipSettings
 from eval.monitor import Monitor
 from models.multilevel import MultiLevelModel
 from models.objective import Objective
 from utils.checkpoint import (checkpoint_path, find_checkpoint, pretraining_state, prune_checkpoints,
                               restore_pretraining, write_checkpoint)
-from utils.distributed import (Process, done_by_all, done_by_main, gather_objects, gather_rows, require_alike,
+from utils.distributed import (DistContext, run_on_all_ranks, run_on_main, gather_objects, gather_rows, check_same_on_all_ranks,
                                share_buffers)
-from utils.dry_run import dry_run
+from utils.profiling import dry_run
 from utils.errors import STOPPED, NonFiniteError
-from utils.health import StepUndo, agree, handle_not_finite, note_bad_videos, require_finite_weights
+from utils.step_checks import StepUndo, sync_step_status, handle_not_finite, note_bad_videos, require_finite_weights
 from utils.launch import launch
-from utils.locks import hold_directory
+from utils.files import hold_directory
 from utils.metrics import EpochMeter, StepValues
 from utils.phases import Phases
 from utils.progress import Progress
-from utils.runlog import RunLog, device_name, file_sha256, write_config
+from utils.training_log import RunLog, device_name, file_sha256, write_config
 from utils.signals import StopRequest
 
 # Flags that may differ from one machine to the next; all others must be the same in every process.
@@ -69,7 +69,7 @@ class Run:
     """The parts of a run in this process."""
 
     flags: argparse.Namespace
-    process: Process
+    context: DistContext
     out: Path
     batches: EpochBatchSampler
     loader: DataLoader
@@ -87,9 +87,9 @@ class Run:
     lock: TextIO | None  # on the run directory, in the main process
 
 
-def pretrain(process: Process, flags: argparse.Namespace) -> int:
+def pretrain(context: DistContext, flags: argparse.Namespace) -> int:
     """The whole run in this process; returns the exit status."""
-    run = build(process, flags)
+    run = build(context, flags)
     progress, begin = run.progress, run.progress.epoch
     if flags.dry_run:
         progress.epoch = min(max(flags.graph_start_epoch, flags.queue_start_epoch, 1), flags.epochs - 1)  # all is in use
@@ -103,7 +103,7 @@ def pretrain(process: Process, flags: argparse.Namespace) -> int:
         # What is not in use yet is frozen and so unknown to the wrapper, which is made anew when that changes.
         changed = run.model.set_trainable(prototypes=progress.epoch > 0, graph=run.objective.uses_graph(progress.epoch))
         if changed or train_model is None:
-            train_model = wrap(run.model, process, flags)
+            train_model = wrap(run.model, context, flags)
         for group in run.optimizer.param_groups:
             group.update(lr=flags.lr * (0.1 if progress.epoch >= flags.lr_decay_epoch else 1.0),
                          weight_decay=flags.weight_decay)
@@ -113,7 +113,7 @@ def pretrain(process: Process, flags: argparse.Namespace) -> int:
         stopped = train_one_epoch(run, train_model)
         if progress.step == run.batches.steps_per_epoch:
             progress.epoch, progress.step = progress.epoch + 1, 0
-            run.meter = EpochMeter(run.batches.global_batch, process.device)
+            run.meter = EpochMeter(run.batches.global_batch, context.device)
         save(run)
         if not stopped or progress.epoch == flags.epochs:
             look(run)
@@ -127,44 +127,44 @@ def pretrain(process: Process, flags: argparse.Namespace) -> int:
     return 0
 
 
-def build(process: Process, flags: argparse.Namespace) -> Run:
+def build(context: DistContext, flags: argparse.Namespace) -> Run:
     """Everything that a run needs, as it was where an earlier start left off."""
     stop = StopRequest()
-    require_alike({f"flag {name}": value for name, value in vars(flags).items() if name not in FLAGS_OF_A_MACHINE}
-                  | {"--monitor_csv given": bool(flags.monitor_csv)}, process)
-    videos, num_dropped = done_by_all(lambda: usable_for_pretraining(
+    check_same_on_all_ranks({f"flag {name}": value for name, value in vars(flags).items() if name not in FLAGS_OF_A_MACHINE}
+                  | {"--monitor_csv given": bool(flags.monitor_csv)}, context)
+    videos, num_dropped = run_on_all_ranks(lambda: usable_for_pretraining(
         read_records(flags.csv_file, labelled=False), flags.num_clips, flags.clip_frames, flags.csv_file))
     csv_sha256 = file_sha256(flags.csv_file)
-    batches = done_by_all(lambda: EpochBatchSampler(
-        len(videos), flags.batch_per_gpu, process.rank, process.world_size, flags.seed))
+    batches = run_on_all_ranks(lambda: EpochBatchSampler(
+        len(videos), flags.batch_per_gpu, context.rank, context.world_size, flags.seed))
     dataset = PretrainVideos(videos, flags.num_clips, flags.clip_frames, flags.max_stride, flags.img_dim, flags.seed,
                              flags.augment_on == "device", flags.decode == "half")
-    loader = build_loader(dataset, batches, flags.num_workers, process.device, collate_pretraining, flags.dist_timeout)
+    loader = build_loader(dataset, batches, flags.num_workers, context.device, collate_pretraining, flags.dist_timeout)
 
     torch.manual_seed(flags.seed)
-    model = MultiLevelModel(flags.net, flags.embedding_dim, flags.num_prototypes).to(process.device)
+    model = MultiLevelModel(flags.net, flags.embedding_dim, flags.num_prototypes).to(context.device)
     model.backbone.checkpoint_activations = flags.checkpoint_activations
     if flags.channels_last:
         model.backbone.to(memory_format=torch.channels_last_3d)
-    if process.device.type == "cuda" and process.world_size > 1:
+    if context.device.type == "cuda" and context.world_size > 1:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     optimizer = torch.optim.Adam(model.parameters(), flags.lr, weight_decay=flags.weight_decay, fused=True)
     objective = Objective(flags.queue_rows, flags.queue_start_epoch, flags.graph_start_epoch, flags.graph_threshold,
                           flags.graph_reduction)
 
-    monitor = flags.monitor_csv and done_by_all(lambda: Monitor(
-        *flags.monitor_csv, ClipSettings(clips=1, clip_frames=flags.clip_frames, img_dim=flags.img_dim), process,
+    monitor = flags.monitor_csv and run_on_all_ranks(lambda: Monitor(
+        *flags.monitor_csv, ClipSettings(clips=1, clip_frames=flags.clip_frames, img_dim=flags.img_dim), context,
         batch=flags.batch_per_gpu, num_workers=flags.num_workers))
 
     out = run_directory(flags)
-    lock = done_by_all(lambda: hold_directory(out, flags.dist_timeout / 2)
-                       if process.is_main and not flags.dry_run else None)
-    source, checkpoint, notes = done_by_all(
+    lock = run_on_all_ranks(lambda: hold_directory(out, flags.dist_timeout / 2)
+                       if context.is_main and not flags.dry_run else None)
+    source, checkpoint, notes = run_on_all_ranks(
         lambda: find_checkpoint(out, flags.resume) if not flags.dry_run else (None, None, []))
     progress, sums = Progress(), None
     if checkpoint:
-        progress, sums, differences = done_by_all(lambda: restore_pretraining(
-            checkpoint, source, model, optimizer, objective.queue, batches.global_batch, csv_sha256, flags, process))
+        progress, sums, differences = run_on_all_ranks(lambda: restore_pretraining(
+            checkpoint, source, model, optimizer, objective.queue, batches.global_batch, csv_sha256, flags, context))
         notes += [f"resumed from {source}: {progress.epoch} epoch(s) and {progress.step} step(s) done", *differences]
     epoch_is_over = progress.step >= batches.steps_per_epoch
     if epoch_is_over:
@@ -172,27 +172,27 @@ def build(process: Process, flags: argparse.Namespace) -> Run:
                      f"{batches.global_batch}")
         progress.epoch, progress.step, sums = progress.epoch + 1, 0, None
     # Also waits until every process has looked for checkpoints, before the main one writes anything.
-    require_alike({"--csv_file (SHA-256)": csv_sha256, "newest checkpoint (is --out on a file system that all share?)":
-                   (progress.epoch, progress.step)}, process)
-    meter = EpochMeter(batches.global_batch, process.device)
+    check_same_on_all_ranks({"--csv_file (SHA-256)": csv_sha256, "newest checkpoint (is --out on a file system that all share?)":
+                   (progress.epoch, progress.step)}, context)
+    meter = EpochMeter(batches.global_batch, context.device)
     if sums:
         meter.load_state_dict(sums)
 
-    if process.is_main and not flags.dry_run:
+    if context.is_main and not flags.dry_run:
         (out / "checkpoints").mkdir(exist_ok=True)
-        write_config(out, vars(flags), {"device": device_name(process.device), "processes": process.world_size,
+        write_config(out, vars(flags), {"device": device_name(context.device), "processes": context.world_size,
                                         "videos": len(videos), "videos_too_short": num_dropped,
                                         "start_epoch": progress.epoch, "start_step": progress.step})
-    log = RunLog(None if flags.dry_run else out, process.is_main, progress.total_steps)
+    log = RunLog(None if flags.dry_run else out, context.is_main, progress.total_steps)
     for line in (
         f"{out}: {len(videos)} videos ({num_dropped} of {num_dropped + len(videos)} dropped: not more than "
         f"{flags.num_clips * flags.clip_frames} frames), {batches.steps_per_epoch} steps an epoch of "
-        f"{batches.global_batch} videos ({batches.num_dropped} left out of each), {process.world_size} process(es) on "
-        f"{device_name(process.device)}", *notes,
+        f"{batches.global_batch} videos ({batches.num_dropped} left out of each), {context.world_size} process(es) on "
+        f"{device_name(context.device)}", *notes,
     ):
         log.say(line)
-    run = Run(flags, process, out, batches, loader, model, optimizer, objective, stop, progress, meter,
-              Phases(flags.dry_run or 0, process.device), monitor, log, source, csv_sha256, lock)
+    run = Run(flags, context, out, batches, loader, model, optimizer, objective, stop, progress, meter,
+              Phases(flags.dry_run or 0, context.device), monitor, log, source, csv_sha256, lock)
     if epoch_is_over:
         save(run)
     return run
@@ -200,17 +200,17 @@ def build(process: Process, flags: argparse.Namespace) -> Run:
 
 def train_one_epoch(run: Run, train_model: nn.Module) -> bool:
     """The rest of an epoch, or less on request, which it returns. `train_model` is `run.model`, compiled or wrapped."""
-    flags, process, progress, epoch = run.flags, run.process, run.progress, run.progress.epoch
+    flags, context, progress, epoch = run.flags, run.context, run.progress, run.progress.epoch
     records = run.loader.dataset.records
     gather = partial(gather_rows, all_gradients=flags.gather_gradient == "all")
-    autocast = torch.autocast(process.device.type, torch.bfloat16, enabled=flags.amp == "bf16")
+    autocast = torch.autocast(context.device.type, torch.bfloat16, enabled=flags.amp == "bf16")
     undo = StepUndo(run.model, run.objective.queue) if flags.on_nonfinite == "skip" else None
     train_model.train()
 
     for batch in run.log.progress(run.meter.time_waiting(run.loader), epoch, flags.epochs):
         run.phases.mark("data")
         # Input: uint8 [B, V+1, T, H, W, 3] -> float [B, V+1, 3, T, H, W].
-        clips = batch.clips.to(process.device, non_blocking=True)
+        clips = batch.clips.to(context.device, non_blocking=True)
         views = normalize(apply_color_on_device(clips, batch.draws) if batch.draws else clips)
         if not flags.channels_last:
             views = views.contiguous()
@@ -223,7 +223,7 @@ def train_one_epoch(run: Run, train_model: nn.Module) -> bool:
         with autocast:
             output = train_model(views, with_graph=run.objective.uses_graph(epoch))
         run.phases.mark("forward")
-        loss = run.objective(output, epoch, gather, process.rank)
+        loss = run.objective(output, epoch, gather, context.rank)
         run.phases.mark("objective")
 
         # Backward.
@@ -233,8 +233,8 @@ def train_one_epoch(run: Run, train_model: nn.Module) -> bool:
         values = StepValues(loss, [p.grad for p in run.model.parameters() if p.grad is not None])
 
         # What all processes agree on; nothing is updated by numbers that are not finite.
-        report = agree(run.stop.requested, {records[i].path: reason for i, reason in batch.bad_videos.items()},
-                       values.not_finite(), [records[i].path for i in batch.videos], process)
+        report = sync_step_status(run.stop.requested, {records[i].path: reason for i, reason in batch.bad_videos.items()},
+                       values.not_finite(), [records[i].path for i in batch.videos], context)
         note_bad_videos(report, progress, len(records), flags.max_bad_fraction, run.log)
         run.phases.mark("checks")
         if report.not_finite:
@@ -298,7 +298,7 @@ def save(run: Run) -> None:
         return
     progress, folder = run.progress, run.out / "checkpoints"
     state = pretraining_state(run.model, run.optimizer, run.objective.queue, progress, run.meter.state_dict(),
-                              run.batches.global_batch, run.csv_sha256, run.flags, run.process)
+                              run.batches.global_batch, run.csv_sha256, run.flags, run.context)
     run.saved = checkpoint_path(folder, progress.epoch, progress.step)
 
     def write() -> None:
@@ -306,15 +306,15 @@ def save(run: Run) -> None:
         write_checkpoint(state, run.saved)
         prune_checkpoints(folder, run.flags.save_every, run.saved)
 
-    done_by_main(run.process, write)
+    run_on_main(run.context, write)
 
 
-def wrap(model: MultiLevelModel, process: Process, flags: argparse.Namespace) -> nn.Module:
+def wrap(model: MultiLevelModel, context: DistContext, flags: argparse.Namespace) -> nn.Module:
     """`model` as it is trained: compiled on demand, its gradients averaged over processes."""
     train_model = torch.compile(model) if flags.compile else model
-    if process.world_size == 1:
+    if context.world_size == 1:
         return train_model
-    return DistributedDataParallel(train_model, device_ids=[process.device] if process.device.type == "cuda" else None,
+    return DistributedDataParallel(train_model, device_ids=[context.device] if context.device.type == "cuda" else None,
                                    gradient_as_bucket_view=True)
 
 

@@ -20,12 +20,12 @@ from benchmarks.measure import device_clock, quick_flag, ratio, table, time_in_t
 from dataset.records import VideoRecord
 from dataset.transforms import TestCrops
 from dataset.videos import TestViews
-from eval.features import extract_features, pool_levels
+from eval.features.extract import extract_features, pool_levels
 from eval.linear_probe import fit_probe, grid, linear_probe_parser
-from eval.probe_grid import Pair, Recipe, train_heads
-from eval.views import FULL_FLOAT32, WINDOWS, ClipSettings
+from eval.features.probe_heads import Pair, Recipe, train_heads
+from eval.features.clip_means import FULL_FLOAT32, WINDOWS, ClipSettings
 from models.multilevel import build_backbone
-from utils.distributed import Process
+from utils.distributed import DistContext
 
 LENGTHS = (20, 90, 45, 160)  # frames of the videos: 2, 11, 5 and 19 windows
 VIDEOS, CLASSES, CHANNELS = 9537, 101, 512
@@ -49,7 +49,7 @@ def print_extraction(quick: bool) -> None:
     workers = os.cpu_count() or 1 if on_gpu else 1
     settings = ClipSettings(WINDOWS, img_dim=32 if quick else 112)
     backbone = build_backbone("r3d10" if quick else "r3d18").to(device).eval()
-    process, rows = Process(0, 1, device), []
+    context, rows = DistContext(0, 1, device), []
     with tempfile.TemporaryDirectory() as folder:
         records = [VideoRecord(write_video(Path(folder) / str(length), (340, 256), 0, length), length, 0)
                    for length in LENGTHS] * repeats
@@ -60,7 +60,7 @@ def print_extraction(quick: bool) -> None:
         for amp in ("off", "bf16"):
             seconds = time_in_turns({
                 "forward": lambda: [pool_levels(backbone, views, amp) for _ in range(batches)],
-                "ours": lambda: extract_features(backbone, records, settings, process, batch=batch, num_workers=workers,
+                "ours": lambda: extract_features(backbone, records, settings, context, batch=batch, num_workers=workers,
                                                  amp=amp),
                 "plain": lambda: in_turn(backbone, records, settings, device, amp),
             }, 1, device_clock)

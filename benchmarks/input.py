@@ -19,8 +19,8 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as plain
 
 from benchmarks.measure import milliseconds, quick_flag, ratio, table, time_in_turns
-from dataset.decode import decode_picture, read_frames
-from dataset.device_color import apply_color_on_device
+from dataset.frames import decode_picture, read_frames
+from dataset.color import apply_color_on_device
 from dataset.frame_folder import read_folder
 from dataset.records import VideoRecord
 from dataset.sampling import pretraining_indices, split_views

@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 
 from benchmarks.measure import milliseconds, quick_flag, ratio, table, time_in_turns
-from dataset.decode import read_frames
+from dataset.frames import read_frames
 from dataset.frame_folder import read_folder
 from dataset.packed import open_shard, read_packed, split_reference
 from scripts.pack_frames import main as pack

@@ -19,7 +19,7 @@ import torch
 from benchmarks.input import IMG_DIM, MAX_STRIDE, NUM_FRAMES, write_video
 from benchmarks.measure import device_clock, milliseconds, quick_flag, ratio, table
 from benchmarks.step import CLIP_FRAMES, CLIPS, Step
-from dataset.device_color import apply_color_on_device
+from dataset.color import apply_color_on_device
 from dataset.records import VideoRecord
 from dataset.transforms import normalize
 from dataset.videos import EpochBatchSampler, PretrainBatch, PretrainVideos, build_loader, collate_pretraining

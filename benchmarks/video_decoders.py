@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 
 from benchmarks.measure import milliseconds, quick_flag, ratio, table, time_in_turns
-from dataset.decode import read_frames
+from dataset.frames import read_frames
 from dataset.video_file import iterate_frames, read_video
 from tests.texture_videos import copy
 

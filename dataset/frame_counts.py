@@ -13,7 +13,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 
-from dataset.job_pool import show_progress
+from dataset.prepare.worker_pool import show_progress
 from dataset.video_file import count_frames
 from utils.errors import InputError
 

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from dataset.frame_folder import FrameNaming
-from dataset.frame_marker import MARKER
+from dataset.prepare.frame_marker import MARKER
 from utils.errors import InputError
 
 _PICTURE = re.compile(r"(?P<prefix>.*?)(?P<number>[0-9]+)(?P<suffix>\.(?:jpg|jpeg|png))", re.IGNORECASE)

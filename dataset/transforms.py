@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import torch
 
-from dataset.decode import resize_frames
+from dataset.frames import resize_frames
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -191,7 +191,7 @@ class PretrainAugmentation:
     def before_color(self, frames: Sequence[np.ndarray], rng: np.random.Generator) -> tuple[np.ndarray, ColorDraws]:
         """Returns the view uint8 [T, S, S, 3], cropped and flipped, and the color changes still to be made.
 
-        By `apply_color` here, or by `dataset.device_color.apply_color_on_device` on whole batches.
+        By `apply_color` here, or by `dataset.color.apply_color_on_device` on whole batches.
         """
         width, height = self.frame_size
         box = draw_crop(height, width, PRETRAIN_MIN_AREA, rng).rescaled(self.frame_size, frames[0].shape[1::-1])

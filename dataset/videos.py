@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
-from dataset.decode import read_frame_list, read_frames
+from dataset.frames import read_frame_list, read_frames
 from dataset.records import VideoRecord
 from dataset.sampling import pretraining_indices, split_views, training_clip
 from dataset.transforms import (PRETRAIN_FRAME_SIZE, ColorDraws, FinetuneAugmentation, PretrainAugmentation, TestCrops,

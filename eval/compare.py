@@ -17,7 +17,7 @@ from typing import Any
 
 from eval.table import markdown_rows, percent
 from utils.errors import InputError, report
-from utils.flags import OneLineParser
+from utils.cli import OneLineParser
 
 ABOUT = ("net", "input", "pretrained_epochs", "weights_kind", "git_commit", "device", "trained_on")
 HELD_OUT = ("groups", "fraction", "num_groups", "num_groups_held_out", "num_videos_held_out")

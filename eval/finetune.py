@@ -25,15 +25,15 @@ from functools import partial
 
 import torch
 
-from eval.classifier import DropoutHead
-from eval.features import RANDOM
-from eval.flags import add_clip_flags, add_reading_flags, add_weight_flags, run_command
+from eval.classifier.model import DropoutHead
+from eval.features.extract import RANDOM
+from eval.cli import add_clip_flags, add_reading_flags, add_weight_flags, run_command
 from eval.splits import add_split_flags
-from eval.supervised import Task, supervise
-from eval.training_flags import add_training_flags, check_training_flags, refuse_with_test_only
-from utils.distributed import Process
+from eval.classifier.evaluate import Task, supervise
+from eval.classifier.flags import add_training_flags, check_training_flags, refuse_with_test_only
+from utils.distributed import DistContext
 from utils.errors import InputError
-from utils.flags import OneLineParser, add_launch_flags, find_not_positive
+from utils.cli import OneLineParser, add_launch_flags, find_not_positive
 
 HEAD, ALL, SCRATCH = "head", "all", "scratch"
 RECIPE = ("trained_part", "epochs", "batch_per_gpu", "lr", "backbone_lr", "weight_decay", "lr_decay_epochs", "dropout",
@@ -42,10 +42,10 @@ BACKBONE_LR = 1e-4
 FACTS = {"optimizer": "Adam", "normalization": None}
 
 
-def finetune(process: Process, flags: argparse.Namespace) -> int:
+def finetune(context: DistContext, flags: argparse.Namespace) -> int:
     """The whole evaluation in this process; returns the exit status."""
-    adam = partial(torch.optim.Adam, weight_decay=flags.weight_decay, fused=process.device.type == "cuda")
-    return supervise(process, flags, Task("finetune", ("high",), flags.trained_part == HEAD,
+    adam = partial(torch.optim.Adam, weight_decay=flags.weight_decay, fused=context.device.type == "cuda")
+    return supervise(context, flags, Task("finetune", ("high",), flags.trained_part == HEAD,
                                           partial(DropoutHead, dropout=flags.dropout), adam, RECIPE, FACTS))
 
 

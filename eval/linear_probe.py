@@ -33,20 +33,20 @@ import numpy as np
 import torch
 
 from dataset.records import VideoRecord
-from eval import end_to_end_probe
+from eval.classifier import end_to_end_probe
 from eval.confusion import add_classes_flag, class_names, confusion_matrix, draw_confusion
-from eval.flags import (add_feature_flags, check_feature_flags,
+from eval.cli import (add_feature_flags, check_feature_flags,
                         read_clip_settings, require_at_least, run_command)
 from eval.holdout import add_holdout_flags, check_holdout_flags, draw_holdout
-from eval.prediction import accuracies, named, per_class
-from eval.probe_grid import DECAY_AT, Choice, Heads, Pair, Recipe, choose_pair, train_heads
+from eval.metrics import accuracies, named, per_class
+from eval.features.probe_heads import DECAY_AT, Choice, Heads, Pair, Recipe, choose_pair, train_heads
 from eval.result_card import Outcome, build_card, markdown_table, write_card
-from eval.sets import SplitSets, read_sets
+from eval.features.per_split import SplitSets, read_sets
 from eval.splits import Split, add_split_flags
-from eval.vectors import add_levels_flag, level_vectors, parse_levels
-from utils.distributed import Process
+from eval.features.vectors import add_levels_flag, level_vectors, parse_levels
+from utils.distributed import DistContext
 from utils.errors import InputError
-from utils.flags import OneLineParser, add_launch_flags, find_not_positive
+from utils.cli import OneLineParser, add_launch_flags, find_not_positive
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def fit_probe(vectors: np.ndarray, targets: np.ndarray, num_classes: int, held: 
     return Probe(choice, heads)
 
 
-def probe_split(sets: SplitSets, levels: Sequence[str], flags: argparse.Namespace, process: Process) -> Outcome:
+def probe_split(sets: SplitSets, levels: Sequence[str], flags: argparse.Namespace, context: DistContext) -> Outcome:
     """Choose, train and test on one split, level by level; writes the confusion pictures."""
     recipe, pairs = Recipe(flags.epochs, flags.batch_size, flags.seed), grid(flags)
     classes, targets = np.unique(sets.train.labels, return_inverse=True)
@@ -83,7 +83,7 @@ def probe_split(sets: SplitSets, levels: Sequence[str], flags: argparse.Namespac
     for level in levels:
         start = time.monotonic()
         probe = fit_probe(level_vectors(sets.train.features, level), targets, len(classes), holdout.held, pairs, recipe,
-                          process.device)
+                          context.device)
         [scores] = probe.heads.scores(level_vectors(sets.test.features, level))
         metrics[level] = accuracies(scores, test_targets)
         lr, weight_decay = probe.choice.pair
@@ -107,24 +107,24 @@ def check_training_videos(flags: argparse.Namespace, split: Split, videos: Seque
     draw_holdout(videos, flags.group, flags.holdout, flags.seed)
 
 
-def probe_features(process: Process, flags: argparse.Namespace) -> None:
+def probe_features(context: DistContext, flags: argparse.Namespace) -> None:
     """Everything from flags to result.json, the confusion pictures and the printed table.
 
     All processes extract features together; the main one goes on alone.
     """
     start = time.monotonic()
     levels = parse_levels(flags.levels)
-    all_sets, weights = read_sets(flags, process, partial(check_training_videos, flags))
-    if not process.is_main:
+    all_sets, weights = read_sets(flags, context, partial(check_training_videos, flags))
+    if not context.is_main:
         return
-    outcomes = [probe_split(sets, levels, flags, process) for sets in all_sets]
+    outcomes = [probe_split(sets, levels, flags, context) for sets in all_sets]
     choices = {**asdict(read_clip_settings(flags)), "epochs": flags.epochs, "batch_size": flags.batch_size,
                "lr_decay_at": list(DECAY_AT), "lr_grid": parse_numbers("--lr", flags.lr),
                "weight_decay_grid": parse_numbers("--wd", flags.weight_decay), "dropout": None,
                "normalization": "L2, then each channel standardized by the videos trained on",
                "holdout": flags.holdout, "group": flags.group, "seed": flags.seed, "skip_bad": flags.skip_bad,
                "amp": flags.amp}
-    card = build_card("linear probe on features", outcomes, choices, weights, process.device, time.monotonic() - start)
+    card = build_card("linear probe on features", outcomes, choices, weights, context.device, time.monotonic() - start)
     print(f"wrote {write_card(Path(flags.out), card)}\n")
     print(markdown_table(card, ("clips", "crops", "seed")), flush=True)
 

@@ -9,13 +9,13 @@ import math
 import numpy as np
 from torch import nn
 
-from eval.features import ClipSettings, extract_features
-from eval.prediction import accuracies
-from eval.probe_grid import Standardizer
+from eval.features.extract import ClipSettings, extract_features
+from eval.metrics import accuracies
+from eval.features.probe_heads import Standardizer
 from eval.retrieval import nearest, recall_at
 from eval.splits import Split, read_split
-from eval.vectors import level_vectors
-from utils.distributed import Process, done_by_main
+from eval.features.vectors import level_vectors
+from utils.distributed import DistContext, run_on_main
 
 LEVEL = "high"
 RIDGE = 0.1  # penalty, in units of a channel's variance
@@ -29,13 +29,13 @@ class Monitor:
     """
 
     def __init__(
-        self, train_csv: str, test_csv: str, settings: ClipSettings, process: Process, *, batch: int = 32,
+        self, train_csv: str, test_csv: str, settings: ClipSettings, context: DistContext, *, batch: int = 32,
         num_workers: int = 0,
     ) -> None:
         self.records = read_split(Split(None, train_csv, test_csv))
         self.labels = {role: np.array([video.label for video in videos]) for role, videos in self.records.items()}
         self.settings = settings
-        self.process = process
+        self.context = context
         self.batch = batch
         self.num_workers = num_workers
 
@@ -51,13 +51,13 @@ class Monitor:
         for role, videos in self.records.items():
             skipped: dict[int, str] = {}
             features = extract_features(
-                backbone, videos, self.settings, self.process, batch=self.batch, num_workers=self.num_workers,
+                backbone, videos, self.settings, self.context, batch=self.batch, num_workers=self.num_workers,
                 label=f"monitor, {role}", skipped=skipped)
             kept = [i for i in range(len(videos)) if i not in skipped]
-            if self.process.is_main:
+            if self.context.is_main:
                 sets[role] = level_vectors({LEVEL: features[LEVEL][kept]}, LEVEL), self.labels[role][kept]
             num_skipped += len(skipped)
-        values = done_by_main(self.process, lambda: measure(*sets["train"], *sets["test"]))
+        values = run_on_main(self.context, lambda: measure(*sets["train"], *sets["test"]))
         return {**values, "monitor_skipped": num_skipped} if num_skipped else values
 
 

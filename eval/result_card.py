@@ -15,7 +15,7 @@ import torch
 from eval.splits import Split
 from eval.table import markdown_rows, percent
 from utils.errors import InputError
-from utils.runlog import device_name, file_sha256, git_commit, library_versions, replace_text
+from utils.training_log import device_name, file_sha256, git_commit, library_versions, replace_text
 
 CARD = "result.json"
 # The part of the network whose output is the map of each level.

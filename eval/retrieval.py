@@ -29,18 +29,18 @@ import cv2
 import numpy as np
 import torch
 
-from dataset.decode import read_frames, resize_frames
+from dataset.frames import read_frames, resize_frames
 from dataset.records import VideoRecord
-from eval.features import ClipSettings
-from eval.flags import (add_feature_flags, check_feature_flags,
+from eval.features.extract import ClipSettings
+from eval.cli import (add_feature_flags, check_feature_flags,
                         read_clip_settings, require_at_least, run_command)
 from eval.result_card import Outcome, build_card, markdown_table, write_card
-from eval.sets import SplitSets, read_sets
+from eval.features.per_split import SplitSets, read_sets
 from eval.splits import add_split_flags
-from eval.vectors import LEVEL_CHOICES, add_levels_flag, level_vectors, parse_levels
-from utils.distributed import Process
+from eval.features.vectors import LEVEL_CHOICES, add_levels_flag, level_vectors, parse_levels
+from utils.distributed import DistContext
 from utils.errors import InputError
-from utils.flags import OneLineParser, add_launch_flags
+from utils.cli import OneLineParser, add_launch_flags
 
 KS = (1, 5, 10, 20, 50)
 CHUNK = 128  # rows normalized, and queries ranked, at a time
@@ -159,15 +159,15 @@ def evaluate(sets: SplitSets, levels: Sequence[str], centering: str) -> tuple[di
     return metrics, neighbors
 
 
-def retrieve(process: Process, flags: argparse.Namespace) -> None:
+def retrieve(context: DistContext, flags: argparse.Namespace) -> None:
     """Everything from flags to result.json, retrieval.png and the printed table.
 
     All processes extract features together; the main one goes on alone. The picture is of the first split.
     """
     start = time.monotonic()
     levels = parse_levels(flags.levels)
-    all_sets, weights = read_sets(flags, process)
-    if not process.is_main:
+    all_sets, weights = read_sets(flags, context)
+    if not context.is_main:
         return
 
     out = Path(flags.out)
@@ -181,7 +181,7 @@ def retrieve(process: Process, flags: argparse.Namespace) -> None:
 
     choices = {**asdict(read_clip_settings(flags)), "centering": flags.centering, "seed": flags.seed,
                "skip_bad": flags.skip_bad, "amp": flags.amp, "picture_level": pictured}
-    card = build_card("retrieval", outcomes, choices, weights, process.device, time.monotonic() - start)
+    card = build_card("retrieval", outcomes, choices, weights, context.device, time.monotonic() - start)
     print(f"wrote {write_card(out, card)}\n")
     print(markdown_table(card, ("clips", "crops", "centering", "seed")), flush=True)
     # Last, as a frame that cannot be read must not take the result along.

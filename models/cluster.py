@@ -7,7 +7,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from models.precision import at_least_float32
+from models.numerics import at_least_float32
 
 EPSILON = 0.05  # entropy regularisation of the transport problem (SwAV)
 ROUNDS = 3

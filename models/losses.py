@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.precision import at_least_float32
+from models.numerics import at_least_float32
 
 TEMPERATURE = 0.07            # tau of every contrast
 PREDICTION_TEMPERATURE = 0.1  # of the swapped prediction (SwAV)

@@ -15,7 +15,7 @@ from models.graph import graph_contrast, infer_graph, log_similarity
 from models.levels import LEVELS
 from models.losses import instance_contrast, swapped_prediction, timestamp_retrieval
 from models.multilevel import ModelOutput
-from models.precision import at_least_float32
+from models.numerics import at_least_float32
 
 LEVEL_WEIGHTS = {"low": 0.3, "mid": 0.5, "high": 1.0}
 PROTOTYPE_WEIGHT = 0.5

@@ -11,8 +11,8 @@ from torchvision.models.video.resnet import (BasicBlock, Bottleneck, Conv2Plus1D
                                              VideoResNet)
 
 from models.levels import LevelFeatures
-from models.precision import SafeConv3d
-from models.recompute import run_blocks
+from models.numerics import SafeConv3d
+from models.numerics import run_blocks
 
 
 class PooledStem(nn.Sequential):
@@ -32,7 +32,7 @@ class ResNet3D(VideoResNet):
 
     `channels` gives the width of each level. Convolutions start from Kaiming normal (fan-out), batch norms from
     weight 1 and bias 0, as VideoResNet sets them. `checkpoint_activations` saves memory for time: see
-    `models.recompute`.
+    `models.numerics`.
     """
 
     checkpoint_activations = False

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torchvision.models.video import s3d as torchvision_s3d
 
 from models.levels import LevelFeatures
-from models.precision import SafeConv3d
-from models.recompute import run_blocks
+from models.numerics import SafeConv3d
+from models.numerics import run_blocks
 
 # Where torchvision's `features` end a level: block 3c, block 4f; block 5c is the last.
 END_LOW, END_MID = 7, 13
@@ -22,7 +22,7 @@ class S3D(nn.Module):
 
     Deviation from torchvision: batch norms keep running statistics with momentum 0.1, not 0.001, which would need
     thousands of steps to forget its start, and convolutions start from Kaiming normal (fan-out) like the ResNets.
-    `checkpoint_activations` saves memory for time: see `models.recompute`.
+    `checkpoint_activations` saves memory for time: see `models.numerics`.
     """
 
     checkpoint_activations = False

@@ -26,17 +26,17 @@ from typing import Sequence
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it starts from any folder
 
-from dataset.annotations import GROUP_PATTERN, group_finder
-from dataset.checks import (
+from dataset.prepare.annotations import GROUP_PATTERN, group_finder
+from dataset.prepare.checks import (
     KINDS, Finding, Line, Look, check_labels, check_sides, compare, fix_lines, look_at_all, read_lines,
 )
-from dataset.csv_writing import Row, write_csv
-from dataset.job_pool import Crash, available_cores, run_jobs, show_progress
+from dataset.prepare.csv_files import Row, write_csv
+from dataset.prepare.worker_pool import Crash, available_cores, run_jobs, show_progress
 from dataset.video_file import names_video_file
 from dataset.video_header import require_decoder
-from dataset.video_tree import FoundVideo
+from dataset.prepare.video_tree import FoundVideo
 from utils.errors import INTERRUPTED, InputError, report
-from utils.flags import OneLineParser, find_too_small
+from utils.cli import OneLineParser, find_too_small
 
 EXAMPLES = 3
 
@@ -134,7 +134,7 @@ def check(flags: argparse.Namespace, train: list[str], test: list[str]) -> int:
 
 def decode(looks: dict[str, Look], workers: int) -> None:
     """Adds to each look at a video that can be read what decoding it tells."""
-    from dataset.picture_checks import decode_video  # imports torch, which takes seconds
+    from dataset.prepare.image_checks import decode_video  # imports torch, which takes seconds
 
     readable = [path for path, look in looks.items() if all(kind in ("gap", "header") or KINDS[kind].note
                                                             for kind, _ in look.faults)]

@@ -30,12 +30,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it start
 import torch
 from torch import Tensor
 
-from eval.features import IMAGENET, read_input
+from eval.features.extract import IMAGENET, read_input
 from models.multilevel import MultiLevelModel, build_backbone
-from models.weights import convert, unwrap
+from models.convert import convert, unwrap
 from utils.checkpoint import FORMAT, canonical, read_checkpoint, write_checkpoint
 from utils.errors import InputError, report
-from utils.flags import NETS, OneLineParser
+from utils.cli import NETS, OneLineParser
 
 # The backbones that each source has weights of.
 SOURCES = {

@@ -20,10 +20,10 @@ from typing import Sequence
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it starts from any folder
 
-from eval.features import load_backbone
+from eval.features.extract import load_backbone
 from utils.checkpoint import FORMAT, write_checkpoint, write_safetensors
 from utils.errors import InputError, report
-from utils.flags import OneLineParser
+from utils.cli import OneLineParser
 
 TORCHVISION = {"r2plus1d18": "r2plus1d_18", "s3d": "s3d"}
 

@@ -26,14 +26,14 @@ from typing import Sequence
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it starts from any folder
 
-from dataset.extraction import Outcome, Settings, extract_video
-from dataset.extraction_plan import (
+from dataset.prepare.extraction import Outcome, Settings, extract_video
+from dataset.prepare.extraction_plan import (
     REPORT, Plan, list_videos, plan_extraction, remove_leftovers, sole_writer, write_report,
 )
-from dataset.job_pool import Crash, available_cores, run_jobs, show_progress
+from dataset.prepare.worker_pool import Crash, available_cores, run_jobs, show_progress
 from dataset.video_header import require_decoder
 from utils.errors import INTERRUPTED, InputError, report
-from utils.flags import OneLineParser, find_too_small
+from utils.cli import OneLineParser, find_too_small
 
 NAMED_BROKEN = 5
 

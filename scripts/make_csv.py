@@ -27,17 +27,17 @@ from typing import Sequence
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it starts from any folder
 
-from dataset.annotations import (
+from dataset.prepare.annotations import (
     GROUP_PATTERN, OFFICIAL_COUNTS, Annotations, group_finder, read_hmdb51, read_kinetics400, read_ucf101,
 )
-from dataset.csv_writing import (
+from dataset.prepare.csv_files import (
     Difference, Row, count_files, match_videos, split_classes, write_classes, write_csv, write_differences,
 )
-from dataset.job_pool import available_cores
+from dataset.prepare.worker_pool import available_cores
 from dataset.video_header import require_decoder
-from dataset.video_tree import FoundVideo, find_videos
+from dataset.prepare.video_tree import FoundVideo, find_videos
 from utils.errors import INTERRUPTED, InputError, report
-from utils.flags import OneLineParser, find_too_small
+from utils.cli import OneLineParser, find_too_small
 
 NAMED = 3
 DIFFERENCES = "differences.csv"

@@ -35,13 +35,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it start
 
 from dataset.frame_folder import read_folder
 from dataset.frame_series import list_series
-from dataset.job_pool import available_cores, show_progress
+from dataset.prepare.worker_pool import available_cores, show_progress
 from dataset.packed import Shard, split_reference, write_shard
 from dataset.records import numbered_rows, parse_row
 from dataset.video_file import names_video_file
 from utils.errors import INTERRUPTED, InputError, report
-from utils.flags import OneLineParser, find_too_small
-from utils.locks import take
+from utils.cli import OneLineParser, find_too_small
+from utils.files import take
 
 LOCK = ".packing.lock"
 SHARD_NAME = "shard_{:05d}.tar"

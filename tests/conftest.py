@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
-from scripts.torture_resume import write_videos
+from tests.robustness.kill_and_resume import write_videos
 
 
 @pytest.fixture

@@ -16,17 +16,17 @@ import numpy as np
 import pytest
 import torch
 
-from dataset.device_color import apply_color_on_device
+from dataset.color import apply_color_on_device
 from dataset.records import VideoRecord
 from dataset.transforms import PRETRAIN_JITTER, ColorDraws, draw_channels, draw_jitter
-from eval.features import extract_features, load_backbone
-from eval.views import ClipSettings
+from eval.features.extract import extract_features, load_backbone
+from eval.features.clip_means import ClipSettings
 from models.levels import LEVELS
 from models.multilevel import BACKBONES, MultiLevelModel
 from models.objective import Objective
-from scripts.torture_resume import write_videos
+from tests.robustness.kill_and_resume import write_videos
 from tests.models.test_precision import ROUNDING, layer_errors
-from utils.distributed import Process
+from utils.distributed import DistContext
 
 ROOT = Path(__file__).resolve().parents[1]
 DEVICE = "cuda"
@@ -165,7 +165,7 @@ def test_features_are_those_of_the_cpu(videos):
     records = [VideoRecord(str(videos.parent / name), 40, 0) for name in ("v0", "v1", "v2")]
     settings = ClipSettings(clips=3, clip_frames=8, img_dim=32)
     backbone, _ = load_backbone("random", "r3d10", seed=0)
-    found = {(device, amp): extract_features(backbone, records, settings, Process(0, 1, torch.device(device)), batch=2,
+    found = {(device, amp): extract_features(backbone, records, settings, DistContext(0, 1, torch.device(device)), batch=2,
                                              num_workers=1, amp=amp)
              for device, amp in (("cpu", "off"), (DEVICE, "off"), (DEVICE, "bf16"))}
     for level in LEVELS:

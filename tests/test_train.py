@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from scripts.torture_resume import write_videos
+from tests.robustness.kill_and_resume import write_videos
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = ("--net r3d10 --img_dim 32 --train_batch 2 --workers 0 --channel 8 --cluster 6 --queue 6 --queue_start 1 "

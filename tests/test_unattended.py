@@ -54,7 +54,7 @@ def newest(cwd: Path) -> dict:
 
 @pytest.mark.parametrize("kills, processes", [(20, 1), (4, 2)])
 def test_killed_at_random_moments_and_resumed_is_the_run_left_alone(kills, processes):
-    result = subprocess.run([sys.executable, str(ROOT / "scripts/torture_resume.py"), "--kills", str(kills), "--processes",
+    result = subprocess.run([sys.executable, str(ROOT / "tests/robustness/kill_and_resume.py"), "--kills", str(kills), "--processes",
                              str(processes)], env=ENVIRONMENT, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr
     assert "the same, bit for bit" in result.stdout and f"{kills} kills of {processes} process(es)" in result.stdout

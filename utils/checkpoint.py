@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 
 from utils.checkpoint_form import find_problem, is_flags
-from utils.distributed import Process, gather_objects
+from utils.distributed import DistContext, gather_objects
 from utils.errors import InputError
 from utils.progress import Progress
 
@@ -195,20 +195,20 @@ def set_random_state(state: dict[str, torch.Tensor], device: torch.device) -> No
 
 def pretraining_state(model: torch.nn.Module, optimizer: torch.optim.Optimizer, queue: Any, progress: Progress,
                       sums: dict[str, Any], global_batch: int, csv_sha256: str, flags: argparse.Namespace,
-                      process: Process) -> dict[str, Any]:
+                      context: DistContext) -> dict[str, Any]:
     """All that a run needs to go on as if it had not stopped. Every process must call this, each with its own `sums`."""
     return {
         "format": FORMAT, "kind": "model", "net": flags.net, "embedding_dim": flags.embedding_dim,
         "num_prototypes": flags.num_prototypes, "model": model.state_dict(), "optimizer": optimizer.state_dict(),
         "queue": queue.state_dict(), "epochs_done": progress.epoch, "progress": progress.state_dict(),
         "global_batch": global_batch, "csv_sha256": csv_sha256, "flags": vars(flags),
-        "processes": gather_objects({"random": random_state(process.device), "sums": sums}),
+        "processes": gather_objects({"random": random_state(context.device), "sums": sums}),
     }
 
 
 def restore_pretraining(checkpoint: dict[str, Any], path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer,
                         queue: Any, global_batch: int, csv_sha256: str, flags: argparse.Namespace,
-                        process: Process) -> tuple[Progress, dict[str, Any] | None, list[str]]:
+                        context: DistContext) -> tuple[Progress, dict[str, Any] | None, list[str]]:
     """Set everything to the state of `checkpoint`; returns (progress, this process's sums, lines on what differs).
 
     With another global batch or number of processes the position in the epoch is that of the videos seen (rounded down
@@ -233,17 +233,17 @@ def restore_pretraining(checkpoint: dict[str, Any], path: Path, model: torch.nn.
     try:
         model.load_state_dict(checkpoint["model"])
         optimizer.load_state_dict(checkpoint["optimizer"])
-        queue.load_state_dict(checkpoint["queue"], process.device)
+        queue.load_state_dict(checkpoint["queue"], context.device)
         if queue.rows is not None and queue.rows.shape[1:] != (flags.num_clips, flags.num_prototypes):
             raise ValueError(f"the queue's rows are of shape {tuple(queue.rows.shape)}")
-        same = len(processes) == process.world_size and checkpoint["global_batch"] == global_batch
+        same = len(processes) == context.world_size and checkpoint["global_batch"] == global_batch
         if same:
-            set_random_state(processes[process.rank]["random"], process.device)
+            set_random_state(processes[context.rank]["random"], context.device)
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:  # damaged, or a stranger's
         raise InputError(f"{path}: its state does not fit this run: {str(error).splitlines()[0]}") from error
     if not same:
         notes.append(f"changed since: {len(processes)} process(es) with {checkpoint['global_batch']} videos a step -> "
-                     f"{process.world_size} with {global_batch}: random states and batches differ from what they would have "
+                     f"{context.world_size} with {global_batch}: random states and batches differ from what they would have "
                      "been, and the means of the epoch at hand are those from here on")
         progress.step = progress.step * checkpoint["global_batch"] // global_batch
         return progress, None, notes
@@ -252,7 +252,7 @@ def restore_pretraining(checkpoint: dict[str, Any], path: Path, model: torch.nn.
     if progress.step and graph_now != graph_then:
         notes.append("the graph constraint is switched inside an epoch: its means are those from here on")
         return progress, None, notes
-    return progress, processes[process.rank]["sums"], notes
+    return progress, processes[context.rank]["sums"], notes
 
 
 def canonical(value: Any) -> Any:

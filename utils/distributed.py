@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Process:
+class DistContext:
     """This process among all that work together, and the device it computes on.
 
     `control` is a group for small messages between CPUs, None where the default group (or no group) serves.
@@ -85,16 +85,16 @@ def gather_objects(item: object) -> list:
     return items
 
 
-def sum_counts(counts: list[int], process: Process) -> list[int]:
+def sum_counts(counts: list[int], context: DistContext) -> list[int]:
     """Each count summed over all processes. Small and on the CPU: nothing waits for the device."""
-    if process.world_size == 1:
+    if context.world_size == 1:
         return counts
     total = torch.tensor(counts)
-    dist.all_reduce(total, group=process.control)
+    dist.all_reduce(total, group=context.control)
     return total.tolist()
 
 
-def require_alike(facts: dict[str, object], process: Process) -> None:
+def check_same_on_all_ranks(facts: dict[str, object], context: DistContext) -> None:
     """AgreedError that names the first of `facts` (name -> value) that is not the same in every process."""
     everywhere = gather_objects(facts)
     for name, value in everywhere[0].items():
@@ -120,7 +120,7 @@ def wait_for_all() -> None:
         dist.barrier()
 
 
-def done_by_all(work: Callable[[], T]) -> T:
+def run_on_all_ranks(work: Callable[[], T]) -> T:
     """This process's `work()`; where that is an InputError in any process, all raise the first of them alike."""
     result, problem = None, None
     try:
@@ -131,9 +131,9 @@ def done_by_all(work: Callable[[], T]) -> T:
     return result
 
 
-def done_by_main(process: Process, work: Callable[[], T]) -> T:
+def run_on_main(context: DistContext, work: Callable[[], T]) -> T:
     """The main process's `work()`, in every process; an InputError there is raised in all."""
-    return gather_objects(done_by_all(lambda: work() if process.is_main else None))[0]
+    return gather_objects(run_on_all_ranks(lambda: work() if context.is_main else None))[0]
 
 
 def raise_first(problem: str | None) -> None:

@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from utils.distributed import Process
+from utils.distributed import DistContext
 from utils.errors import FAULT, INTERRUPTED, LOST, STOPPED, AgreedError, InputError, PeerError, report
 from utils.rendezvous import open_store, torchrun_store
 from utils.signals import STOP_SIGNALS
@@ -36,13 +36,13 @@ GONE_GRACE_S = 6   # a process that misses a peer waits so long before it says s
 FAIL_GRACE_S = 3   # after a failure, how long the other processes have to end by themselves
 STOP_GRACE_S = 60  # after a stop on request, likewise
 
-Worker = Callable[[Process, argparse.Namespace], "int | None"]
+Worker = Callable[[DistContext, argparse.Namespace], "int | None"]
 
 
 def launch(worker: Worker, flags: argparse.Namespace, program: str) -> int:
     """Run `worker(process, flags)` in every process of this machine; returns the exit status, `worker`'s if it has one.
 
-    `flags` has those of `utils.flags.add_launch_flags`; `program` begins every line that tells an error.
+    `flags` has those of `utils.cli.add_launch_flags`; `program` begins every line that tells an error.
 
     Under torchrun (its environment variables tell) this process is one of those that it started. Otherwise
     `--multiprocessing-distributed` starts one process for each GPU of `--gpu`, or `--nproc` CPU processes; without it
@@ -146,7 +146,7 @@ def run_worker(local_rank: int, worker: Worker, flags: argparse.Namespace, progr
     return run_told(lambda: join(local_rank, flags, gpus, processes_per_node), worker, flags, program)
 
 
-def run_told(enter: Callable[[], Process], worker: Worker, flags: argparse.Namespace, program: str) -> int:
+def run_told(enter: Callable[[], DistContext], worker: Worker, flags: argparse.Namespace, program: str) -> int:
     """Exit status of `worker` in the process that `enter` gives; what ends it early is told in one line."""
     process = None
     try:
@@ -204,7 +204,7 @@ def describe_loss(error: str, timeout_s: float) -> str | None:
     return None
 
 
-def join(local_rank: int, flags: argparse.Namespace, gpus: list[int], processes_per_node: int) -> Process:
+def join(local_rank: int, flags: argparse.Namespace, gpus: list[int], processes_per_node: int) -> DistContext:
     """This process, a member of the process group where more than one was asked for."""
     if gpus and local_rank >= len(gpus):
         raise InputError(f"local rank {local_rank}: only {len(gpus)} GPU(s) to use here; start fewer processes")
@@ -213,7 +213,7 @@ def join(local_rank: int, flags: argparse.Namespace, gpus: list[int], processes_
         torch.cuda.set_device(device)
     torchrun = "TORCHELASTIC_RUN_ID" in os.environ
     if not (torchrun or flags.multiprocessing_distributed or flags.num_nodes > 1):
-        return Process(0, 1, device)
+        return DistContext(0, 1, device)
     if not gpus:
         share = max(1, (os.cpu_count() or 1) // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", processes_per_node))))
         torch.set_num_threads(min(torch.get_num_threads(), share))
@@ -234,4 +234,4 @@ def join(local_rank: int, flags: argparse.Namespace, gpus: list[int], processes_
         kind = InputError if isinstance(error, ValueError) else PeerError
         raise kind(f"{place}: no process group: {str(error).splitlines()[0]}") from error
     control = dist.new_group(backend="gloo", timeout=timeout) if gpus else None
-    return Process(dist.get_rank(), dist.get_world_size(), device, control)
+    return DistContext(dist.get_rank(), dist.get_world_size(), device, control)

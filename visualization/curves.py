@@ -12,9 +12,9 @@ matplotlib.use("Agg")  # files, no window
 from matplotlib import pyplot as plt  # noqa: E402
 
 from utils.errors import InputError, report  # noqa: E402
-from utils.flags import OneLineParser  # noqa: E402
+from utils.cli import OneLineParser  # noqa: E402
 from utils.launch import print_any_name  # noqa: E402
-from visualization.report_run import read_config, read_log  # noqa: E402
+from visualization.report.run import read_config, read_log  # noqa: E402
 
 PANELS = {
     "contrast": ("instance_high", "motion_mid", "motion_low"),

@@ -29,14 +29,14 @@ from sklearn.manifold import TSNE
 
 from dataset.records import read_records
 from eval.confusion import add_classes_flag, class_names
-from eval.features import load_backbone
-from eval.flags import add_feature_flags, read_clip_settings, require_at_least, run_command
+from eval.features.extract import load_backbone
+from eval.cli import add_feature_flags, read_clip_settings, require_at_least, run_command
 from eval.result_card import make_out_dir
-from eval.sets import FeatureReader
-from eval.vectors import LEVEL_CHOICES, add_levels_flag, level_vectors, parse_levels
-from utils.distributed import Process, done_by_all, done_by_main, require_alike
+from eval.features.per_split import FeatureReader
+from eval.features.vectors import LEVEL_CHOICES, add_levels_flag, level_vectors, parse_levels
+from utils.distributed import DistContext, run_on_all_ranks, run_on_main, check_same_on_all_ranks
 from utils.errors import InputError
-from utils.flags import OneLineParser, add_launch_flags, find_not_positive
+from utils.cli import OneLineParser, add_launch_flags, find_not_positive
 
 LEAST_VIDEOS = 4
 NUM_COLORS = 20
@@ -118,17 +118,17 @@ def check_perplexity(perplexity: float, num_videos: int, csv_path: str) -> None:
         raise InputError(f"--perplexity {perplexity:g}: must be less than the number of videos, {num_videos}")
 
 
-def embed(process: Process, flags: argparse.Namespace) -> None:
+def embed(context: DistContext, flags: argparse.Namespace) -> None:
     """Everything from flags to the picture; all processes extract features, the main one goes on alone."""
-    records = done_by_main(process, lambda: read_records(flags.csv_file, labelled=True))
+    records = run_on_main(context, lambda: read_records(flags.csv_file, labelled=True))
     check_perplexity(flags.perplexity, len(records), flags.csv_file)
     labels = sorted({record.label for record in records})
     names = class_names(flags.classes, flags.csv_file, labels)
     if flags.feature_dir:
         make_out_dir(Path(flags.feature_dir), "--feature_dir")
-    backbone, weights = done_by_all(lambda: load_backbone(flags.weights, flags.net, flags.seed))
-    require_alike({"--weights, SHA-256": weights["checkpoint_sha256"]}, process)
-    videos = FeatureReader(backbone, weights, process, flags).read("shown", flags.csv_file, records)
+    backbone, weights = run_on_all_ranks(lambda: load_backbone(flags.weights, flags.net, flags.seed))
+    check_same_on_all_ranks({"--weights, SHA-256": weights["checkpoint_sha256"]}, context)
+    videos = FeatureReader(backbone, weights, context, flags).read("shown", flags.csv_file, records)
     if videos is None:
         return  # not the main process
     check_perplexity(flags.perplexity, len(videos.records), flags.csv_file)

@@ -41,18 +41,18 @@ from torch import Tensor, nn
 
 from dataset.records import VideoRecord, read_records
 from dataset.transforms import normalize
-from eval.feature_store import feature_fingerprint, read_features, store_path, write_features
-from eval.features import load_backbone
+from eval.features.store import feature_fingerprint, read_features, store_path, write_features
+from eval.features.extract import load_backbone
 from eval.result_card import CARD, Outcome, build_card, make_out_dir, markdown_table, write_card
 from eval.splits import Split
-from eval.views import FULL_FLOAT32
+from eval.features.clip_means import FULL_FLOAT32
 from utils.checkpoint import checkpoint_path, find_checkpoint, prune_checkpoints, write_checkpoint
-from utils.distributed import Process
+from utils.distributed import DistContext
 from utils.errors import InputError, NonFiniteError, report
 from utils.launch import print_any_name, run_told
-from utils.runlog import RunLog, device_name, file_sha256, write_config
+from utils.training_log import RunLog, device_name, file_sha256, write_config
 from visualization.cam import cam_name, remove_cams, require_h264, write_cams
-from visualization.order_flags import (
+from visualization.temporal_order.flags import (
     CLIP_DEFAULTS,
     EVAL_CARD,
     TRAINING_FLAGS,
@@ -62,7 +62,7 @@ from visualization.order_flags import (
     complete_flags,
     order_parser,
 )
-from visualization.order_head import (
+from visualization.temporal_order.head import (
     check_head,
     check_resumed,
     check_train_videos,
@@ -74,7 +74,7 @@ from visualization.order_head import (
     order_accuracy,
     train_one_epoch,
 )
-from visualization.order_videos import (
+from visualization.temporal_order.clips import (
     AugmentedRows,
     PairBatches,
     StoredRows,
@@ -274,12 +274,12 @@ def visualize(
               f"{maps[1].mean():+.3f} for reversed order of the reversed one", flush=True)
 
 
-def run_mode(process: Process, flags: argparse.Namespace) -> None:
+def run_mode(context: DistContext, flags: argparse.Namespace) -> None:
     """All that `--mode` asks for, from checked flags."""
     backbone, weights = load_backbone(flags.weights, flags.net, flags.seed)
     backbone.requires_grad_(False).eval()
     mode = {"train": train, "eval": evaluate, "visualize": visualize}[flags.mode]
-    mode(backbone, weights, flags, process.device)
+    mode(backbone, weights, flags, context.device)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -293,7 +293,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return report(error, parser.prog) if os.environ.get("RANK", "0") == "0" else error.exit_status
     if flags.mode != "train":
         del flags.resume  # where a process is lost, there is nothing to go on with
-    return run_told(lambda: Process(0, 1, choose_device(flags.gpu)), run_mode, flags, parser.prog)
+    return run_told(lambda: DistContext(0, 1, choose_device(flags.gpu)), run_mode, flags, parser.prog)
 
 
 if __name__ == "__main__":

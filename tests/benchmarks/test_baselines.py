@@ -9,7 +9,7 @@ import torch
 from benchmarks import gpu, objective
 from benchmarks.input import OurSamples, grey_levels, plain_sample, write_video
 from benchmarks.step import Step
-from dataset.device_color import apply_color_on_device
+from dataset.color import apply_color_on_device
 from dataset.transforms import normalize
 
 

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from dataset.actions import (CLASSES, LOOKS_PER_KIND, MOTIONS, PERIOD_FRAMES, draw_course, draw_look,
+from dataset.synthetic.actions import (CLASSES, LOOKS_PER_KIND, MOTIONS, PERIOD_FRAMES, draw_course, draw_look,
                              render_video)
 
 SMALL = (100, 75)

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import pytest
 
-from dataset.annotations import (
+from dataset.prepare.annotations import (
     GROUP_PATTERN, OFFICIAL_COUNTS, Annotated, group_finder, read_hmdb51, read_kinetics400, read_ucf101,
 )
 from utils.errors import InputError

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dataset import decode
-from dataset.decode import decode_picture, read_frames, resize_frames
+from dataset import frames as decode
+from dataset.frames import decode_picture, read_frames, resize_frames
 from dataset.frame_folder import read_folder
 from dataset.packed import write_shard
 from dataset.transforms import CropBox, crop_and_flip

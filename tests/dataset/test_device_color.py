@@ -18,8 +18,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import default_collate
 from torchvision.transforms import functional as reference
 
-from dataset import device_color
-from dataset.device_color import ADJUST, apply_color_on_device
+from dataset import color as device_color
+from dataset.color import ADJUST, apply_color_on_device
 from dataset.transforms import (
     BRIGHTNESS,
     CONTRAST,

@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 import pytest
 
-from dataset.decode import read_frames
-from dataset.extraction import CannotWrite, Outcome, Settings, Video, extract_video, resample
-from dataset.frame_marker import MARKER, read_marker
+from dataset.frames import read_frames
+from dataset.prepare.extraction import CannotWrite, Outcome, Settings, Video, extract_video, resample
+from dataset.prepare.frame_marker import MARKER, read_marker
 from dataset.video_file import iterate_frames
 from tests.encoded_videos import encode_video
 from utils.errors import InputError
@@ -59,7 +59,7 @@ def test_an_upright_video_keeps_its_short_side(tmp_path):
 
 
 def test_resizing_and_quality_are_those_of_reading(tmp_path):
-    from dataset.decode import resize_frames
+    from dataset.frames import resize_frames
 
     video = video_of(tmp_path, encode_video(tmp_path / "v.mp4", 1), size="40x30", quality=37)
     extract_video(video)

@@ -6,12 +6,12 @@ import os
 
 import pytest
 
-from dataset.extraction_plan import LOCK, sole_writer
+from dataset.prepare.extraction_plan import LOCK, sole_writer
 from utils.errors import InputError
 
 
 def test_two_extractions_into_one_folder_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("dataset.extraction_plan._WAIT_FOR_LOCK_S", 0.2)
+    monkeypatch.setattr("dataset.prepare.extraction_plan._WAIT_FOR_LOCK_S", 0.2)
     with sole_writer(tmp_path / "f"):
         with pytest.raises(InputError, match="another extraction is writing into it"):
             with sole_writer(tmp_path / "f"):
@@ -24,7 +24,7 @@ def test_a_file_system_without_locks_is_told_and_used(tmp_path, monkeypatch, cap
     def flock(descriptor, operation):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
-    monkeypatch.setattr("utils.locks.fcntl.flock", flock)
+    monkeypatch.setattr("utils.files.fcntl.flock", flock)
     with sole_writer(tmp_path):
         pass
     [line] = capsys.readouterr().err.splitlines()

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dataset import frame_folder
-from dataset.decode import read_frames
+from dataset.frames import read_frames
 from dataset.frame_folder import FrameNaming, find_naming
 from utils.errors import InputError
 

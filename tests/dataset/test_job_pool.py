@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dataset.job_pool import Crash, run_jobs, show_progress
+from dataset.prepare.worker_pool import Crash, run_jobs, show_progress
 from utils.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -86,6 +86,6 @@ def test_processes_end_with_a_killed_caller_and_with_a_caller_that_stops(tmp_pat
 
 
 def test_progress_without_a_terminal_is_plain_lines(monkeypatch, capsys):
-    monkeypatch.setattr("dataset.job_pool.SECONDS_BETWEEN_LINES", 0)
+    monkeypatch.setattr("dataset.prepare.worker_pool.SECONDS_BETWEEN_LINES", 0)
     assert list(show_progress(iter("ab"), 2, "reading", "videos")) == ["a", "b"]
     assert capsys.readouterr().err.startswith("reading: 1 of 2 videos, ")

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from dataset.synthetic import CLASSES, Settings, main, render_video, write_dataset
+from dataset.synthetic.write import CLASSES, Settings, main, render_video, write_dataset
 
 TINY = "--train_per_class 2 --test_per_class 1 --frames 3 --size 48x36 --workers 2".split()
 

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from dataset.video_tree import find_videos
+from dataset.prepare.video_tree import find_videos
 from utils.errors import InputError
 
 

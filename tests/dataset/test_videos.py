@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from dataset.decode import read_frames
-from dataset.device_color import apply_color_on_device
+from dataset.frames import read_frames
+from dataset.color import apply_color_on_device
 from dataset.records import VideoRecord
 from dataset.sampling import uniform_clips, window_clips
 from dataset.transforms import FinetuneAugmentation, TestCrops

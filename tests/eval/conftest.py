@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-import eval.sets
+import eval.features.per_split
 from eval import finetune
 from models.levels import LevelFeatures
 from tests import classifier_runs
@@ -60,7 +60,7 @@ class MeanColor(nn.Module):
 @pytest.fixture
 def backbone_that_sees_the_class(monkeypatch) -> nn.Module:
     """MeanColor, which a command gets whatever weights it names."""
-    monkeypatch.setattr(eval.sets, "load_backbone", lambda weights, net, seed: (
+    monkeypatch.setattr(eval.features.per_split, "load_backbone", lambda weights, net, seed: (
         MeanColor(), {"weights": weights, "net": net, "checkpoint_sha256": None, "pretrained_epochs": None}))
     return MeanColor()
 

@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from dataset.records import VideoRecord
-from eval import classifier_training, finetune
-from eval.features import load_backbone
-from eval.supervised import digest_videos
+from eval import finetune
+from eval.classifier import training as classifier_training
+from eval.features.extract import load_backbone
+from eval.classifier.evaluate import digest_videos
 from tests.classifier_runs import HEAD, arguments, card_of, checked, load, write_csv
 from utils.errors import STOPPED
 

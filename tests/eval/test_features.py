@@ -13,20 +13,20 @@ import pytest
 import torch
 from torch import nn
 
-from dataset.decode import read_frames
+from dataset.frames import read_frames
 from dataset.records import VideoRecord
 from dataset.sampling import uniform_clips, window_clips
 from dataset.transforms import TestCrops, normalize
-from eval.features import IMAGENET, extract_features, load_backbone
+from eval.features.extract import IMAGENET, extract_features, load_backbone
 from eval.monitor import Monitor
-from eval.views import ClipSettings, batch_views
+from eval.features.clip_means import ClipSettings, batch_views
 from models.levels import LEVELS, LevelFeatures
 from models.multilevel import MultiLevelModel, build_backbone
-from utils.distributed import Process
+from utils.distributed import DistContext
 from utils.errors import InputError, one_line
 
 ROOT = Path(__file__).resolve().parents[2]
-HERE = Process(0, 1, torch.device("cpu"))
+HERE = DistContext(0, 1, torch.device("cpu"))
 SMALL = ClipSettings(clips=3, clip_frames=8, stride=2, img_dim=32)
 
 
@@ -132,15 +132,15 @@ sys.path[0] = {str(ROOT)!r}
 import numpy as np, torch
 import torch.distributed as dist
 from dataset.records import VideoRecord
-from eval.features import extract_features, load_backbone
+from eval.features.extract import extract_features, load_backbone
 from eval.monitor import Monitor
-from eval.views import ClipSettings
-from utils.distributed import Process
+from eval.features.clip_means import ClipSettings
+from utils.distributed import DistContext
 rank = int(sys.argv[1])
 dist.init_process_group("gloo", init_method="file://" + {str(tmp_path / "meet")!r}, world_size=2, rank=rank)
 records = [VideoRecord(*fields) for fields in {[(v.path, v.num_frames, v.label) for v in videos[:3]]!r}]
 backbone, settings = load_backbone("random", "r3d10", 0)[0], ClipSettings(clips=3, clip_frames=8, stride=2, img_dim=32)
-process = Process(rank, 2, torch.device("cpu"))
+process = DistContext(rank, 2, torch.device("cpu"))
 features = extract_features(backbone, records, settings, process, batch=4)
 np.savez({str(tmp_path)!r} + f"/rank{{rank}}.npz", **features)
 monitor = Monitor({csv_files["train"]!r}, {csv_files["test"]!r}, settings, process, batch=4)
@@ -148,7 +148,7 @@ open({str(tmp_path)!r} + f"/rank{{rank}}.json", "w").write(json.dumps(monitor(ba
 dist.destroy_process_group()
 """)
     running = [subprocess.Popen([sys.executable, str(script), str(rank)]) for rank in range(2)]
-    assert [process.wait(timeout=120) for process in running] == [0, 0]
+    assert [context.wait(timeout=120) for context in running] == [0, 0]
     backbone, _ = load_backbone("random", "r3d10", 0)
     one = extract_features(backbone, videos[:3], SMALL, HERE, batch=4)
     with np.load(tmp_path / "rank0.npz") as stored:

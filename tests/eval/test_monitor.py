@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from eval.features import ClipSettings, load_backbone
+from eval.features.extract import ClipSettings, load_backbone
 from eval.monitor import RIDGE, Monitor, ridge_scores
-from utils.distributed import Process
+from utils.distributed import DistContext
 from utils.errors import InputError
 
-HERE = Process(0, 1, torch.device("cpu"))
+HERE = DistContext(0, 1, torch.device("cpu"))
 CHEAP = ClipSettings(clips=1, clip_frames=8, img_dim=32)
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from eval.prediction import accuracies
-from eval.probe_grid import Recipe, Standardizer, choose_pair, epoch_batches, train_heads
+from eval.metrics import accuracies
+from eval.features.probe_heads import Recipe, Standardizer, choose_pair, epoch_batches, train_heads
 from utils.errors import InputError
 
 CPU = torch.device("cpu")

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-import eval.row_table
-from eval.row_table import RowTable
-from utils.distributed import Process
+import eval.features.rows
+from eval.features.rows import RowTable
+from utils.distributed import DistContext
 
 
 def gather_everywhere(monkeypatch, num_rows: int, world_size: int, filled: list[list[int]], skipped: set[int]) -> list:
     """What `gather` gives each of several processes, which are threads here; or what it raises."""
-    monkeypatch.setattr(eval.row_table, "ROWS_AT_ONCE", 2)
+    monkeypatch.setattr(eval.features.rows, "ROWS_AT_ONCE", 2)
     here, items, found = threading.Barrier(world_size, timeout=20), [None] * world_size, [None] * world_size
     rank_of = {}
 
@@ -27,7 +27,7 @@ def gather_everywhere(monkeypatch, num_rows: int, world_size: int, filled: list[
 
     def run(rank: int) -> None:
         rank_of[threading.get_ident()] = rank
-        table = RowTable(num_rows, Process(rank, world_size, torch.device("cpu")), np.float32)
+        table = RowTable(num_rows, DistContext(rank, world_size, torch.device("cpu")), np.float32)
         try:
             for index in filled[rank]:
                 table.fill(index, {"low": np.array([index + 0.1]), "high": np.array([index, -index])})
@@ -35,7 +35,7 @@ def gather_everywhere(monkeypatch, num_rows: int, world_size: int, filled: list[
         except AssertionError as error:
             found[rank] = error
 
-    monkeypatch.setattr(eval.row_table, "gather_objects", gather_objects)
+    monkeypatch.setattr(eval.features.rows, "gather_objects", gather_objects)
     running = [threading.Thread(target=run, args=(rank,)) for rank in range(world_size)]
     for thread in running:
         thread.start()
@@ -72,4 +72,4 @@ def test_a_row_filled_twice_or_never_is_noticed(monkeypatch, filled, skipped):
 
 def test_a_row_of_another_process_is_noticed():
     with pytest.raises(AssertionError, match="row 1 is not process 0's"):
-        RowTable(3, Process(0, 2, torch.device("cpu")), np.float32).fill(1, {"low": np.zeros(1)})
+        RowTable(3, DistContext(0, 2, torch.device("cpu")), np.float32).fill(1, {"low": np.zeros(1)})

@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 import torch
 
-import eval.sets
+import eval.features.per_split
 from eval.retrieval import retrieval_parser
-from eval.sets import read_sets
-from utils.distributed import Process, done_by_all, done_by_main
+from eval.features.per_split import read_sets
+from utils.distributed import DistContext, run_on_all_ranks, run_on_main
 from utils.errors import AgreedError, InputError
 
-HERE = Process(0, 1, torch.device("cpu"))
+HERE = DistContext(0, 1, torch.device("cpu"))
 
 
 def flags(root, out, *more: str):
@@ -28,14 +28,14 @@ def test_an_unreadable_video_is_met_once_and_left_out_of_every_split(tmp_path, c
         if name in ("train_1", "test_2"):
             lines.insert(4, "absent,9,3")
         (tmp_path / f"{name}.csv").write_text("\n".join(lines) + "\n")
-    calls, extract = [], eval.sets.extract_features
-    monkeypatch.setattr(eval.sets, "extract_features", lambda backbone, records, *more, **named: (
+    calls, extract = [], eval.features.per_split.extract_features
+    monkeypatch.setattr(eval.features.per_split, "extract_features", lambda backbone, records, *more, **named: (
         calls.append(len(records)) or extract(backbone, records, *more, **named)))
     with pytest.raises(InputError, match="absent"):
         read_sets(flags(tmp_path, tmp_path / "out"), HERE)
     store = ["--skip_bad", "--feature_dir", str(tmp_path / "store")]
-    readers, new_reader = [], eval.sets.FeatureReader
-    monkeypatch.setattr(eval.sets, "FeatureReader", lambda *given: readers.append(new_reader(*given)) or readers[-1])
+    readers, new_reader = [], eval.features.per_split.FeatureReader
+    monkeypatch.setattr(eval.features.per_split, "FeatureReader", lambda *given: readers.append(new_reader(*given)) or readers[-1])
     sets, weights = read_sets(flags(tmp_path, tmp_path / "out", *store), HERE)
     assert calls[1:] == [19, 12] and weights["net"] == "r3d10"
     assert not readers[0].seen, "no csv is to come"
@@ -88,7 +88,7 @@ def test_what_does_not_fit_the_training_videos_is_told_before_anything_is_read(t
         assert [split.name, len(videos)] == ["1", 18]
         raise InputError("--group: no")
 
-    monkeypatch.setattr(eval.sets, "load_backbone", None)
+    monkeypatch.setattr(eval.features.per_split, "load_backbone", None)
     with pytest.raises(InputError, match="--group: no"):
         read_sets(flags(color_set, tmp_path / "out"), HERE, refuse)
 
@@ -97,7 +97,7 @@ def test_a_mistake_in_any_process_is_raised_alike_in_all():
     def fail() -> None:
         raise InputError("a.csv: wrong")
 
-    assert done_by_all(lambda: 3) == done_by_main(HERE, lambda: 3) == 3
-    for together in (done_by_all, lambda work: done_by_main(HERE, work)):
+    assert run_on_all_ranks(lambda: 3) == run_on_main(HERE, lambda: 3) == 3
+    for together in (run_on_all_ranks, lambda work: run_on_main(HERE, work)):
         with pytest.raises(AgreedError, match="^a.csv: wrong$"):
             together(fail)

@@ -8,21 +8,21 @@ import pytest
 import torch
 from torch import nn
 
-from dataset.decode import read_frames
+from dataset.frames import read_frames
 from dataset.records import VideoRecord
 from dataset.sampling import uniform_clips, window_clips
 from dataset.transforms import FinetuneAugmentation, TestCrops, normalize
 from dataset.videos import LabelledVideos
-from eval.classifier import (DropoutHead, ProbeHead, VideoClassifier, decay_lr, level_channels, parameter_groups,
+from eval.classifier.model import (DropoutHead, ProbeHead, VideoClassifier, decay_lr, level_channels, parameter_groups,
                              pool_maps)
-from eval.classifier_training import ClipsOrSubstitutes, classifier_loss
-from eval.features import ClipSettings, load_backbone
-from eval.prediction import accuracies, per_class, predict, ranks_of_truth
+from eval.classifier.training import ClipsOrSubstitutes, classifier_loss
+from eval.features.extract import ClipSettings, load_backbone
+from eval.metrics import accuracies, per_class, predict, ranks_of_truth
 from models.levels import LEVELS, LevelFeatures
-from utils.distributed import Process
+from utils.distributed import DistContext
 from utils.errors import InputError
 
-HERE = Process(0, 1, torch.device("cpu"))
+HERE = DistContext(0, 1, torch.device("cpu"))
 PROBED = ("low", "mid", "high", "concat")
 
 

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from models.multilevel import BACKBONES, MultiLevelModel
-from models.precision import SafeConv3d, at_least_float32
+from models.numerics import SafeConv3d, at_least_float32
 
 ROUNDING = 0.02
 NETS = [net for net in BACKBONES if net != "resnet18"]

@@ -7,7 +7,7 @@ from torch import nn
 
 from benchmarks.measure import HeldMemory
 from models.multilevel import MultiLevelModel, build_backbone
-from models.recompute import run_blocks
+from models.numerics import run_blocks
 
 NETS = ("r3d10", "r3d50", "r2plus1d18", "s3d")  # each kind of block
 

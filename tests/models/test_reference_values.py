@@ -19,7 +19,7 @@ from models.levels import LEVELS
 from models.losses import instance_contrast, swapped_prediction
 from models.multilevel import MultiLevelModel
 from models.objective import Objective
-from models.weights import convert, reference_name
+from models.convert import convert, reference_name
 from tests.reference_checkpoint import reference_shapes, reference_state
 
 VALUES = dict(np.load(Path(__file__).resolve().parents[1] / "data" / "reference_values.npz"))

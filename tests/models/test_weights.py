@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from models.multilevel import MultiLevelModel, build_backbone
-from models.weights import check_keys, convert, reference_name, unwrap
+from models.convert import check_keys, convert, reference_name, unwrap
 from tests.reference_checkpoint import reference_shapes
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from dataset.checks import KINDS
+from dataset.prepare.checks import KINDS
 from dataset.frame_folder import read_folder
 from dataset.packed import write_shard
 from dataset.records import read_records

@@ -11,11 +11,11 @@ import torch
 from safetensors import safe_open
 from torchvision.models.video import r2plus1d_18, s3d
 
-from eval.features import load_backbone
+from eval.features.extract import load_backbone
 from models.multilevel import MultiLevelModel
 from utils.checkpoint import FORMAT, read_checkpoint, write_checkpoint
 from utils.errors import InputError
-from utils.runlog import file_sha256
+from utils.training_log import file_sha256
 
 ROOT = Path(__file__).resolve().parents[2]
 

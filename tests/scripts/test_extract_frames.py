@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from dataset.extraction import Outcome, Settings, extract_video
-from dataset.extraction_plan import LOCK, REPORT, list_videos, sole_writer
+from dataset.prepare.extraction import Outcome, Settings, extract_video
+from dataset.prepare.extraction_plan import LOCK, REPORT, list_videos, sole_writer
 from tests.encoded_videos import encode_video
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "extract_frames.py"

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from dataset.annotations import OFFICIAL_COUNTS
-from dataset.frame_marker import MARKER, Marker
+from dataset.prepare.annotations import OFFICIAL_COUNTS
+from dataset.prepare.frame_marker import MARKER, Marker
 from dataset.records import read_records
-from dataset.video_tree import find_videos
+from dataset.prepare.video_tree import find_videos
 from scripts.make_csv import main
 from tests.encoded_videos import encode_video
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dataset.decode import read_frames
+from dataset.frames import read_frames
 from dataset.records import read_records
 from scripts.check_data import main as check
 from scripts.pack_frames import main, sole_packer
@@ -199,7 +199,7 @@ def test_a_file_system_without_locks_is_told_and_used(
     def flock(descriptor: object, operation: int) -> None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
-    monkeypatch.setattr("utils.locks.fcntl.flock", flock)
+    monkeypatch.setattr("utils.files.fcntl.flock", flock)
     assert main([str(frames_csv), str(tmp_path / "packed")]) == 0
     assert "cannot be locked (No locks available): make sure that nobody else" in capsys.readouterr().err
 

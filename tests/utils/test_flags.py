@@ -7,7 +7,8 @@ import sys
 import pytest
 
 from models.multilevel import BACKBONES
-from utils.flags import NETS, parse_pretraining_flags
+from utils.cli import NETS
+from utils.pretraining_flags import parse_pretraining_flags
 
 KINETICS = ("--net resnet18 --csv_file kinetics.csv --epoch 100 --lr_decay 70 --split 20 --cluster 1000 -thres 0.05 "
             "--train_batch 64 --gpu 0,1,2,3 --multiprocessing-distributed")
@@ -89,5 +90,5 @@ def test_every_backbone_can_be_chosen():
 
 
 def test_flags_are_read_without_torch():
-    subprocess.run([sys.executable, "-c", "import sys, utils.flags as f; f.parse_pretraining_flags([]); "
+    subprocess.run([sys.executable, "-c", "import sys, utils.cli as f; f.parse_pretraining_flags([]); "
                     "assert not {'torch', 'numpy', 'cv2'} & set(sys.modules)"], check=True)

@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import nn
 
-from utils.distributed import Process
+from utils.distributed import DistContext
 from utils.errors import AgreedError, NonFiniteError
-from utils.health import StepUndo, agree, handle_not_finite, note_bad_videos, require_finite_weights
+from utils.step_checks import StepUndo, sync_step_status, handle_not_finite, note_bad_videos, require_finite_weights
 from utils.progress import Progress
-from utils.runlog import RunLog
+from utils.training_log import RunLog
 
-HERE = Process(0, 1, torch.device("cpu"))
+HERE = DistContext(0, 1, torch.device("cpu"))
 NAN = float("nan")
 
 
@@ -30,25 +30,25 @@ def lines(tmp_path) -> list[dict]:
 
 
 def test_one_process_agrees_with_itself():
-    report = agree(False, {}, {}, ["a", "b"], HERE)
+    report = sync_step_status(False, {}, {}, ["a", "b"], HERE)
     assert (report.stop, report.bad_videos, report.not_finite) == (False, {}, [])
-    report = agree(True, {"a": "broken"}, {"term": NAN}, ["a", "b"], HERE)
+    report = sync_step_status(True, {"a": "broken"}, {"term": NAN}, ["a", "b"], HERE)
     assert report.stop and report.bad_videos == {"a": "broken"} and report.not_finite[0]["videos"] == ["a", "b"]
 
 
 def test_an_unreadable_video_is_named_once_and_too_many_stop(log, tmp_path):
     progress = Progress()
     for path in ("a", "b", "a"):
-        note_bad_videos(agree(False, {path: f"{path}: torn"}, {}, [], HERE), progress, 100, 0.02, log)
+        note_bad_videos(sync_step_status(False, {path: f"{path}: torn"}, {}, [], HERE), progress, 100, 0.02, log)
     assert [(line["kind"], line["path"]) for line in lines(tmp_path)] == [("bad_video", "a"), ("bad_video", "b")]
     with pytest.raises(AgreedError, match="3 of 100 videos cannot be read, more than --max_bad_fraction 0.02; .* c: torn"):
-        note_bad_videos(agree(False, {"c": "c: torn"}, {}, [], HERE), progress, 100, 0.02, log)
+        note_bad_videos(sync_step_status(False, {"c": "c: torn"}, {}, [], HERE), progress, 100, 0.02, log)
     with pytest.raises(AgreedError, match="1 of 3"):
-        note_bad_videos(agree(False, {"c": "c: torn"}, {}, [], HERE), Progress(), 3, 0.0, log)
+        note_bad_videos(sync_step_status(False, {"c": "c: torn"}, {}, [], HERE), Progress(), 3, 0.0, log)
 
 
 def test_numbers_that_are_not_finite_stop_the_run_with_a_dump(log, tmp_path):
-    report = agree(False, {}, {"prototype": NAN}, ["x/1", "x/2"], HERE)
+    report = sync_step_status(False, {}, {"prototype": NAN}, ["x/1", "x/2"], HERE)
     with pytest.raises(NonFiniteError, match="epoch 3, step 8: not finite: prototype = nan; nothing was updated or saved, "):
         handle_not_finite(report, Progress(epoch=2, step=7), "stop", 10, tmp_path, log)
     [dump] = (tmp_path / "not_finite").iterdir()
@@ -57,7 +57,7 @@ def test_numbers_that_are_not_finite_stop_the_run_with_a_dump(log, tmp_path):
 
 
 def test_skipping_is_bounded(log, tmp_path):
-    report = agree(False, {}, {"total": NAN}, ["x"], HERE)
+    report = sync_step_status(False, {}, {"total": NAN}, ["x"], HERE)
     handle_not_finite(report, Progress(skipped_steps=1), "skip", 2, tmp_path, log)
     assert lines(tmp_path)[0]["kind"] == "skipped_step"
     with pytest.raises(NonFiniteError, match="--max_skips 2 are used up"):

@@ -6,7 +6,7 @@ import time
 import pytest
 import torch
 
-from utils.dry_run import Plan, describe, duration, largest_fitting
+from utils.profiling import Plan, describe, duration, largest_fitting
 from utils.phases import PHASES, WARM_UP_STEPS, Phases
 
 CPU = torch.device("cpu")

@@ -12,7 +12,7 @@ import torch
 from models.multilevel import MultiLevelModel
 from tests.planted_run import write_run
 from utils.checkpoint import FORMAT, write_checkpoint
-from visualization.report import main
+from visualization.report.__main__ import main
 
 CAM = ["--cam_img_dim", "32"]
 SMALL = ["--workers", "0", "--gpu", "none", "--batch", "4", "--max_films", "1"]

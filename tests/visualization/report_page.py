@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from html.parser import HTMLParser
 
-from visualization.report import main
+from visualization.report.__main__ import main
 
 SECTIONS = ["warnings", "configuration", "events", "curves", "prototypes", "rank", "embedding", "results", "order"]
 VOID = {"meta", "link", "img", "br", "line", "polyline", "circle", "rect"}

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import visualization.cam as cam
-from dataset.decode import read_frames
+from dataset.frames import read_frames
 from utils.errors import InputError
 from visualization.cam import draw_curves, overlay, require_h264, to_levels, write_cams, write_film
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from eval.features import load_backbone
+from eval.features.extract import load_backbone
 from utils.checkpoint import read_checkpoint
-from utils.runlog import file_sha256
+from utils.training_log import file_sha256
 from visualization import main_temporal
 from visualization.main_temporal import main, train
-from visualization.order_flags import check_flags, order_parser
+from visualization.temporal_order.flags import check_flags, order_parser
 
 ROOT = Path(__file__).resolve().parents[2]
 CPU = torch.device("cpu")

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from eval.features import load_backbone
+from eval.features.extract import load_backbone
 from models.levels import LevelFeatures
 from utils.errors import InputError
 from visualization.main_temporal import order_evidence, order_maps, returncam
-from visualization.order_head import new_head, order_accuracy
-from visualization.order_videos import PairBatches, both_orders, order_targets
+from visualization.temporal_order.head import new_head, order_accuracy
+from visualization.temporal_order.clips import PairBatches, both_orders, order_targets
 
 CPU = torch.device("cpu")
 

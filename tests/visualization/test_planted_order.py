@@ -10,12 +10,12 @@ from torch import nn
 
 from dataset.records import VideoRecord
 from dataset.transforms import normalize
-from eval.features import ClipSettings, load_backbone
+from eval.features.extract import ClipSettings, load_backbone
 from models.levels import LevelFeatures
 from utils.checkpoint import read_checkpoint
 from visualization.main_temporal import main, order_evidence, returncam
-from visualization.order_head import load_head
-from visualization.order_videos import both_orders, read_clips
+from visualization.temporal_order.head import load_head
+from visualization.temporal_order.clips import both_orders, read_clips
 
 SIDE, FRAMES = 73, 16  # of which test clips show the central 64 px
 

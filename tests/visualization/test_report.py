@@ -14,7 +14,7 @@ import torch
 
 from tests.planted_run import write_run
 from tests.visualization.report_page import SECTIONS, read_page, report
-from visualization.report import main
+from visualization.report.__main__ import main
 
 def test_every_section_is_there_and_says_what_it_should(full_report):
     page = read_page(full_report)

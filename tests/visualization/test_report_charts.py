@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 import pytest
 
 from visualization.curves import schedule_marks
-from visualization.report_charts import HEIGHT, LEFT, RIGHT, WIDTH, Axis, Level, Series, as_text, bar_chart, line_chart
+from visualization.report.charts import HEIGHT, LEFT, RIGHT, WIDTH, Axis, Level, Series, as_text, bar_chart, line_chart
 
 
 def drawing(figure: str) -> ElementTree.Element:

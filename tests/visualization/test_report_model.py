@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from dataset.records import VideoRecord
-from eval.features import pool_levels
+from eval.features.extract import pool_levels
 from dataset.transforms import normalize
 from models.multilevel import MultiLevelModel
 from utils.errors import InputError
-from visualization.report_model import effective_rank, load_model, pick_videos, prototype_scores, spread
+from visualization.report.measure import effective_rank, load_model, pick_videos, prototype_scores, spread
 
 
 def test_effective_rank_counts_directions():

@@ -15,8 +15,8 @@ import numpy as np
 from tests.planted_run import write_run
 from tests.visualization.report_page import report
 from utils.checkpoint import list_checkpoints
-from visualization.report import main
-from visualization.report_videos import label_names, read_videos
+from visualization.report.__main__ import main
+from visualization.report.videos import label_names, read_videos
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -154,7 +154,7 @@ def test_a_full_disk_leaves_no_part_of_a_page(tmp_path, monkeypatch, capsys):
         path.with_name(path.name + ".partial").write_text(text[:10])
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("visualization.report.replace_text", fill)
+    monkeypatch.setattr("visualization.report.__main__.replace_text", fill)
     run = write_run(tmp_path / "run")
     assert main([str(run), "--logs_only", "--gpu", "none"]) == 2
     assert "report.html: cannot write there: No space left" in capsys.readouterr().err

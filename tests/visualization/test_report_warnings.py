@@ -10,13 +10,13 @@ import torch
 from torch import nn
 
 from dataset.records import VideoRecord
-from eval.features import ClipSettings
+from eval.features.extract import ClipSettings
 from models.graph import graph_contrast
 from models.losses import instance_contrast, swapped_prediction, timestamp_retrieval
 from tests.planted_run import FLAGS, write_run
-from visualization.report_model import Measured, State
-from visualization.report_run import batch_in, chance_losses, read_run
-from visualization.report_warnings import find_warnings, what_was_checked
+from visualization.report.measure import Measured, State
+from visualization.report.run import batch_in, chance_losses, read_run
+from visualization.report.warnings import find_warnings, what_was_checked
 
 N, V, T, K = 6, 3, 48, 10
 LEVELS = ("low", "mid", "high")

@@ -1,0 +1,229 @@
+"""Training of a video classifier in a run directory: one random clip of each video and epoch, resumable.
+
+Shapes: B videos of this process's batch; T frames of a clip, S = `--img_dim`; K classes.
+"""
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader, Dataset
+
+from dataset.records import VideoRecord
+from dataset.transforms import FinetuneAugmentation, normalize
+from dataset.videos import EpochBatchSampler, LabelledVideos, build_loader
+from eval.classifier.model import VideoClassifier, decay_lr
+from eval.classifier.state import classifier_state, restore
+from utils.checkpoint import checkpoint_path, find_checkpoint, prune_checkpoints, write_checkpoint
+from utils.distributed import DistContext, run_on_all_ranks, run_on_main, check_same_on_all_ranks, share_buffers, sum_counts
+from utils.errors import AgreedError, InputError
+from utils.step_checks import sync_step_status, handle_not_finite, note_bad_videos
+from utils.files import hold_directory
+from utils.metrics import EpochMeter, StepValues
+from utils.progress import Progress
+from utils.training_log import RunLog, device_name, write_config
+from utils.signals import StopRequest
+
+
+class ClassifierLoss(NamedTuple):
+    """Cross-entropy of each level's head and their sum; `metrics`: accuracy of each, 0 to 1."""
+
+    total: Tensor
+    terms: dict[str, Tensor]
+    metrics: dict[str, Tensor]
+
+
+def classifier_loss(logits: Mapping[str, Tensor], labels: Tensor) -> ClassifierLoss:
+    """The loss of level -> logits [B, K] for classes [B], in float32."""
+    terms = {f"loss_{level}": F.cross_entropy(x.float(), labels) for level, x in logits.items()}
+    metrics = {f"accuracy_{level}": (x.argmax(dim=1) == labels).float().mean() for level, x in logits.items()}
+    return ClassifierLoss(torch.stack(list(terms.values())).sum(), terms, metrics)
+
+
+class ClipsOrSubstitutes(Dataset):
+    """Training clips by (epoch, index); with `skip_bad`, the next readable video's in place of an unreadable one's.
+
+    So every batch is full, and a sample still depends on its key alone.
+    """
+
+    def __init__(self, videos: LabelledVideos, skip_bad: bool) -> None:
+        self.videos = videos
+        self.skip_bad = skip_bad
+
+    def __len__(self) -> int:
+        return len(self.videos)
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int, int, str]:
+        """Returns (clip uint8 [T, S, S, 3], label, index, ""); the last is the reason where the video is unreadable."""
+        epoch, index = key
+        reason = ""
+        for step in range(len(self)):
+            try:
+                clip, label = self.videos[epoch, (index + step) % len(self)]
+                return clip, label, index, reason
+            except InputError as error:
+                if not self.skip_bad:
+                    raise
+                reason = reason or str(error)
+        raise InputError(f"none of the {len(self)} training videos can be read: {reason}")
+
+
+class Trained(NamedTuple):
+    """Where training is: its newest state and that checkpoint's path (None before the first), and whether a request
+    to stop ended it."""
+
+    state: dict[str, Any] | None
+    path: Path | None
+    stopped: bool
+
+
+def fit(model: VideoClassifier, optimizer: torch.optim.Optimizer, videos: Sequence[VideoRecord],
+        identity: Mapping[str, Any], validate: Callable[[], Mapping[str, float]] | None, context: DistContext,
+        flags: argparse.Namespace, out: Path) -> Trained:
+    """Train `model` in place, from the newest checkpoint in `out` on resuming.
+
+    Every epoch ends with a checkpoint; one that is cut off by a request to stop leaves none. `identity` says what the
+    weights are (see `classifier_state`); a checkpoint of anything else is not gone on with. `validate` gives values
+    that are logged and used for nothing else. All processes must call this; they end with the same weights and batch
+    norm statistics.
+    """
+    stop, progress = StopRequest(), Progress()
+    batches = EpochBatchSampler(len(videos), flags.batch_per_gpu, context.rank, context.world_size, flags.seed)
+    clips = LabelledVideos(videos, flags.clip_frames, flags.stride, FinetuneAugmentation(flags.img_dim), flags.seed)
+    loader = build_loader(ClipsOrSubstitutes(clips, flags.skip_bad), batches, flags.num_workers, context.device,
+                          timeout_s=flags.dist_timeout)
+    torch.manual_seed(flags.seed + context.rank)  # of dropout, which should differ between processes
+    lock = run_on_all_ranks(lambda: hold_directory(out, flags.dist_timeout / 2) if context.is_main else None)
+    path, state, notes = run_on_all_ranks(lambda: find_checkpoint(out, flags.resume))
+    if state:
+        progress = run_on_all_ranks(lambda: restore(path, state, model, optimizer, identity, flags, context))
+        notes.append(f"resumed from {path} after epoch {progress.epoch}")
+    # Also waits until every process has looked for checkpoints, before the main one writes anything.
+    check_same_on_all_ranks({"--train_csv (videos)": identity["videos"], "--train_csv (numbers of frames)": identity["frame_counts"],
+                   "newest checkpoint (is --out on a file system that all "
+                   "share?)": progress.epoch}, context)
+    if context.is_main:
+        (out / "checkpoints").mkdir(parents=True, exist_ok=True)
+        write_config(out, {**vars(flags), "csv_file": identity["train_csv"]}, {
+            "device": device_name(context.device), "processes": context.world_size, "start_epoch": progress.epoch})
+    log = RunLog(out, context.is_main, progress.total_steps)
+    log.say(f"{out}: {len(videos)} training videos, {batches.steps_per_epoch} steps an epoch of {batches.global_batch} "
+            f"({batches.num_dropped} left out of each), {context.world_size} process(es) on "
+            f"{device_name(context.device)}")
+    for line in notes:
+        log.say(line)
+
+    train_model, stopped = wrap(model, context), False
+    end = min(flags.epochs, progress.epoch + (flags.stop_after or flags.epochs))
+    while not stopped and progress.epoch < end:
+        decay_lr(optimizer, progress.epoch, flags.lr_decay_epochs)
+        batches.set_epoch(progress.epoch)
+        stopped = train_one_epoch(train_model, optimizer, loader, progress, stop, context, flags, out, log)
+        if progress.step < batches.steps_per_epoch:
+            break
+        progress.epoch, progress.step = progress.epoch + 1, 0
+        refuse_lost_class(videos, progress.bad_videos, identity["train_csv"])
+        if validate:
+            log_validation(model, validate, progress, log)
+        state = classifier_state(model, optimizer, progress, identity, flags, context)
+        path = checkpoint_path(out / "checkpoints", progress.epoch)
+        run_on_main(context, lambda: write(state, path, flags.save_every, log))
+    log.close()
+    if lock:
+        lock.close()
+    share_buffers(model)
+    # A request since the last step counts too: the test would take longer than a batch system waits.
+    stopped = sum_counts([int(stopped or stop.requested)], context)[0] > 0
+    stop.release()
+    return Trained(state, path, stopped)
+
+
+def refuse_lost_class(videos: Sequence[VideoRecord], bad_videos: Mapping[str, str], train_csv: str) -> None:
+    """AgreedError where `--skip_bad` left out all training videos of a class."""
+    left = {video.label for video in videos if video.path not in bad_videos}
+    lost = [video.path for video in videos if video.label not in left]
+    if lost:
+        raise AgreedError(f"{train_csv}: none of its training videos of the class of {lost[0]} can be read: nothing could "
+                          f"be learned about that class ({bad_videos[lost[0]]})")
+
+
+def write(state: dict[str, Any], path: Path, save_every: int, log: RunLog) -> None:
+    """Write a checkpoint, after what has been logged, and delete those that it replaces."""
+    log.sync()
+    write_checkpoint(state, path)
+    prune_checkpoints(path.parent, save_every, path)
+
+
+def train_one_epoch(train_model: nn.Module, optimizer: torch.optim.Optimizer, loader: DataLoader, progress: Progress,
+                    stop: StopRequest, context: DistContext, flags: argparse.Namespace, out: Path, log: RunLog) -> bool:
+    """One pass over the videos, or less on request, which it returns."""
+    device, epoch = context.device, progress.epoch
+    records = loader.dataset.videos.records
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=flags.amp == "bf16")
+    meter = EpochMeter(flags.batch_per_gpu * context.world_size, device)
+    train_model.train()
+
+    for clips, labels, indices, reasons in log.progress(meter.time_waiting(loader), epoch, flags.epochs):
+        # Input: uint8 [B, T, S, S, 3] -> float [B, 3, T, S, S].
+        views = normalize(clips.to(device, non_blocking=True))
+        if not flags.channels_last:
+            views = views.contiguous()
+
+        with autocast:
+            logits = train_model(views)
+        loss = classifier_loss(logits, labels.to(device, non_blocking=True))
+        optimizer.zero_grad(set_to_none=True)
+        loss.total.backward()
+        values = StepValues(loss, [p.grad for p in train_model.parameters() if p.grad is not None])
+
+        # What all processes agree on; nothing is updated by numbers that are not finite.
+        paths = [records[index].path for index in indices.tolist()]
+        bad = {path: reason for path, reason in zip(paths, reasons) if reason}
+        report = sync_step_status(stop.requested, bad, values.not_finite(), paths, context)
+        note_bad_videos(report, progress, len(records), 1.0, log)
+        if report.not_finite:
+            handle_not_finite(report, progress, "stop", 0, out, log)
+        optimizer.step()
+        meter.update(values)
+        progress.step, progress.total_steps = progress.step + 1, progress.total_steps + 1
+        if progress.step % flags.log_every == 0:
+            log.write("step", epoch, progress.total_steps, {**values.to_dict(), **meter.speed()})
+        if report.stop and progress.step < len(loader):
+            return True
+
+    write_summary(meter, optimizer, progress, flags.epochs, log)
+    return report.stop
+
+
+def write_summary(meter: EpochMeter, optimizer: torch.optim.Optimizer, progress: Progress, epochs: int,
+                  log: RunLog) -> None:
+    """Log an epoch's means, and say some of them."""
+    rates = {f"lr_{group['name']}": group["lr"] for group in optimizer.param_groups}
+    summary = {**meter.averages(), **rates, **meter.speed()}
+    log.write("epoch", progress.epoch, progress.total_steps, summary)
+    correct = "  ".join(f"{name} {value:.3f}" for name, value in summary.items() if name.startswith("accuracy"))
+    log.say(f"epoch {progress.epoch + 1}/{epochs}  loss {summary['total']:.4f}  {correct}  lr {rates['lr_heads']:.1e}  "
+            f"{summary['samples_per_s']:.1f} videos/s  {summary['data_wait']:.0%} waiting for data")
+
+
+def log_validation(model: nn.Module, validate: Callable[[], Mapping[str, float]], progress: Progress,
+                   log: RunLog) -> None:
+    """Log what `validate` finds after an epoch; nothing else is done with it."""
+    share_buffers(model)
+    values = validate()
+    log.write("validation", progress.epoch - 1, progress.total_steps, values)
+    log.say("validation  " + "  ".join(f"{name} {value:.3f}" for name, value in values.items()))
+
+
+def wrap(model: VideoClassifier, context: DistContext) -> nn.Module:
+    """`model` as it is trained: its gradients averaged over processes, if there are several."""
+    if context.world_size == 1:
+        return model
+    return DistributedDataParallel(model, device_ids=[context.device] if context.device.type == "cuda" else None,
+                                   gradient_as_bucket_view=True)

@@ -1,0 +1,73 @@
+"""Where reduced precision stops, and how its convolutions stay right on the CPU.
+
+Shapes: M clips, C channels, t timestamps, h and w positions of a feature map.
+"""
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """`x` in float32 where it has less, unchanged where it is float32 or float64."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+class SafeConv3d(nn.Conv3d):
+    """nn.Conv3d, with right gradients under CPU autocast to bfloat16.
+
+    Where a feature map is no longer than the kernel in a padded dimension, some of the CPU's bfloat16 kernels return
+    weight gradients of which nothing is right, NaN among them, or corrupt memory, while output and loss look healthy
+    (seen with torch 2.14.1 on AVX-512; 3x3x3 over 2 timestamps, as in the last stage of 16 frames, is such a case).
+    There the zeros are written around the map, and the kernel is told of no padding: the same sums, in right kernels.
+    Only under CPU autocast; elsewhere nothing differs.
+    """
+
+    @classmethod
+    def replace_in(cls, module: nn.Module) -> None:
+        """Makes every nn.Conv3d in `module` one of these; parameters and names stay."""
+        for child in module.modules():
+            if isinstance(child, nn.Conv3d):
+                child.__class__ = cls
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[M, C, t, h, w] -> [M, C', t', h', w']."""
+        written = [padding if size <= kernel else 0
+                   for padding, size, kernel in zip(self.padding, x.shape[2:], self.kernel_size)]
+        if any(written) and x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+            t, h, w = written
+            left = [padding - zeros for padding, zeros in zip(self.padding, written)]
+            return F.conv3d(F.pad(x, (w, w, h, h, t, t)), self.weight, self.bias, self.stride, left, self.dilation,
+                            self.groups)
+        return super().forward(x)
+
+
+def run_blocks(blocks: Iterable[nn.Module], x: Tensor, recompute: bool) -> Tensor:
+    """`x` through one block after the other; with `recompute` only what goes in and out of each is kept.
+
+    The blocks must not draw random numbers.
+    """
+    for block in blocks:
+        if recompute and torch.is_grad_enabled():
+            x = checkpoint(block, x, use_reentrant=False, preserve_rng_state=False,
+                           context_fn=lambda block=block: (nullcontext(), same_buffers(block)))
+        else:
+            x = block(x)
+    return x
+
+
+@contextmanager
+def same_buffers(module: nn.Module) -> Iterator[None]:
+    """Leaves the buffers as they were: a second forward pass must not enter the running statistics again."""
+    before = [buffer.clone() for buffer in module.buffers()]
+    try:
+        yield
+    finally:  # the second pass ends by an exception as soon as it has what the backward needs
+        with torch.no_grad():
+            for buffer, value in zip(module.buffers(), before):
+                buffer.copy_(value)
