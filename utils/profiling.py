@@ -24,7 +24,7 @@ def dry_run(run: Any, train_some: Callable[[], bool]) -> int:
     `run` is train.py's. `train_some()` trains until the phases' clock has enough steps or the epoch ends, and returns
     whether it was asked to stop.
     """
-    flags, process = run.flags, run.process
+    flags, context = run.flags, run.context
     run.phases.begin()
     while not run.phases.enough:
         run.batches.set_epoch(run.progress.epoch, 0)
@@ -37,12 +37,12 @@ def dry_run(run: Any, train_some: Callable[[], bool]) -> int:
         dataset[run.progress.epoch, index % len(dataset)]
     sample_s = (time.perf_counter() - begin) / SAMPLES_TIMED
 
-    alone_on_gpu = process.device.type == "cuda" and process.world_size == 1
+    alone_on_gpu = context.device.type == "cuda" and context.world_size == 1
     largest = largest_fitting(partial(step_on_blank_videos, run), flags.batch_per_gpu) if alone_on_gpu else None
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", process.world_size // flags.num_nodes))
-    plan = Plan(flags.batch_per_gpu, process.world_size, here, run.batches.steps_per_epoch, flags.epochs, flags.num_workers,
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", context.world_size // flags.num_nodes))
+    plan = Plan(flags.batch_per_gpu, context.world_size, here, run.batches.steps_per_epoch, flags.epochs, flags.num_workers,
                 sample_s, largest)
-    for line in describe(run.phases.means(), plan, process.device):
+    for line in describe(run.phases.means(), plan, context.device):
         run.log.say(line)
     wait_for_all()
     return 0
@@ -86,7 +86,7 @@ def describe(means: dict[str, float], plan: Plan, device: torch.device) -> Itera
 
 def step_on_blank_videos(run: Any, num_videos: int) -> None:
     """Forward and backward pass on so many videos, for the memory that takes."""
-    flags, device = run.flags, run.process.device
+    flags, device = run.flags, run.context.device
     views = torch.zeros(num_videos, flags.num_clips + 1, 3, flags.clip_frames, flags.img_dim, flags.img_dim, device=device)
     with torch.autocast(device.type, torch.bfloat16, enabled=flags.amp == "bf16"):
         output = run.model(views, with_graph=run.objective.uses_graph(run.progress.epoch))

@@ -81,23 +81,23 @@ def main(csv: str, out: str, starts: int, epochs: int, leak: bool) -> None:
 
     models.multilevel.BACKBONES["r3d10"] = TinyBackbone
     dataset.videos.PRETRAIN_FRAME_SIZE = FRAME_SIZE
-    save, agree, kept = train.save, train.agree, []
+    save, sync_step_status, kept = train.save, train.sync_step_status, []
 
     def measured_save(run: object) -> None:
         save(run)
         if run.progress.step == 0:
             print(json.dumps({**measure(), "step": run.progress.total_steps}), flush=True)
 
-    def leaking_agree(*arguments: object) -> object:
+    def leaking_sync(*arguments: object) -> object:
         if random.random() < 0.1:
             threading.Thread(target=threading.Event().wait, daemon=True).start()
             kept.append([open(os.devnull), torch.zeros(1).share_memory_()])
         kept.append(os.urandom(300_000))
-        return agree(*arguments)
+        return sync_step_status(*arguments)
 
     train.save = measured_save
     if leak:
-        train.agree = leaking_agree
+        train.sync_step_status = leaking_sync
     torch.set_num_threads(1)
     for _ in range(starts):
         status = launch(train.pretrain, parse_pretraining_flags(

@@ -90,5 +90,5 @@ def test_every_backbone_can_be_chosen():
 
 
 def test_flags_are_read_without_torch():
-    subprocess.run([sys.executable, "-c", "import sys, utils.cli as f; f.parse_pretraining_flags([]); "
+    subprocess.run([sys.executable, "-c", "import sys, utils.pretraining_flags as f; f.parse_pretraining_flags([]); "
                     "assert not {'torch', 'numpy', 'cv2'} & set(sys.modules)"], check=True)
