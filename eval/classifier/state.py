@@ -1,138 +1,130 @@
-"""The checkpoints of a classifier's training: what they hold, and which of them a run may go on from or test."""
+"""Checkpoints of a classifier's training: what they hold, and which of them can be resumed or tested."""
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from eval.classifier.model import VideoClassifier
+from eval.classifier.flags import TRAINING_FLAGS
+from eval.classifier.model import VideoClassifier, decay_lr
 from models.convert import check_keys
-from utils.checkpoint import FORMAT, FREE_FLAGS, canonical, random_state, set_random_state
-from utils.checkpoint_form import is_count, is_progress
+from utils.checkpoint import FORMAT, FREE_FLAGS, canonical, random_state, read_checkpoint, set_random_state
 from utils.distributed import DistContext, gather_objects
-from utils.errors import AgreedError
+from utils.errors import AgreedError, InputError
 from utils.progress import Progress
 
 KIND = "classifier"
-# What a checkpoint holds beside its format and kind.
-ENTRIES = {"task": str, "net": str, "levels": list, "num_classes": int, "videos": str, "frame_counts": str,
-           "train_csv": str, "weights": dict, "trained_on": str, "skipped_held_out": list, "model": dict,
-           "optimizer": dict, "epochs_done": int, "progress": dict, "flags": dict, "random": list}
-# Flags that do not touch the weights that training ends with, or whose content is compared instead of their text.
+# Flags that do not affect the trained weights, or whose content is compared instead of their text.
 FREE_IN_TRAINING = FREE_FLAGS | {"epochs", "clips", "crops", "batch", "test_only", "train_csv", "test_csv", "splits",
                                  "weights", "net", "classes", "skip_bad"}
-SPELLING = {"batch_per_gpu": "--train_batch", "clip_frames": "--seq", "stride": "--ds", "weight_decay": "--wd",
-            "lr_decay_epochs": "--lr_decay", "trained_part": "--train"}
+SPELLING = {"clip_frames": "--seq", "stride": "--ds", **TRAINING_FLAGS}
+# What a run must have in common with the checkpoint that it tests, or resumes from, and the error where it has not.
+SAME_TO_TEST = {
+    "task": "{path}: its task is {then}, not {now}",
+    "num_classes": "{csv}: has {now} classes, {path} was trained for {then}: is it another data set?",
+    "levels": "{path}: its levels are {then}, not {now}",
+    "videos": "{csv}: lists other videos or labels than {path} was trained on ({then_csv}): another data set or split?",
+}
+SAME_TO_RESUME = SAME_TO_TEST | {
+    "net": "{path}: its net is {then}, not {now}",
+    "frame_counts": "{csv}: has other numbers of frames than {path} was trained with ({then_csv}): were the frames "
+                    "extracted again?",
+    "weights": "--weights: {path} started from other weights ({then[weights]}, not {now[weights]})",
+}
 
 
 def classifier_state(model: VideoClassifier, optimizer: torch.optim.Optimizer, progress: Progress,
                      identity: Mapping[str, Any], flags: argparse.Namespace, context: DistContext) -> dict[str, Any]:
-    """All that a run needs to go on as if it had not stopped. Every process must call this.
+    """Returns the checkpoint of a run. Every process must call this.
 
-    On a CPU it goes on bit for bit in one process or two. More add up their gradients in another order after a start
-    (DDP arranges its buckets anew in the first step), and GPUs add up in any order: the last bits differ there.
+    Resuming from it on a CPU is exact bit for bit with one process or two. More processes sum gradients in another order
+    after a restart (DDP rebuilds its buckets in the first step), and GPUs in any order: the last bits differ there.
 
-    `identity`: "task", "net", "levels", "num_classes", "videos" and "frame_counts" (digests of the training list),
-    "train_csv", "weights", what `load_backbone` tells of the weights that training starts from, "trained_on", the
-    device, and "skipped_held_out", why each of the held-out videos that cannot be read is one.
+    `identity`: "task", "net", "levels", "num_classes", "videos" and "frame_counts" (digests of the training csv),
+    "train_csv", "weights" (what training started from, see `load_backbone`), "trained_on" (the device), and
+    "skipped_held_out" (the reason for each unreadable held-out video).
     """
     return {"format": FORMAT, "kind": KIND, **identity, "model": model.state_dict(),
             "optimizer": optimizer.state_dict(), "epochs_done": progress.epoch, "progress": progress.state_dict(),
             "flags": vars(flags), "random": gather_objects(random_state(context.device))}
 
 
-def restore(path: Path, checkpoint: dict[str, Any], model: VideoClassifier, optimizer: torch.optim.Optimizer,
-            identity: Mapping[str, Any], flags: argparse.Namespace, context: DistContext) -> Progress:
-    """Set everything to the checkpoint's state; returns how far it is. InputError for a changed setting."""
-    require_classifier(checkpoint, path)
-    require_identity(checkpoint, path, identity,
-                     ("task", "net", "num_classes", "levels", "videos", "frame_counts", "weights"))
-    then, now = checkpoint["flags"], vars(flags)
-    for name in sorted(now.keys() - FREE_IN_TRAINING):
-        if then.get(name) != now[name]:
-            raise AgreedError(f"{SPELLING.get(name, f'--{name}')} {now[name]}: {path} was trained with "
-                              f"{then.get(name)}; a run goes on with the settings that it began with")
-    if checkpoint["epochs_done"] > flags.epochs:
-        raise AgreedError(f"--epochs {flags.epochs}: {path} has had {checkpoint['epochs_done']} already")
-    if len(checkpoint["random"]) != context.world_size:
-        raise AgreedError(f"{path}: was trained by {len(checkpoint['random'])} process(es), here are "
-                          f"{context.world_size}: its batches and random states would not go on")
-    fill_classifier(model, checkpoint, path)
-    own = [set(group) for group in optimizer.state_dict()["param_groups"]]
+@contextlib.contextmanager
+def reading_entries(path: str | Path) -> Iterator[None]:
+    """Raises an AgreedError, in one line, for whatever goes wrong as entries of the checkpoint at `path` are used."""
     try:
+        yield
+    except InputError:
+        raise
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else str(error).partition("\n")[0] or type(error).__name__
+        raise AgreedError(f"{path}: damaged, or not a checkpoint of eval.finetune or eval.linear_probe --end_to_end: "
+                          f"{reason}") from error
+
+
+def read_finished(path: str) -> dict[str, Any]:
+    """Returns the checkpoint at `path`; InputError unless it is the last one of a classifier's training."""
+    checkpoint = read_checkpoint(path)
+    with reading_entries(path):
+        check_kind(checkpoint)
+        done, epochs = checkpoint["epochs_done"], checkpoint["flags"]["epochs"]
+        if done < epochs:
+            raise InputError(f"--test_only {path}: is after epoch {done} of {epochs}; only the state after the last one "
+                             "is tested")
+    return checkpoint
+
+
+def restore_classifier(checkpoint: dict[str, Any], path: Path, model: VideoClassifier, optimizer: torch.optim.Optimizer,
+                       identity: Mapping[str, Any], flags: argparse.Namespace, context: DistContext) -> Progress:
+    """Sets everything to the checkpoint's state and returns its progress; AgreedError for a changed setting."""
+    with reading_entries(path):
+        check_kind(checkpoint)
+        check_identity(checkpoint, path, identity, SAME_TO_RESUME)
+        then, now = checkpoint["flags"], vars(flags)
+        for name in sorted(now.keys() - FREE_IN_TRAINING):
+            if then.get(name) != now[name]:
+                raise AgreedError(f"{SPELLING.get(name, f'--{name}')} {now[name]}: {path} was trained with "
+                                  f"{then.get(name)}; a run is resumed with its own settings")
+        if checkpoint["epochs_done"] > flags.epochs:
+            raise AgreedError(f"--epochs {flags.epochs}: {path} has had {checkpoint['epochs_done']} already")
+        if len(checkpoint["random"]) != context.world_size:
+            raise AgreedError(f"{path}: was trained by {len(checkpoint['random'])} process(es), not {context.world_size}: "
+                              "its batches and random states cannot be continued")
+        load_classifier(model, checkpoint)
         optimizer.load_state_dict(checkpoint["optimizer"])
-        if any(not names <= set(group) for names, group in zip(own, optimizer.param_groups)):
-            raise ValueError("a group of parameters lacks a setting")
-        if any(value.shape not in (weight.shape, ()) for weight, state in optimizer.state.items() for value in state.values()
-               if value is not None):
-            raise ValueError("a value of the optimizer is of another shape than its weight")
+        decay_lr(optimizer, checkpoint["epochs_done"], flags.lr_decay_epochs)
+        if any(value.shape not in (weight.shape, ()) for weight, values in optimizer.state.items()
+               for value in values.values() if value is not None):
+            raise ValueError("the optimizer's state does not have the shapes of the weights")
+        progress = Progress(**checkpoint["progress"])
+        if progress.epoch != checkpoint["epochs_done"]:
+            raise ValueError(f"its progress is that of epoch {progress.epoch}, its epochs_done {checkpoint['epochs_done']}")
         set_random_state(checkpoint["random"][context.rank], context.device)
-    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:  # damaged, or a stranger's
-        raise AgreedError(f"{path}: its optimizer or random state does not fit this run: "
-                          f"{str(error).splitlines()[0] if str(error) else type(error).__name__}") from error
-    return Progress(**checkpoint["progress"])
+    return progress
 
 
-def fill_classifier(model: VideoClassifier, checkpoint: Mapping[str, Any], path: str | Path) -> None:
-    """Set all weights of `model` to the checkpoint's; AgreedError that names those that are missing or of another shape."""
-    try:
-        check_keys(checkpoint["model"], model)
-        model.load_state_dict(checkpoint["model"])
-    except (ValueError, RuntimeError) as error:
-        raise AgreedError(f"{path}: does not fill the classifier: {str(error).splitlines()[0]}") from error
+def load_classifier(model: VideoClassifier, checkpoint: Mapping[str, Any]) -> None:
+    """Loads the checkpoint's weights; ValueError or RuntimeError for missing and unknown ones, and other shapes."""
+    check_keys(checkpoint["model"], model)
+    model.load_state_dict(checkpoint["model"])
 
 
-def require_classifier(checkpoint: Mapping[str, Any], path: str | Path) -> None:
-    """AgreedError unless the checkpoint at `path` is one of a classifier's training, whole in all that is read of it."""
+def check_kind(checkpoint: Mapping[str, Any]) -> None:
+    """Raises ValueError unless this is a classifier's checkpoint."""
     if checkpoint.get("format") != FORMAT or checkpoint.get("kind") != KIND:
-        raise AgreedError(f"{path}: no checkpoint of eval.finetune or eval.linear_probe --end_to_end (format "
-                          f"{checkpoint.get('format')!r}, kind {checkpoint.get('kind')!r})")
-    missing = sorted(ENTRIES.keys() - checkpoint.keys())
-    if missing:
-        raise AgreedError(f"{path}: no whole checkpoint of a classifier's training: it lacks {', '.join(missing)}")
-    wrong = [name for name, kind in ENTRIES.items() if not isinstance(checkpoint[name], kind)]
-    wrong += [name for name, good in (
-        ("model", is_state), ("progress", is_progress),
-        ("epochs_done", is_count), ("flags", lambda flags: is_count(flags.get("epochs"))),
-        ("weights", lambda weights: {"weights", "net", "checkpoint_sha256"} <= weights.keys()))
-        if name not in wrong and not good(checkpoint[name])]
-    if wrong:
-        raise AgreedError(f"{path}: damaged, or not of this project: its {wrong[0]} is not what a run writes")
-    require_flags(checkpoint, path, ("val_holdout", "group", "seed", "clip_frames", "stride", "img_dim"))
+        raise ValueError(f"format {checkpoint.get('format')!r}, kind {checkpoint.get('kind')!r}")
 
 
-def require_flags(checkpoint: Mapping[str, Any], path: str | Path, names: Sequence[str]) -> None:
-    """AgreedError where the checkpoint does not tell all flags of these inner names."""
-    missing = [name for name in names if name not in checkpoint["flags"]]
-    if missing:
-        raise AgreedError(f"{path}: damaged, or not of this project: its flags lack {', '.join(missing)}")
-
-
-def is_state(value: dict[Any, Any]) -> bool:
-    """Whether these are tensors by name."""
-    return all(isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in value.items())
-
-
-def require_identity(checkpoint: Mapping[str, Any], path: str | Path, identity: Mapping[str, Any],
-                     names: Sequence[str]) -> None:
-    """AgreedError, on the first of `names` that differs, unless the checkpoint's weights are those of `identity`."""
-    for name in names:
+def check_identity(checkpoint: Mapping[str, Any], path: str | Path, identity: Mapping[str, Any],
+                   messages: Mapping[str, str]) -> None:
+    """Raises an AgreedError for the first entry, of those in `messages`, that differs from `identity`."""
+    for name, message in messages.items():
         then, now = canonical(checkpoint[name]), canonical(identity[name])
-        if name == "weights":
-            same = then["checkpoint_sha256"] == now["checkpoint_sha256"]
-            difference = f"--weights {now['weights']}: {path} started from other weights ({then['weights']})"
-        else:
-            same = then == now
-            difference = {
-                "num_classes": f"{identity['train_csv']}: has {now} classes, {path} was trained for {then}: is it "
-                               "another data set?",
-                "videos": f"{identity['train_csv']}: lists other videos or labels than {path} was trained on "
-                          f"({checkpoint['train_csv']}): another data set or split?",
-                "frame_counts": f"{identity['train_csv']}: gives videos other numbers of frames than {path} was trained "
-                                f"with ({checkpoint['train_csv']}): were their frames taken again?",
-            }.get(name, f"{path}: its {name} is {then}, asked for is {now}")
+        same = then["checkpoint_sha256"] == now["checkpoint_sha256"] if name == "weights" else then == now
         if not same:
-            raise AgreedError(difference)
+            raise AgreedError(message.format(path=path, then=then, now=now, csv=identity["train_csv"],
+                                             then_csv=checkpoint["train_csv"]))

@@ -1,6 +1,6 @@
-"""Training of a video classifier in a run directory: one random clip of each video and epoch, resumable.
+"""Training of a video classifier in a run directory: one random clip of each video per epoch, resumable.
 
-Shapes: B videos of this process's batch; T frames of a clip, S = `--img_dim`; K classes.
+Shapes: B videos per process; T frames per clip, S = `--img_dim`; K classes.
 """
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from dataset.records import VideoRecord
 from dataset.transforms import FinetuneAugmentation, normalize
 from dataset.videos import EpochBatchSampler, LabelledVideos, build_loader
 from eval.classifier.model import VideoClassifier, decay_lr
-from eval.classifier.state import classifier_state, restore
+from eval.classifier.state import classifier_state, restore_classifier
 from utils.checkpoint import checkpoint_path, find_checkpoint, prune_checkpoints, write_checkpoint
-from utils.distributed import DistContext, run_on_all_ranks, run_on_main, check_same_on_all_ranks, share_buffers, sum_counts
+from utils.distributed import DistContext, check_same_on_all_ranks, run_on_all_ranks, run_on_main, share_buffers, sum_counts
 from utils.errors import AgreedError, InputError
-from utils.step_checks import sync_step_status, handle_not_finite, note_bad_videos
 from utils.files import hold_directory
 from utils.metrics import EpochMeter, StepValues
 from utils.progress import Progress
-from utils.training_log import RunLog, device_name, write_config
 from utils.signals import StopRequest
+from utils.step_checks import handle_not_finite, note_bad_videos, sync_step_status
+from utils.training_log import RunLog, device_name, write_config
 
 
 class ClassifierLoss(NamedTuple):
@@ -40,7 +40,7 @@ class ClassifierLoss(NamedTuple):
 
 
 def classifier_loss(logits: Mapping[str, Tensor], labels: Tensor) -> ClassifierLoss:
-    """The loss of level -> logits [B, K] for classes [B], in float32."""
+    """Returns the loss, in float32, of level -> logits [B, K] for classes [B]."""
     terms = {f"loss_{level}": F.cross_entropy(x.float(), labels) for level, x in logits.items()}
     metrics = {f"accuracy_{level}": (x.argmax(dim=1) == labels).float().mean() for level, x in logits.items()}
     return ClassifierLoss(torch.stack(list(terms.values())).sum(), terms, metrics)
@@ -74,66 +74,71 @@ class ClipsOrSubstitutes(Dataset):
         raise InputError(f"none of the {len(self)} training videos can be read: {reason}")
 
 
-class Trained(NamedTuple):
-    """Where training is: its newest state and that checkpoint's path (None before the first), and whether a request
-    to stop ended it."""
+class TrainedClassifier(NamedTuple):
+    """A classifier, the checkpoint of its newest state (None before the first) with its path, and whether training was
+    stopped on request."""
 
-    state: dict[str, Any] | None
+    model: VideoClassifier
+    checkpoint: dict[str, Any] | None
     path: Path | None
-    stopped: bool
+    stopped: bool = False
 
 
-def fit(model: VideoClassifier, optimizer: torch.optim.Optimizer, videos: Sequence[VideoRecord],
-        identity: Mapping[str, Any], validate: Callable[[], Mapping[str, float]] | None, context: DistContext,
-        flags: argparse.Namespace, out: Path) -> Trained:
-    """Train `model` in place, from the newest checkpoint in `out` on resuming.
+def fit_classifier(model: VideoClassifier, optimizer: torch.optim.Optimizer, videos: Sequence[VideoRecord],
+                   identity: Mapping[str, Any], validate: Callable[[], Mapping[str, float]] | None, context: DistContext,
+                   flags: argparse.Namespace, out: Path) -> TrainedClassifier:
+    """Trains `model` in place, from the newest checkpoint in `out` with `--resume`. All processes must call this.
 
-    Every epoch ends with a checkpoint; one that is cut off by a request to stop leaves none. `identity` says what the
-    weights are (see `classifier_state`); a checkpoint of anything else is not gone on with. `validate` gives values
-    that are logged and used for nothing else. All processes must call this; they end with the same weights and batch
-    norm statistics.
+    A checkpoint is written after each epoch, none within an epoch that is stopped on request. `identity`: see
+    `classifier_state`; a checkpoint of anything else is not resumed. The values of `validate` are logged after each
+    epoch and not used otherwise. The processes end with the same weights and batch norm statistics.
     """
     stop, progress = StopRequest(), Progress()
     batches = EpochBatchSampler(len(videos), flags.batch_per_gpu, context.rank, context.world_size, flags.seed)
     clips = LabelledVideos(videos, flags.clip_frames, flags.stride, FinetuneAugmentation(flags.img_dim), flags.seed)
     loader = build_loader(ClipsOrSubstitutes(clips, flags.skip_bad), batches, flags.num_workers, context.device,
                           timeout_s=flags.dist_timeout)
-    torch.manual_seed(flags.seed + context.rank)  # of dropout, which should differ between processes
+    torch.manual_seed(flags.seed + context.rank)  # for dropout, which should differ between processes
     lock = run_on_all_ranks(lambda: hold_directory(out, flags.dist_timeout / 2) if context.is_main else None)
     path, state, notes = run_on_all_ranks(lambda: find_checkpoint(out, flags.resume))
     if state:
-        progress = run_on_all_ranks(lambda: restore(path, state, model, optimizer, identity, flags, context))
+        progress = run_on_all_ranks(
+            lambda: restore_classifier(state, path, model, optimizer, identity, flags, context))
         notes.append(f"resumed from {path} after epoch {progress.epoch}")
-    # Also waits until every process has looked for checkpoints, before the main one writes anything.
-    check_same_on_all_ranks({"--train_csv (videos)": identity["videos"], "--train_csv (numbers of frames)": identity["frame_counts"],
-                   "newest checkpoint (is --out on a file system that all "
-                   "share?)": progress.epoch}, context)
+    # Also waits until every process has searched for checkpoints, before the main one writes anything.
+    check_same_on_all_ranks({
+        "--train_csv (videos)": identity["videos"], "--train_csv (numbers of frames)": identity["frame_counts"],
+        "newest checkpoint (is --out on a file system that all share?)": progress.epoch}, context)
     if context.is_main:
         (out / "checkpoints").mkdir(parents=True, exist_ok=True)
         write_config(out, {**vars(flags), "csv_file": identity["train_csv"]}, {
             "device": device_name(context.device), "processes": context.world_size, "start_epoch": progress.epoch})
     log = RunLog(out, context.is_main, progress.total_steps)
-    log.say(f"{out}: {len(videos)} training videos, {batches.steps_per_epoch} steps an epoch of {batches.global_batch} "
-            f"({batches.num_dropped} left out of each), {context.world_size} process(es) on "
-            f"{device_name(context.device)}")
-    for line in notes:
+    for line in (f"{out}: {len(videos)} training videos, {batches.steps_per_epoch} steps per epoch of "
+                 f"{batches.global_batch} ({batches.num_dropped} left out of each), {context.world_size} process(es) on "
+                 f"{device_name(context.device)}", *notes):
         log.say(line)
 
-    train_model, stopped = wrap(model, context), False
+    train_model, stopped = model, False
+    if context.world_size > 1:
+        train_model = DistributedDataParallel(model, gradient_as_bucket_view=True)
     end = min(flags.epochs, progress.epoch + (flags.stop_after or flags.epochs))
     while not stopped and progress.epoch < end:
         decay_lr(optimizer, progress.epoch, flags.lr_decay_epochs)
         batches.set_epoch(progress.epoch)
-        stopped = train_one_epoch(train_model, optimizer, loader, progress, stop, context, flags, out, log)
+        stopped = train_classifier_epoch(train_model, optimizer, loader, progress, stop, context, flags, out, log)
         if progress.step < batches.steps_per_epoch:
             break
         progress.epoch, progress.step = progress.epoch + 1, 0
         refuse_lost_class(videos, progress.bad_videos, identity["train_csv"])
         if validate:
-            log_validation(model, validate, progress, log)
+            share_buffers(model)
+            values = validate()
+            log.write("validation", progress.epoch - 1, progress.total_steps, values)
+            log.say("validation  " + "  ".join(f"{name} {value:.3f}" for name, value in values.items()))
         state = classifier_state(model, optimizer, progress, identity, flags, context)
         path = checkpoint_path(out / "checkpoints", progress.epoch)
-        run_on_main(context, lambda: write(state, path, flags.save_every, log))
+        run_on_main(context, lambda: save_checkpoint(state, path, flags.save_every, log))
     log.close()
     if lock:
         lock.close()
@@ -141,11 +146,18 @@ def fit(model: VideoClassifier, optimizer: torch.optim.Optimizer, videos: Sequen
     # A request since the last step counts too: the test would take longer than a batch system waits.
     stopped = sum_counts([int(stopped or stop.requested)], context)[0] > 0
     stop.release()
-    return Trained(state, path, stopped)
+    return TrainedClassifier(model, state, path, stopped)
+
+
+def save_checkpoint(state: dict[str, Any], path: Path, save_every: int, log: RunLog) -> None:
+    """Writes a checkpoint, after what has been logged, and deletes those that it replaces."""
+    log.sync()
+    write_checkpoint(state, path)
+    prune_checkpoints(path.parent, save_every, path)
 
 
 def refuse_lost_class(videos: Sequence[VideoRecord], bad_videos: Mapping[str, str], train_csv: str) -> None:
-    """AgreedError where `--skip_bad` left out all training videos of a class."""
+    """Raises an AgreedError if `--skip_bad` left out all training videos of a class."""
     left = {video.label for video in videos if video.path not in bad_videos}
     lost = [video.path for video in videos if video.label not in left]
     if lost:
@@ -153,18 +165,11 @@ def refuse_lost_class(videos: Sequence[VideoRecord], bad_videos: Mapping[str, st
                           f"be learned about that class ({bad_videos[lost[0]]})")
 
 
-def write(state: dict[str, Any], path: Path, save_every: int, log: RunLog) -> None:
-    """Write a checkpoint, after what has been logged, and delete those that it replaces."""
-    log.sync()
-    write_checkpoint(state, path)
-    prune_checkpoints(path.parent, save_every, path)
-
-
-def train_one_epoch(train_model: nn.Module, optimizer: torch.optim.Optimizer, loader: DataLoader, progress: Progress,
-                    stop: StopRequest, context: DistContext, flags: argparse.Namespace, out: Path, log: RunLog) -> bool:
-    """One pass over the videos, or less on request, which it returns."""
-    device, epoch = context.device, progress.epoch
-    records = loader.dataset.videos.records
+def train_classifier_epoch(train_model: nn.Module, optimizer: torch.optim.Optimizer, loader: DataLoader, progress: Progress,
+                           stop: StopRequest, context: DistContext, flags: argparse.Namespace, out: Path,
+                           log: RunLog) -> bool:
+    """Trains on every video once; returns whether a stop was requested, which may end the epoch early."""
+    device, epoch, records = context.device, progress.epoch, loader.dataset.videos.records
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=flags.amp == "bf16")
     meter = EpochMeter(flags.batch_per_gpu * context.world_size, device)
     train_model.train()
@@ -182,7 +187,7 @@ def train_one_epoch(train_model: nn.Module, optimizer: torch.optim.Optimizer, lo
         loss.total.backward()
         values = StepValues(loss, [p.grad for p in train_model.parameters() if p.grad is not None])
 
-        # What all processes agree on; nothing is updated by numbers that are not finite.
+        # All processes agree on what went wrong; non-finite values update nothing.
         paths = [records[index].path for index in indices.tolist()]
         bad = {path: reason for path, reason in zip(paths, reasons) if reason}
         report = sync_step_status(stop.requested, bad, values.not_finite(), paths, context)
@@ -197,33 +202,10 @@ def train_one_epoch(train_model: nn.Module, optimizer: torch.optim.Optimizer, lo
         if report.stop and progress.step < len(loader):
             return True
 
-    write_summary(meter, optimizer, progress, flags.epochs, log)
-    return report.stop
-
-
-def write_summary(meter: EpochMeter, optimizer: torch.optim.Optimizer, progress: Progress, epochs: int,
-                  log: RunLog) -> None:
-    """Log an epoch's means, and say some of them."""
     rates = {f"lr_{group['name']}": group["lr"] for group in optimizer.param_groups}
     summary = {**meter.averages(), **rates, **meter.speed()}
-    log.write("epoch", progress.epoch, progress.total_steps, summary)
+    log.write("epoch", epoch, progress.total_steps, summary)
     correct = "  ".join(f"{name} {value:.3f}" for name, value in summary.items() if name.startswith("accuracy"))
-    log.say(f"epoch {progress.epoch + 1}/{epochs}  loss {summary['total']:.4f}  {correct}  lr {rates['lr_heads']:.1e}  "
+    log.say(f"epoch {epoch + 1}/{flags.epochs}  loss {summary['total']:.4f}  {correct}  lr {rates['lr_heads']:.1e}  "
             f"{summary['samples_per_s']:.1f} videos/s  {summary['data_wait']:.0%} waiting for data")
-
-
-def log_validation(model: nn.Module, validate: Callable[[], Mapping[str, float]], progress: Progress,
-                   log: RunLog) -> None:
-    """Log what `validate` finds after an epoch; nothing else is done with it."""
-    share_buffers(model)
-    values = validate()
-    log.write("validation", progress.epoch - 1, progress.total_steps, values)
-    log.say("validation  " + "  ".join(f"{name} {value:.3f}" for name, value in values.items()))
-
-
-def wrap(model: VideoClassifier, context: DistContext) -> nn.Module:
-    """`model` as it is trained: its gradients averaged over processes, if there are several."""
-    if context.world_size == 1:
-        return model
-    return DistributedDataParallel(model, device_ids=[context.device] if context.device.type == "cuda" else None,
-                                   gradient_as_bucket_view=True)
+    return report.stop

@@ -243,8 +243,8 @@ def test_mistakes_are_one_line(colors, straight, tmp_path, capsys):
         (["--out", str(straight), "--resume", "--train_csv", other_split], "another data set or split?"),
     ]
     tests = [
-        (["--resume"], "--test_only"), (["--weights", newest], f"--weights {newest}: is of training"),
-        (["--net", "r3d10"], "--net r3d10: is of training"), (["--lr", "0.1"], "--lr 0.1: is of training"),
+        (["--resume"], "--test_only"), (["--weights", newest], f"--weights {newest}: is for training"),
+        (["--net", "r3d10"], "--net r3d10: is for training"), (["--lr", "0.1"], "--lr 0.1: is for training"),
         (["--train_csv", two_classes, "--test_csv", two_test], "has 2 classes, "),
         (["--train_csv", other_split], "another data set or split?"),
         (["--test_only", str(colors / "train.csv")], "train.csv: not a whole checkpoint"),
@@ -260,4 +260,4 @@ def test_mistakes_are_one_line(colors, straight, tmp_path, capsys):
     [line] = capsys.readouterr().err.splitlines()
     assert ended.value.code == 2 and "--lr_decay" in line and "increasing" in line
     probe = checked(colors, tmp_path / "out", newest, "--end_to_end")
-    assert linear_probe.main(probe) == 2 and "its task is finetune" in capsys.readouterr().err
+    assert linear_probe.main(probe) == 2 and "its task is finetune, not linear_probe_end_to_end" in capsys.readouterr().err
