@@ -36,10 +36,8 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
-from dataset.color import apply_color_on_device
 from dataset.records import read_records, usable_for_pretraining
-from dataset.transforms import normalize
-from dataset.videos import EpochBatchSampler, PretrainVideos, build_loader, collate_pretraining
+from dataset.videos import EpochBatchSampler, PretrainVideos, build_loader, collate_pretraining, prepare_views
 from eval.features.extract import ClipSettings
 from eval.monitor import Monitor
 from models.multilevel import MultiLevelModel
@@ -210,10 +208,7 @@ def train_one_epoch(run: Run, train_model: nn.Module) -> bool:
     for batch in run.log.progress(run.meter.time_waiting(run.loader), epoch, flags.epochs):
         run.phases.mark("data")
         # Input: uint8 [B, V+1, T, H, W, 3] -> float [B, V+1, 3, T, H, W].
-        clips = batch.clips.to(context.device, non_blocking=True)
-        views = normalize(apply_color_on_device(clips, batch.draws) if batch.draws else clips)
-        if not flags.channels_last:
-            views = views.contiguous()
+        views = prepare_views(batch, context.device, flags.channels_last)
         if undo:
             undo.save()
         run.phases.mark("input")

@@ -19,14 +19,13 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as plain
 
 from benchmarks.measure import milliseconds, quick_flag, ratio, table, time_in_turns
-from dataset.frames import decode_picture, read_frames
+from dataset.frames import decode_image, read_folder, read_frames
 from dataset.color import apply_color_on_device
-from dataset.frame_folder import read_folder
 from dataset.records import VideoRecord
 from dataset.sampling import pretraining_indices, split_views
 from dataset.transforms import (FLIP_PROBABILITY, IMAGENET_MEAN, IMAGENET_STD, PRETRAIN_FRAME_SIZE, PRETRAIN_JITTER,
                                 PRETRAIN_MIN_AREA, ColorDraws, PretrainAugmentation, draw_channels, draw_crop,
-                                draw_jitter, normalize, stack_draws)
+                                draw_jitter, scale_clips, stack_draws)
 from dataset.videos import PretrainVideos
 
 CLIPS, CLIP_FRAMES, MAX_STRIDE, IMG_DIM = 2, 16, 3.0, 112
@@ -118,7 +117,7 @@ def color_on_device_ms(sample: tuple[torch.Tensor, ColorDraws], device: torch.de
     draws = ColorDraws(*(draw.expand(batch, *draw.shape).contiguous() for draw in sample[1]))
 
     def job() -> None:
-        normalize(apply_color_on_device(clips, draws))
+        scale_clips(apply_color_on_device(clips, draws))
         if device.type == "cuda":
             torch.cuda.synchronize()
 
@@ -141,24 +140,24 @@ def main() -> None:
         files = [data for _, data in read_folder(full, numbers.tolist(), NUM_FRAMES)]
         seconds = time_in_turns({
             "plain": lambda: plain_sample(full, next(seed)),
-            "cpu": lambda: normalize(ours.with_color(next(seed))),
+            "cpu": lambda: scale_clips(ours.with_color(next(seed))),
             "device": lambda: ours.before_color(next(seed)),
-            "half cpu": lambda: normalize(ours_half.with_color(next(seed))),
+            "half cpu": lambda: scale_clips(ours_half.with_color(next(seed))),
             "half device": lambda: ours_half.before_color(next(seed)),
-            "small cpu": lambda: normalize(ours_small.with_color(next(seed))),
+            "small cpu": lambda: scale_clips(ours_small.with_color(next(seed))),
             "small device": lambda: ours_small.before_color(next(seed)),
             "decode": lambda: read_frames(full, numbers, NUM_FRAMES, PRETRAIN_FRAME_SIZE),
             "decode half": lambda: read_frames(full, numbers, NUM_FRAMES, PRETRAIN_FRAME_SIZE, half=True),
             "decode small": lambda: read_frames(small, numbers, NUM_FRAMES, PRETRAIN_FRAME_SIZE),
-            "jpeg": lambda: [decode_picture(data, "") for data in files],
-            "jpeg half": lambda: [decode_picture(data, "", half=True) for data in files],
+            "jpeg": lambda: [decode_image(data, "") for data in files],
+            "jpeg half": lambda: [decode_image(data, "", half=True) for data in files],
         }, turns)
         off_cpu, off_half, off_device = [], [], []
         for number in range(3 if quick else 10):
             wanted = grey_levels(plain_sample(full, number))
-            on_device = normalize(apply_color_on_device(*ours.before_color(number)))
-            off_cpu.append((grey_levels(normalize(ours.with_color(number))) - wanted).abs().mean().item())
-            off_half.append((grey_levels(normalize(ours_half.with_color(number))) - wanted).abs().mean().item())
+            on_device = scale_clips(apply_color_on_device(*ours.before_color(number)))
+            off_cpu.append((grey_levels(scale_clips(ours.with_color(number))) - wanted).abs().mean().item())
+            off_half.append((grey_levels(scale_clips(ours_half.with_color(number))) - wanted).abs().mean().item())
             off_device.append((grey_levels(on_device) - wanted).abs().mean().item())
         devices = [torch.device("cpu")] + [torch.device("cuda")] * torch.cuda.is_available()
         shares = {device.type: color_on_device_ms(ours.before_color(0), device, turns) for device in devices}

@@ -20,9 +20,8 @@ import cv2
 import numpy as np
 
 from benchmarks.measure import milliseconds, quick_flag, ratio, table, time_in_turns
-from dataset.frames import read_frames
-from dataset.frame_folder import read_folder
-from dataset.packed import open_shard, read_packed, split_reference
+from dataset.frames import read_folder, read_frames, split_packed_path
+from dataset.packed import open_shard, read_packed
 from scripts.pack_frames import main as pack
 
 VIDEO_FRAMES, SAMPLE, MANY = 64, 32, 1000
@@ -79,7 +78,7 @@ def main() -> None:
                 if decode:
                     read_frames(path, indices, VIDEO_FRAMES)
                 else:
-                    place = split_reference(path)
+                    place = split_packed_path(path)
                     list(
                         read_packed(*place, indices, VIDEO_FRAMES)
                         if place

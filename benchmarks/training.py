@@ -19,17 +19,15 @@ import torch
 from benchmarks.input import IMG_DIM, MAX_STRIDE, NUM_FRAMES, write_video
 from benchmarks.measure import device_clock, milliseconds, quick_flag, ratio, table
 from benchmarks.step import CLIP_FRAMES, CLIPS, Step
-from dataset.color import apply_color_on_device
 from dataset.records import VideoRecord
-from dataset.transforms import normalize
-from dataset.videos import EpochBatchSampler, PretrainBatch, PretrainVideos, build_loader, collate_pretraining
+from dataset.videos import (EpochBatchSampler, PretrainBatch, PretrainVideos, build_loader, collate_pretraining,
+                            prepare_views)
 
 
 def take(step: Step, batch: PretrainBatch, way: str) -> None:
     """A batch's way in train.py: to the device, color where that was left to the device, one step."""
-    clips = batch.clips.to(step.views.device, non_blocking=True)
-    views = normalize(apply_color_on_device(clips, batch.draws) if batch.draws else clips)
-    step.views = views if views.device.type == "cuda" else views.contiguous()
+    device = step.views.device
+    step.views = prepare_views(batch, device, channels_last=device.type == "cuda")
     step.take(way)
 
 

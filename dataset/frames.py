@@ -1,39 +1,71 @@
-"""Frames of a video as uint8 RGB arrays ``[n, H, W, 3]``, however the video is kept.
+"""A video's path and frame indices -> uint8 RGB frames, however the video is stored.
 
-A video is a folder of numbered pictures (``frame_folder.py``), a video file (``video_file.py``), or a folder
-of pictures inside a packed shard, ``SHARD.tar/VIDEO`` (``packed.py``). ``read_frames`` takes each alike, and
-gives the same pixels for a folder and for the shard that it was packed into. ``read_frame_list`` is for those who
-cut the frames up anyway: it leaves them where they were decoded.
+A path is one of three:
+
+    frames/v_001              frame folder: numbered images `image_00001.jpg`, `image_00002.jpg`, ...
+    videos/v_001.mp4          video file, decoded by PyAV (`video_file.py`)
+    shard_00000.tar/v_001     frame folder inside a packed shard (`packed.py`), same pixels as the folder itself
+
+In a frame folder other prefixes, numbers of digits, jpg or png, and numbering from 0 are detected.
 """
 from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
 import numpy as np
 import simplejpeg
-import torch
-import torch.nn.functional as F
 
-from dataset.frame_folder import read_folder
-from dataset.packed import read_packed, split_reference
-from dataset.video_file import names_video_file, read_video
 from utils.errors import InputError
 
-# OpenCV without its EXIF rotation: extraction wrote the pixels the right way up, and every frame alike.
-_READ_FLAGS = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+VIDEO_SUFFIXES = frozenset(".mp4 .m4v .mov .3gp .avi .mkv .webm .mpg .mpeg .ts .flv .wmv .ogv".split())
+FRAME_MARKER = ".frames.json"  # written by extraction into each finished frame folder
+HALF_SUFFICES = 5 / 6          # of the wanted width and height
+FRAMES_PER_RESIZE = 8          # as fast as all at once, without holding all full-size frames of a long video
 
-_JPEG_BEGINS = b"\xff\xd8"
-HALF_SUFFICES = 5 / 6  # of the wanted width and height
+_FRAME_FILE = re.compile(r"(?P<prefix>.*?)(?P<number>[0-9]+)(?P<suffix>\.(?:jpg|jpeg|png))", re.IGNORECASE)
+_SHARD_NAME = re.compile(r"(?<=[^/])\.tar(?=/.)")
+_JPEG_START = b"\xff\xd8"
 
-RESIZED_AT_ONCE = 8  # as fast as all at once; more full-size frames of a large video are not held
+
+@dataclass(frozen=True, slots=True)
+class FrameNaming:
+    """File names of a folder's frames: prefix, zero-padded number counted from `first`, suffix."""
+
+    prefix: str = "image_"
+    digits: int = 5
+    suffix: str = ".jpg"
+    first: int = 1
+
+    def file_name(self, index: int) -> str:
+        """Returns the file name of frame `index`, counted from 0."""
+        return f"{self.prefix}{index + self.first:0{self.digits}d}{self.suffix}"
+
+
+@dataclass(frozen=True, slots=True)
+class FrameSeries:
+    """Numbered images of a folder: `count` in total, the first `usable` of them without a gap.
+
+    `missing` numbers lie between the first and the last.
+    """
+
+    naming: FrameNaming
+    count: int
+    usable: int
+    missing: int
+
+
+_USUAL = FrameNaming()
+_USUAL_NAMES = [_USUAL.file_name(index) for index in range(9999)]
 
 
 def read_frames(*arguments: Any, **named: Any) -> np.ndarray:
-    """Returns what ``read_frame_list`` returns of the same arguments as one array, uint8 RGB ``[n, H, W, 3]``."""
+    """Returns uint8 RGB [n, H, W, 3]: the frames of `read_frame_list`, with the same arguments, in one array."""
     return np.stack(read_frame_list(*arguments, **named))
 
 
@@ -45,21 +77,20 @@ def read_frame_list(
     shrink: Callable[[np.ndarray], np.ndarray] | None = None,
     half: bool = False,
 ) -> list[np.ndarray]:
-    """Returns the frames at ``indices``, each uint8 RGB ``[H, W, 3]``; each distinct one is decoded once.
+    """Returns the frames at `indices`, each uint8 RGB [H, W, 3]. Each distinct frame is decoded once.
 
     Args:
-        path: the video's frame folder, its file, or its place in a shard.
-        indices: [n] frame indices from 0, in any order, repeats allowed.
-        num_frames: the number of frames that the video is said to have; only named in errors.
-        size: (width, height) to resize to, aspect ratio ignored, antialiased bicubic; None: as stored.
-        shrink: instead of ``size``, what to do to frames, [n, H, W, 3] -> [n, h, w, 3], whenever n =
-            ``RESIZED_AT_ONCE`` are decoded; for long videos, which as stored would not fit into memory.
-        half: where half the width and height of JPEG pictures is at least ``HALF_SUFFICES`` of ``size``, decode them
-            at half and leave them so, instead of resizing them to ``size``: for those who resize them anyway. After
-            a crop and resize they are nearer to frames decoded in full than compression at quality 90 leaves these
-            to the original (more is lost in very fine texture).
+        path: frame folder, video file, or video in a packed shard.
+        indices: [n] frame indices from 0, in any order, with or without repeats.
+        num_frames: number of frames given in the csv, used in error messages only.
+        size: (width, height) to resize to (antialiased bicubic, aspect ratio ignored). None: stored size.
+        shrink: function [n, H, W, 3] -> [n, h, w, 3] applied to every `FRAMES_PER_RESIZE` decoded frames, instead of
+            `size`, for videos too long to fit into memory at full size.
+        half: decode JPEGs at half their width and height, and do not resize them, where this gives at least
+            `HALF_SUFFICES` of `size`. For callers that crop and resize anyway; the loss is smaller than that of JPEG
+            compression at quality 90, except in very fine texture.
 
-    Raises InputError that names the file when a frame is missing, broken, or of another size than the others.
+    Raises InputError, naming the file, if a frame is missing, broken, or differs in size from the others.
     """
     assert size is None or shrink is None
     distinct, positions = np.unique(indices, return_inverse=True)
@@ -74,7 +105,7 @@ def read_frame_list(
         if size is not None and size != extent and not halved:
             shrink = functools.partial(resize_frames, size=size, mode="bicubic")
         waiting.append(frame)
-        if len(waiting) == RESIZED_AT_ONCE:
+        if len(waiting) == FRAMES_PER_RESIZE:
             frames.extend(shrink(np.stack(waiting)) if shrink else waiting)
             waiting = []
     if waiting:
@@ -83,62 +114,164 @@ def read_frame_list(
 
 
 def resize_frames(frames: np.ndarray, size: tuple[int, int], mode: str) -> np.ndarray:
-    """Returns uint8 frames ``[n, H, W, 3]`` resized to (width, height), antialiased as Pillow resizes.
+    """Returns uint8 frames [n, H, W, 3] resized to (width, height) with antialiasing; `mode`: "bilinear" or "bicubic".
 
-    ``mode`` is "bilinear" or "bicubic". torch's uint8 kernels use Pillow's fixed-point weights (less than 1
-    % of the values differ, by a rounding tie) at OpenCV's speed, while OpenCV does not antialias.
+    torch's uint8 kernels use the fixed-point weights of Pillow (fewer than 1 % of the values differ, by one rounding
+    step) and are as fast as OpenCV, which does not antialias.
     """
+    import torch  # here, as scripts that only list frame folders start faster without it
+    import torch.nn.functional as F
+
     width, height = size
     images = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)
     resized = F.interpolate(images, (height, width), mode=mode, antialias=True, align_corners=False)
     return np.ascontiguousarray(resized.permute(0, 2, 3, 1).numpy())
 
 
-def decode_picture(data: bytes, where: str, half: bool = False) -> np.ndarray:
-    """Returns a JPEG or PNG as uint8 RGB [H, W, 3]; InputError naming ``where`` if broken or cut short.
+def decode_image(data: bytes, where: str, half: bool = False, strict: bool = False) -> np.ndarray:
+    """Returns an encoded image as uint8 RGB [H, W, 3], without applying its EXIF orientation.
 
-    ``half``: a JPEG at half its width and height, rounded up, as libjpeg-turbo's inverse transform yields it directly.
+    JPEGs are decoded by simplejpeg, other formats, and JPEGs that it rejects, by OpenCV, then by Pillow. `half`:
+    half the width and height, rounded up (JPEG: in the inverse transform). Raises InputError, which begins with
+    `where`, for a broken or truncated image; with `strict` also for a JPEG whose damage libjpeg only warns about.
     """
-    if data.startswith(_JPEG_BEGINS):
+    if data.startswith(_JPEG_START):
         try:
             height, width = simplejpeg.decode_jpeg_header(data)[:2] if half else (0, 0)
             return simplejpeg.decode_jpeg(data, min_height=(height + 1) // 2, min_width=(width + 1) // 2,
                                           min_factor=2 if half else 1)
-        except (ValueError, MemoryError):  # damaged, or of a kind that it does not know: OpenCV decides
-            pass
-    flags = _READ_FLAGS | (cv2.IMREAD_REDUCED_GRAYSCALE_2 if half else 0)
+        except (ValueError, MemoryError) as error:  # damaged, or a kind of JPEG that simplejpeg does not support
+            if strict and _only_damaged(data):
+                raise InputError(f"{where}: not a readable image ({len(data)} bytes): {error}") from error
+    flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION | (cv2.IMREAD_REDUCED_GRAYSCALE_2 if half else 0)
     try:
         frame = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), flags) if data else None
-    except cv2.error:  # a damaged header promises more pixels than OpenCV or the memory takes
+    except cv2.error:  # a damaged header that promises more pixels than OpenCV accepts
         frame = None
     if frame is None:
-        raise InputError(f"{where}: not a readable picture ({len(data)} bytes)")
+        raise InputError(f"{where}: not a readable image ({len(data)} bytes)")
     return frame
+
+
+def _only_damaged(data: bytes) -> bool:
+    """Returns whether a JPEG that simplejpeg rejects decodes without its strict mode."""
+    try:
+        simplejpeg.decode_jpeg(data, strict=False)
+    except (ValueError, MemoryError):
+        return False
+    return True
+
+
+def names_video_file(path: str) -> bool:
+    """Returns whether the path has the suffix of a video file. A folder may have one too."""
+    return os.path.splitext(path)[1].lower() in VIDEO_SUFFIXES
+
+
+def is_video_file(path: str) -> bool:
+    """Returns whether the path is read as a video file: by its suffix, unless it is a folder."""
+    return names_video_file(path) and not os.path.isdir(path)
+
+
+def split_packed_path(path: str) -> tuple[str, str] | None:
+    """Returns (path of the shard, name of the video) of `SHARD.tar/VIDEO`, None for other paths."""
+    for found in _SHARD_NAME.finditer(path):
+        shard = path[: found.end()]
+        if not os.path.isdir(shard):
+            return shard, path[found.end() + 1 :]
+    return None
+
+
+def find_naming(folder: str) -> FrameNaming:
+    """Returns the naming of the folder's frames: the usual one if its first file exists, else that of `find_series`."""
+    for naming in (FrameNaming(first=0), _USUAL):
+        if os.path.exists(os.path.join(folder, naming.file_name(0))):
+            return naming
+    return find_series(folder).naming
+
+
+def find_series(folder: str, names: Collection[str] | None = None) -> FrameSeries:
+    """Returns the series of frames that a folder's file names form; `names`: the file names if already listed.
+
+    Raises InputError, which begins with the folder, if it cannot be listed, has no frames, or several series.
+    """
+    if names is None:
+        try:
+            names = os.listdir(folder)
+        except OSError as error:
+            raise InputError(f"{folder}: cannot read the frame folder: {error.strerror}") from error
+    ordered = sorted(name for name in names if name != FRAME_MARKER)
+    if ordered and ordered == _USUAL_NAMES[: len(ordered)]:  # the fast way of checking 200,000 folders
+        return FrameSeries(_USUAL, len(ordered), len(ordered), 0)
+    found: dict[tuple[str, str], list[str]] = {}
+    for match in filter(None, map(_FRAME_FILE.fullmatch, ordered)):
+        found.setdefault((match["prefix"], match["suffix"]), []).append(match["number"])
+    usual = found.get((_USUAL.prefix, _USUAL.suffix), [])
+    if "00000" in usual or "00001" in usual:  # then other series, such as optical flow, are ignored
+        found = {(_USUAL.prefix, _USUAL.suffix): [text for text in usual if text == f"{int(text):05d}"]}
+    if not found:
+        raise InputError(f"{folder}: no frames in it, expected files such as {_USUAL.file_name(0)}")
+    if len(found) > 1:
+        kinds = ", ".join(sorted(f"{prefix}*{suffix}" for prefix, suffix in found))
+        raise InputError(f"{folder}: several series of frames ({kinds}), expected one like {_USUAL.file_name(0)}")
+    [((prefix, suffix), texts)] = found.items()
+    numbers = set(map(int, texts))
+    naming = FrameNaming(prefix, min(map(len, texts)), suffix, min(numbers))
+    if any(text != f"{int(text):0{naming.digits}d}" for text in texts):
+        raise InputError(f"{folder}: frame numbers of different digit counts ({min(texts)}, {max(texts)})")
+    if naming.first > 1:
+        raise InputError(f"{folder}: the first frame is {naming.file_name(0)}, expected number 0 or 1")
+    usable = 1
+    while naming.first + usable in numbers:
+        usable += 1
+    return FrameSeries(naming, len(numbers), usable, max(numbers) - naming.first + 1 - len(numbers))
+
+
+def read_folder(folder: str, wanted: Sequence[int], num_frames: int) -> Iterator[tuple[str, bytes]]:
+    """Yields (path, content) of the image of each frame in `wanted`, counted from 0.
+
+    `num_frames` is used in error messages only. Raises InputError, naming the file, if a frame is missing.
+    """
+    naming = find_naming(folder)
+    for index in wanted:
+        path = os.path.join(folder, naming.file_name(index))
+        try:
+            with open(path, "rb", buffering=0) as file:
+                yield path, file.read()
+        except OSError as error:
+            raise InputError(
+                f"{path}: cannot read frame {index + 1} of the {num_frames} given in the csv: {error.strerror}"
+            ) from error
 
 
 def _distinct_frames(
     path: str, wanted: Sequence[int], num_frames: int, half_for: tuple[int, int] | None
 ) -> Iterator[tuple[str, np.ndarray, bool]]:
-    """Yields (the file to name in errors, frame, whether it is decoded at half) for each of ``wanted``, ascending.
+    """Yields (file named in errors, frame, whether it is decoded at half size) for each of `wanted`, ascending.
 
-    ``half_for``: the size for which half of a JPEG picture will do, None to decode in full. The first picture tells
-    for all.
+    `half_for`: the size for which half of a JPEG may suffice, None to decode in full. The first image decides for all.
     """
-    if names_video_file(path) and not os.path.isdir(path):
+    if is_video_file(path):
+        from dataset.video_file import read_video
+
         for frame in read_video(path, wanted, num_frames):
             yield path, frame, False
         return
-    packed = split_reference(path)
-    pictures = read_packed(*packed, wanted, num_frames) if packed else read_folder(path, wanted, num_frames)
+    packed = split_packed_path(path)
+    if packed:
+        from dataset.packed import read_packed
+
+        images = read_packed(*packed, wanted, num_frames)
+    else:
+        images = read_folder(path, wanted, num_frames)
     half = half_for is not None
-    for number, (where, data) in enumerate(pictures):
+    for number, (where, data) in enumerate(images):
         if number == 0 and half:
             half = _half_suffices(data, half_for)
-        yield where, decode_picture(data, where, half), half
+        yield where, decode_image(data, where, half), half
 
 
 def _half_suffices(data: bytes, size: tuple[int, int]) -> bool:
-    """Whether the picture ``data`` is a JPEG of which half is enough for (width, height) ``size``."""
+    """Returns whether the image is a JPEG of which half the width and height suffices for (width, height) `size`."""
     try:
         height, width = simplejpeg.decode_jpeg_header(data)[:2]
     except ValueError:

@@ -24,7 +24,6 @@ import functools
 import hashlib
 import io
 import os
-import re
 import resource
 import struct
 import tarfile
@@ -36,7 +35,6 @@ import numpy as np
 
 from utils.errors import InputError
 
-_SHARD_NAME = re.compile(r"(?<=[^/])\.tar(?=/.)")
 _ENTRY = struct.Struct("<16sQII")
 # What the writer knows the shard by, size of the file, checksum of the entries, reach, mark, offset of the rows,
 # F, V, checksum of the footer before it. The mark is 40 bytes before the end in every version of the format.
@@ -55,15 +53,6 @@ def _most_open() -> int:
     """Returns how many shards a process keeps open: a quarter of the files that it may open, at most 512."""
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return 512 if limit == resource.RLIM_INFINITY else min(512, limit // 4)
-
-
-def split_reference(path: str) -> tuple[str, str] | None:
-    """Returns (shard's path, video's name) of ``SHARD.tar/VIDEO``; None for other paths."""
-    for found in _SHARD_NAME.finditer(path):
-        shard = path[: found.end()]
-        if not os.path.isdir(shard):
-            return shard, path[found.end() + 1 :]
-    return None
 
 
 def read_packed(

@@ -1,99 +1,148 @@
-"""Videos named by a csv file, one a line: ``frame_dir,number_of_frames[,label]``.
+"""csv files of videos: `frame_dir,number_of_frames[,label]`, one video a line.
 
-In place of a frame folder a line may name a video file, and then leave the number of frames empty
-(``clip.mp4,,3``), or a folder inside a packed shard (``shard.tar/clip,40,3``).
+`frame_dir` is a frame folder, a video file, or a video in a packed shard (see `dataset.frames`); a relative path is
+relative to the csv's folder. The number of frames of a video file may be left empty (`clip.mp4,,3`). A first line
+whose second column has no digit is a header. Blank lines, CRLF, a byte order mark and quoted fields are accepted.
 """
 from __future__ import annotations
 
 import csv
 import io
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
-from dataset.frame_counts import find_counts
-from dataset.video_file import names_video_file
+from dataset.frames import names_video_file
 from utils.errors import InputError
 
+if TYPE_CHECKING:
+    import pandas
 
-MAX_DIGITS = 9  # of a number of frames (a year of video) or a label
+COLUMNS = ("frame_dir", "number_of_frames", "label")
+MAX_DIGITS = 9     # of a number of frames (a year of video) or a label
+MAX_COLUMNS = 20  # of a line that is still counted as a wrong line instead of refusing the file
 
 
 @dataclass(frozen=True, slots=True)
 class VideoRecord:
-    """One video: where it is, its number of frames, and its class (0-based; None when not asked for)."""
+    """One csv line: path of the video, number of frames (None: not yet known), class from 0 (None: not labelled).
 
-    path: str
-    num_frames: int
-    label: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class CsvRow:
-    """A csv line as it stands; ``num_frames`` is None where a video file's count was left empty."""
+    `line` of the csv file, 0 if it comes from none, takes no part in comparisons.
+    """
 
     path: str
     num_frames: int | None
-    label: int | None
+    label: int | None = None
+    line: int = field(default=0, compare=False)
+
+
+class BadRow(NamedTuple):
+    """A csv line that is not a video: its number, its first column, and the reason."""
+
+    line: int
+    path: str
+    reason: str
 
 
 def read_records(csv_path: str | os.PathLike[str], labelled: bool) -> list[VideoRecord]:
-    """Returns the csv's videos in file order.
+    """Returns the csv's videos in file order, with the number of frames of each.
 
-    Two or three columns. With ``labelled`` the third is needed: a class number from 0; without it a third
-    column is ignored. The first line is taken as a header when its second field holds no digit. Blank
-    lines, CRLF and a byte order mark are allowed. A relative path is relative to the csv's own folder.
-    Only video files whose count is empty are looked at here: 240,000 folders would take minutes.
-
-    Raises InputError with ``file:line`` on the first line that breaks the format, or whose file cannot be
-    counted.
+    `labelled`: the third column must be a class number; otherwise it is ignored. Files are only opened to count the
+    frames of video files whose number of frames is empty. Raises InputError with `file:line` for the first line that
+    is not a video, or whose file cannot be counted.
     """
+    records, bad_rows = read_rows(csv_path, labelled, min_frames=1 if labelled else 0)
+    if bad_rows:
+        raise InputError(f"{csv_path}:{bad_rows[0].line}: {bad_rows[0].reason}")
+    unknown = [record for record in records if record.num_frames is None]
+    if unknown:
+        from dataset.frame_counts import find_counts
+
+        counts = iter(find_counts(csv_path, [(record.line, record.path) for record in unknown]))
+        records = [replace(record, num_frames=next(counts)) if record.num_frames is None else record
+                   for record in records]
+    return records
+
+
+def read_rows(
+    csv_path: str | os.PathLike[str], labelled: bool | None = None, min_frames: int = 0
+) -> tuple[list[VideoRecord], list[BadRow]]:
+    """Returns (the lines that are videos, those that are not), each in file order; opens no video.
+
+    `labelled`: whether the third column must be a class number; None: if any line has one. Raises InputError if the
+    file cannot be read, is not csv, or lists no video.
+    """
+    table = _read_table(csv_path)
+    if table.empty:
+        raise InputError(f"{csv_path}: lists no video, expected lines of {','.join(COLUMNS[:2])}[,{COLUMNS[2]}]")
+    num_columns = table.notna().sum(axis=1)
+    if labelled is None:
+        labelled = bool((num_columns > 2).any())
+    table = table.fillna("")
+    path, frames, label = (table[number] for number in range(3))
+    empty_count = (frames == "") & path.map(names_video_file)
+    reasons = path.map(lambda _: "")
+
+    def reject(wrong: pandas.Series, values: pandas.Series, reason: Callable[[object], str]) -> None:
+        wrong = wrong & (reasons == "")
+        reasons[wrong] = values[wrong].map(reason)
+
+    expected = ",".join(COLUMNS) if labelled else f"{','.join(COLUMNS[:2])}[,{COLUMNS[2]}]"
+    reject(~num_columns.between(3 if labelled else 2, 3), num_columns,
+           lambda num: f"{num} column(s), expected {expected}")
+    reject(path == "", path, lambda _: "the path of the video (first column) is empty")
+    reject(path.map(lambda text: "\0" in text or len(text.splitlines()) > 1), path,
+           lambda text: f"the path of the video (first column) is {text!r}, expected one line without NUL")
+    for values, wanted, name in ((frames, ~empty_count, "number of frames (second column)"),
+                                 (label, labelled, "label (third column)")):
+        reject(wanted & ~values.str.fullmatch("[0-9]+"), values,
+               lambda text: f"{name} is {text!r}, expected an integer from 0")
+        reject(wanted & (values.str.len() > MAX_DIGITS), values,
+               lambda text: f"{name} has {len(text)} digits, expected at most {MAX_DIGITS}")
+    good = reasons == ""
+    if min_frames:
+        reject(good & ~empty_count & (frames.where(good & ~empty_count, "0").astype(int) < min_frames), frames,
+               lambda text: f"number of frames (second column) is {int(text)}, expected at least {min_frames}")
+        good = reasons == ""
     folder = os.path.dirname(os.path.abspath(csv_path))
-    rows = []
-    for line, fields in numbered_rows(csv_path):
-        rows.append((line, parse_row(fields, labelled, f"{csv_path}:{line}", folder)))
-    if not rows:
-        raise InputError(f"{csv_path}: names no video, expected lines of frame_dir,number_of_frames[,label]")
-    counts = iter(find_counts(csv_path, [(line, row.path) for line, row in rows if row.num_frames is None]))
-    return [
-        VideoRecord(row.path, next(counts) if row.num_frames is None else row.num_frames, row.label)
-        for _, row in rows
+    records = [
+        # One spelling of a path, so that a video is recognized wherever it is listed.
+        VideoRecord(os.path.normpath(os.path.join(folder, path)), int(frames) if frames else None,
+                    int(label) if labelled else None, line)
+        for line, path, frames, label in zip(table.index[good].tolist(), *(c[good].tolist() for c in (path, frames, label)))
     ]
+    return records, [BadRow(*row) for row in zip(table.index[~good].tolist(), path[~good], reasons[~good])]
 
 
-def parse_row(fields: Sequence[str], labelled: bool, where: str, folder: str) -> CsvRow:
-    """Returns the row of these fields; ``where`` (``file:line``) begins the InputError for what breaks it.
+def write_records(csv_path: str | os.PathLike[str], records: Iterable[VideoRecord], labelled: bool) -> None:
+    """Writes a csv with a header, completely or not at all. Paths inside the csv's folder are written relative to it."""
+    import pandas
 
-    A relative path is relative to ``folder``.
-    """
-    if len(fields) > 3 or len(fields) < (3 if labelled else 2):
-        label_column = ",label" if labelled else "[,label]"
-        raise InputError(
-            f"{where}: {len(fields)} column(s), expected frame_dir,number_of_frames{label_column}"
-        )
-    if not fields[0]:
-        raise InputError(f"{where}: the frame folder (first column) is empty")
-    if "\0" in fields[0] or len(fields[0].splitlines()) > 1:
-        raise InputError(f"{where}: the frame folder (first column) is {fields[0]!r}, expected one line without NUL")
-    if fields[1] or not names_video_file(fields[0]):
-        num_frames = _integer(fields[1], "number of frames (second column)", where)
-    else:
-        num_frames = None
-    if labelled and num_frames == 0:
-        raise InputError(f"{where}: number of frames (second column) is 0, expected at least 1")
-    label = _integer(fields[2], "label (third column)", where) if labelled else None
-    # One spelling of a path, so that a video is recognized wherever it is named.
-    return CsvRow(os.path.normpath(os.path.join(folder, fields[0])), num_frames, label)
+    folder = os.path.join(os.path.dirname(os.path.abspath(csv_path)), "")
+    rows = []
+    for record in records:
+        path = os.path.abspath(record.path)
+        path = os.path.relpath(path, folder) if path.startswith(folder) else path
+        rows.append((path, "" if record.num_frames is None else record.num_frames, record.label))
+    table = pandas.DataFrame(rows, columns=list(COLUMNS), dtype=object)
+    text = table.iloc[:, : 3 if labelled else 2].to_csv(index=False, lineterminator="\n")
+    part = Path(f"{os.fspath(csv_path)}.part")
+    try:
+        part.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(text, encoding="utf-8", newline="")
+        part.replace(csv_path)
+    except OSError as error:
+        raise InputError(f"{csv_path}: cannot write: {error.strerror}") from error
 
 
 def usable_for_pretraining(
     records: Sequence[VideoRecord], num_clips: int, clip_frames: int, source: str | os.PathLike[str] = "csv"
 ) -> tuple[list[VideoRecord], int]:
-    """Returns the videos long enough for pretraining, in order, and how many are not.
+    """Returns (the videos of more than `num_clips * clip_frames` frames, in order; the number of the others).
 
-    A video is usable when it has more than ``num_clips * clip_frames`` frames. None usable raises InputError,
-    which begins with ``source``: the csv file's name.
+    Raises InputError, which begins with `source` (the csv's path), if no video is that long.
     """
     needed = num_clips * clip_frames
     usable = [record for record in records if record.num_frames > needed]
@@ -106,42 +155,51 @@ def usable_for_pretraining(
     return usable, len(records) - len(usable)
 
 
-def numbered_rows(csv_path: str | os.PathLike[str]) -> Iterator[tuple[int, list[str]]]:
-    """Yields (line number from 1, stripped fields) of each row that is neither blank nor the header."""
-    rows = csv.reader(io.StringIO(_read_text(csv_path), newline=""), strict=True)
-    line, first = 1, True
-    try:
-        for row in rows:
-            fields = [field.strip() for field in row]
-            if any(fields):
-                if not (first and _is_header(fields)):
-                    yield line, fields
-                first = False
-            line = rows.line_num + 1
-    except csv.Error as error:
-        raise InputError(f"{csv_path}:{line}: not a csv row: {error}") from error
+def _read_table(csv_path: str | os.PathLike[str]) -> pandas.DataFrame:
+    """Returns the lines that are neither blank nor a header, by line number: stripped text, missing where absent.
 
+    It has at least three columns.
+    """
+    import pandas
 
-def _read_text(csv_path: str | os.PathLike[str]) -> str:
     try:
         data = Path(csv_path).read_bytes()
     except OSError as error:
         raise InputError(f"{csv_path}: cannot read the csv file: {error.strerror}") from error
     try:
-        return data.decode("utf-8-sig")
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise InputError(f"{csv_path}:{line}: not UTF-8 text") from error
+    num_columns = MAX_COLUMNS if '"' in text else max((line.count(",") + 1 for line in text.splitlines()), default=0)
+    num_columns = max(3, min(MAX_COLUMNS, num_columns))
+    try:
+        # The Python engine is strict about quotes, and distinguishes an absent column from an empty one.
+        table = pandas.read_csv(io.StringIO(text, newline=""), header=None, names=range(num_columns), index_col=False,
+                                dtype=object, keep_default_na=False, skip_blank_lines=False, engine="python")
+    except pandas.errors.ParserError as error:
+        raise InputError(f"{csv_path}:{_malformed_line(text, num_columns)}: not a csv row: {error}") from error
+    table.index += 1
+    if '"' in text:  # a quoted field may span lines
+        ends = sum(table[name].str.count("\r\n|\r|\n").fillna(0).astype(int) for name in table)
+        table.index += ends.cumsum() - ends
+    table = table.apply(lambda column: column.str.strip())
+    table = table[(table.fillna("") != "").any(axis=1)]
+    if len(table):
+        count = table.iloc[0, 1]
+        if isinstance(count, str) and count and not any(map(str.isdigit, count)):
+            return table.iloc[1:]
+    return table
 
 
-def _is_header(fields: list[str]) -> bool:
-    """Whether a first row is a header. A mistyped number, such as ``12x``, has a digit and stays an error."""
-    return len(fields) > 1 and fields[1] != "" and not any(character.isdigit() for character in fields[1])
-
-
-def _integer(field: str, name: str, where: str) -> int:
-    if not (field.isascii() and field.isdigit()):
-        raise InputError(f"{where}: {name} is {field!r}, expected an integer from 0")
-    if len(field) > MAX_DIGITS:
-        raise InputError(f"{where}: {name} has {len(field)} digits, expected {MAX_DIGITS} at most")
-    return int(field)
+def _malformed_line(text: str, max_columns: int) -> int:
+    """Returns the number of the line at which the first row begins that is malformed or has more columns."""
+    rows, line = csv.reader(io.StringIO(text, newline=""), strict=True), 1
+    try:
+        for row in rows:
+            if len(row) > max_columns:
+                break
+            line = rows.line_num + 1
+    except csv.Error:
+        pass
+    return line

@@ -253,20 +253,24 @@ class TestCrops:
         return cut[:, :, ::-1] if crop >= len(corners) else cut
 
 
-def normalize(clips: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """Returns floats [..., 3, T, H, W] from uint8 [..., T, H, W, 3]: [0, 1], then ImageNet's mean and std.
+def scale_clips(clips: torch.Tensor, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD,
+                channels_last: bool = False) -> torch.Tensor:
+    """Returns float32 [..., 3, T, H, W] from uint8 [..., T, H, W, 3]: scaled to [0, 1], minus `mean`, divided by `std`.
 
-    Works on the clips' device, in float32, then casts. The result is a permuted view: the channels stay
-    innermost in memory, which for [M, 3, T, H, W] is torch.channels_last_3d.
+    Runs on the clips' device. The result is contiguous; with `channels_last` it is a permuted view in which channels
+    are innermost in memory, which for [M, 3, T, H, W] is `torch.channels_last_3d`.
     """
     width = clips.shape[-2]
-    scale, shift = _scale_and_shift(width, clips.device)
-    rows = clips.flatten(-2).float().mul_(scale).sub_(shift).to(dtype)
-    return rows.unflatten(-1, (width, 3)).movedim(-1, -4)
+    scale, shift = _scale_and_shift(tuple(mean), tuple(std), width, clips.device)
+    rows = clips.flatten(-2).float().mul_(scale).sub_(shift)
+    scaled = rows.unflatten(-1, (width, 3)).movedim(-1, -4)
+    return scaled if channels_last else scaled.contiguous()
 
 
 @functools.cache
-def _scale_and_shift(width: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns what to multiply and to take off, [width * 3]: whole rows, as loops over three values are slow."""
-    mean, std = (torch.tensor(values).repeat(width) for values in (IMAGENET_MEAN, IMAGENET_STD))
-    return (1 / (255 * std)).to(device), (mean / std).to(device)
+def _scale_and_shift(
+    mean: tuple[float, ...], std: tuple[float, ...], width: int, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns (factors, values to subtract), each [width * 3]: whole rows, as loops over three values are slow."""
+    means, stds = (torch.tensor(values).repeat(width) for values in (mean, std))
+    return (1 / (255 * stds)).to(device), (means / stds).to(device)

@@ -16,6 +16,8 @@ indexes of long videos, whose reading takes far longer than decoding some frames
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
+import importlib.util
 import itertools
 import os
 from collections.abc import Iterator, Sequence
@@ -26,7 +28,6 @@ import numpy as np
 
 from utils.errors import InputError
 
-VIDEO_SUFFIXES = frozenset(".mp4 .m4v .mov .3gp .avi .mkv .webm .mpg .mpeg .ts .flv .wmv .ogv".split())
 # Codecs of which each packet gives exactly one frame, by the decoder that PyAV picks.
 _ONE_FRAME_A_PACKET = frozenset("h264 hevc vp9 libvpx-vp9 av1 libdav1d mjpeg".split())
 _LONG = 1000  # frames
@@ -51,11 +52,6 @@ _kept_indexes: dict[tuple[str, int, int], _PacketIndex] = {}  # by path, time of
 
 class _Unindexed(Exception):
     """The decoder's frames are not those of the packet index."""
-
-
-def names_video_file(path: str) -> bool:
-    """Whether the path ends as video files' names do. A folder may be called so all the same."""
-    return os.path.splitext(path)[1].lower() in VIDEO_SUFFIXES
 
 
 def iterate_frames(path: str) -> Iterator[tuple[float, np.ndarray]]:
@@ -279,3 +275,46 @@ class _RgbConverter:
         if b:
             pixels, a, d = pixels.swapaxes(0, 1), c, b
         return pixels[::d, ::a]
+
+
+FEWER = 0.9  # of the promised frames: fewer than that are worth a word, a few less are usual
+
+
+def require_decoder() -> None:
+    """Raises InputError where PyAV is not installed, so that it is told once and not of each video."""
+    if importlib.util.find_spec("av") is None:
+        raise InputError("reading video files needs PyAV: pip install -r requirements.txt")
+
+
+def decoder_version() -> str | None:
+    """Returns PyAV's version, None where it is not installed."""
+    return importlib.metadata.version("av") if importlib.util.find_spec("av") else None
+
+
+def promised_frames(path: str) -> int | None:
+    """Returns about how many frames the header promises: stated, or duration times frame rate; None: neither.
+
+    Raises InputError for what cannot be opened as a video.
+    """
+    import av
+
+    try:
+        with av.open(f"file:{path}", metadata_errors="replace") as container:
+            stream = container.streams.best("video")
+            if stream is None:
+                raise InputError(f"{path}: no video in the file")
+            if stream.frames:
+                return stream.frames
+            duration = stream.duration * stream.time_base if stream.duration else None
+            if duration is None and container.duration:
+                duration = container.duration / av.time_base
+            return round(duration * stream.average_rate) if duration and stream.average_rate else None
+    except av.FFmpegError as error:
+        raise InputError(f"{path}: cannot open the video file: {error.strerror}") from error
+
+
+def shortage(frames: int, promised: int | None) -> str:
+    """Returns a note on a video that gave clearly fewer frames than its header promises, else ""."""
+    if promised is None or frames >= FEWER * promised:
+        return ""
+    return f"decodes to {frames} frames, its header promises about {promised}: perhaps cut short"

@@ -17,11 +17,12 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
+from dataset.color import apply_color_on_device
 from dataset.frames import read_frame_list, read_frames
 from dataset.records import VideoRecord
 from dataset.sampling import pretraining_indices, split_views, training_clip
 from dataset.transforms import (PRETRAIN_FRAME_SIZE, ColorDraws, FinetuneAugmentation, PretrainAugmentation, TestCrops,
-                                stack_draws)
+                                scale_clips, stack_draws)
 from utils.errors import InputError
 from utils.signals import leave_signals_to_parent
 
@@ -43,6 +44,14 @@ def collate_pretraining(samples: Sequence[PretrainBatch]) -> PretrainBatch:
     clips = default_collate([sample.clips for sample in samples])  # in a loader process straight into shared memory
     draws = default_collate([sample.draws for sample in samples]) if samples[0].draws else None
     return PretrainBatch(clips, draws, [sample.videos[0] for sample in samples], bad)
+
+
+def prepare_views(batch: PretrainBatch, device: torch.device, channels_last: bool = False) -> torch.Tensor:
+    """Returns float32 views [B, V + 1, 3, T, S, S] on the device: moved there, color changes left to it made, scaled."""
+    clips = batch.clips.to(device, non_blocking=True)
+    if batch.draws:
+        clips = apply_color_on_device(clips, batch.draws)
+    return scale_clips(clips, channels_last=channels_last)
 
 
 class PretrainVideos(Dataset):

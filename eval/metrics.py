@@ -16,7 +16,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from dataset.records import VideoRecord
-from dataset.transforms import normalize
+from dataset.transforms import scale_clips
 from eval.features.clip_means import ClipSettings, mean_over_views
 from utils.distributed import DistContext
 from utils.errors import AgreedError
@@ -44,7 +44,7 @@ def predict(
 
 def view_probabilities(model: nn.Module, views: Tensor) -> dict[str, np.ndarray]:
     """Level -> float64 [M, K] from uint8 views [M, T, S, S, 3]; the softmax is taken in float32."""
-    logits = model(normalize(views).contiguous())
+    logits = model(scale_clips(views))
     return {level: x.float().softmax(dim=1).double().cpu().numpy() for level, x in logits.items()}
 
 

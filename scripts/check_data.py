@@ -32,8 +32,8 @@ from dataset.prepare.checks import (
 )
 from dataset.prepare.csv_files import Row, write_csv
 from dataset.prepare.worker_pool import Crash, available_cores, run_jobs, show_progress
-from dataset.video_file import names_video_file
-from dataset.video_header import require_decoder
+from dataset.frames import names_video_file
+from dataset.video_file import require_decoder
 from dataset.prepare.video_tree import FoundVideo
 from utils.errors import INTERRUPTED, InputError, report
 from utils.cli import OneLineParser, find_too_small

@@ -31,7 +31,7 @@ from dataset.prepare.extraction_plan import (
     REPORT, Plan, list_videos, plan_extraction, remove_leftovers, sole_writer, write_report,
 )
 from dataset.prepare.worker_pool import Crash, available_cores, run_jobs, show_progress
-from dataset.video_header import require_decoder
+from dataset.video_file import require_decoder
 from utils.errors import INTERRUPTED, InputError, report
 from utils.cli import OneLineParser, find_too_small
 

@@ -34,7 +34,7 @@ from dataset.prepare.csv_files import (
     Difference, Row, count_files, match_videos, split_classes, write_classes, write_csv, write_differences,
 )
 from dataset.prepare.worker_pool import available_cores
-from dataset.video_header import require_decoder
+from dataset.video_file import require_decoder
 from dataset.prepare.video_tree import FoundVideo, find_videos
 from utils.errors import INTERRUPTED, InputError, report
 from utils.cli import OneLineParser, find_too_small

@@ -33,12 +33,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it starts from any folder
 
-from dataset.frame_folder import read_folder
-from dataset.frame_series import list_series
+from dataset.frames import find_series, is_video_file, read_folder, split_packed_path
 from dataset.prepare.worker_pool import available_cores, show_progress
-from dataset.packed import Shard, split_reference, write_shard
-from dataset.records import numbered_rows, parse_row
-from dataset.video_file import names_video_file
+from dataset.packed import Shard, write_shard
+from dataset.records import read_rows as records_of
 from utils.errors import INTERRUPTED, InputError, report
 from utils.cli import OneLineParser, find_too_small
 from utils.files import take
@@ -130,22 +128,24 @@ def name_new_csvs(csv_paths: Sequence[str], out: str) -> dict[str, str]:
 
 
 def read_rows(csv_path: str) -> list[Row]:
-    """Returns the csv's lines, of which no two name one folder."""
-    base = os.path.dirname(os.path.abspath(csv_path))
+    """Returns the csv's lines, of which no two name one folder. Labels are kept where all lines have one."""
+    records, bad_rows = records_of(csv_path)
+    if bad_rows:
+        records, bad_rows = records_of(csv_path, labelled=False)
+    if bad_rows:
+        raise InputError(f"{csv_path}:{bad_rows[0].line}: {bad_rows[0].reason}")
     rows: dict[str, Row] = {}
-    for line, fields in numbered_rows(csv_path):
-        where = f"{csv_path}:{line}"
-        row = parse_row(fields, False, where, base)
-        path = os.path.normpath(row.path)
-        if split_reference(path) or (names_video_file(path) and not os.path.isdir(path)):
+    for record in records:
+        where, path = f"{csv_path}:{record.line}", record.path
+        if split_packed_path(path) or is_video_file(path):
             raise InputError(
                 f"{where}: {path} is no frame folder; only folders are packed (scripts/extract_frames.py)"
             )
+        if record.num_frames is None:
+            raise InputError(f"{where}: number of frames (second column) is '', expected an integer from 0")
         if path in rows:
             raise InputError(f"{where}: {path} is named a second time, first at {rows[path].where}")
-        rows[path] = Row(where, path, row.num_frames, fields[2:])
-    if not rows:
-        raise InputError(f"{csv_path}: names no video")
+        rows[path] = Row(where, path, record.num_frames, [] if record.label is None else [str(record.label)])
     return list(rows.values())
 
 
@@ -207,7 +207,7 @@ def pack_shard(path: str, folders: Sequence[Folder], stop: threading.Event) -> s
 def state(folder: Folder) -> str:
     """Returns by what a later start sees that the folder has changed. InputError if it lacks a frame to pack."""
     try:
-        series = list_series(folder.path)
+        series = find_series(folder.path)
     except InputError as error:
         raise InputError(f"{folder.where}: {error}") from error
     if series.usable < folder.num_frames:

@@ -247,7 +247,7 @@ def test_bf16_runs(videos, tmp_path):
 
 @pytest.mark.parametrize("content, named", [
     (None, "missing.csv"),
-    ("", "names no video"),
+    ("", "lists no video"),
     ("a,32\nb,20\n", "all 2 dropped, as pretraining needs more than 32 frames"),
     ("a,40\nb,x1\n", "bad.csv:2"),
     ("a,40\n", "do not fill one batch of 2"),

@@ -9,7 +9,7 @@ over time and space of the backbone's map. The maps show what each position adds
 
     backbone, weights = load_backbone("CHECKPOINT", None, seed=0)
     head = load_head(read_checkpoint("runs/order/checkpoints/epoch_0050.pt"), torch.device("cpu"))
-    maps = returncam(backbone, head, both_orders(normalize(clips)))   # clips: uint8 [B, T, H, W, 3]
+    maps = returncam(backbone, head, both_orders(scale_clips(clips)))   # clips: uint8 [B, T, H, W, 3]
     evidence = order_evidence(maps)                                   # [B, T, H, W]
 
 Shapes: M clips [M, 3, T, H, W] as `both_orders` gives them, rows 2p natural and 2p + 1 reversed;
@@ -40,7 +40,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dataset.records import VideoRecord, read_records
-from dataset.transforms import normalize
+from dataset.transforms import scale_clips
 from eval.features.store import feature_fingerprint, read_features, store_path, write_features
 from eval.features.extract import load_backbone
 from eval.result_card import CARD, Outcome, build_card, make_out_dir, markdown_table, write_card
@@ -265,7 +265,7 @@ def visualize(
         print(f"{folder}: removed {num_removed} earlier film(s) and their pictures", flush=True)
     for number, video in enumerate(videos[:flags.num_videos]):
         clips = both_orders(read_clips(video, settings), time_dim=1)
-        inputs = normalize(clips.to(device)).contiguous()
+        inputs = scale_clips(clips.to(device))
         maps = returncam(backbone, head, inputs, flags.level).cpu()
         film = write_cams(folder, cam_name(number, video.path), clips.numpy(), maps.numpy(),
                           order_evidence(maps)[0].numpy(), scale=flags.scale, folders=(flags.pos, flags.neg),

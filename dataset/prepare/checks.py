@@ -7,11 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
-from dataset.frame_series import list_series
-from dataset.packed import open_shard, split_reference
-from dataset.records import numbered_rows, parse_row
-from dataset.video_file import names_video_file
-from dataset.video_header import promised_frames
+from dataset.frames import find_series, is_video_file, names_video_file, split_packed_path
+from dataset.packed import open_shard
+from dataset.records import read_rows
+from dataset.video_file import promised_frames
 from utils.errors import InputError
 
 NUM_THREADS = 32  # what is waited for is the file system
@@ -85,23 +84,9 @@ class Look:
 
 def read_lines(csv_path: str) -> tuple[list[Line], list[Finding]]:
     """Returns (the lines that can be read, a finding for each other one). Labelled if any line has a label."""
-    folder = os.path.dirname(os.path.abspath(csv_path))
-    lines, findings = [], []
-    rows = list(numbered_rows(csv_path))
-    if not rows:
-        raise InputError(f"{csv_path}: names no video")
-    labelled = any(len(fields) > 2 for _, fields in rows)
-    for number, fields in rows:
-        where = f"{csv_path}:{number}"
-        try:
-            row = parse_row(fields, False, where, folder)
-            # the count apart: 0 frames are found, and mended, by a look at the disk
-            label = parse_row([fields[0], "1", *fields[2:]], True, where, folder).label if labelled else None
-        except InputError as error:
-            findings.append(Finding("row", csv_path, number, fields[0], str(error).removeprefix(f"{where}: ")))
-        else:
-            lines.append(Line(number, os.path.normpath(row.path), row.num_frames, label))
-    return lines, findings
+    records, bad_rows = read_rows(csv_path)
+    return ([Line(record.line, record.path, record.num_frames, record.label) for record in records],
+            [Finding("row", csv_path, row.line, row.path, row.reason) for row in bad_rows])
 
 
 def look_at_all(paths: Sequence[str]) -> Iterator[tuple[str, Look]]:
@@ -114,7 +99,7 @@ def look_at_all(paths: Sequence[str]) -> Iterator[tuple[str, Look]]:
 
 def look_at(path: str) -> Look:
     """Returns what the names in a frame folder, the size and header of a video file, or a shard's index tell."""
-    packed = split_reference(path)
+    packed = split_packed_path(path)
     try:
         if packed:
             return Look(packed, len(open_shard(packed[0]).find(packed[1])))
@@ -123,9 +108,9 @@ def look_at(path: str) -> Look:
         except OSError as error:
             return Look((path,), None, (("unreadable", error.strerror),))
         identity = status.st_dev, status.st_ino
-        if names_video_file(path) and not os.path.isdir(path):
+        if is_video_file(path):
             return _look_at_file(path, identity, status.st_size)
-        series = list_series(path)
+        series = find_series(path)
     except InputError as error:
         reason = str(error).removeprefix(f"{path}: ")
         kind = "unreadable" if packed or "cannot read" in reason else "no frames"

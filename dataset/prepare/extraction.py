@@ -12,9 +12,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from dataset.prepare.frame_marker import MARKER, Marker
-from dataset.video_file import iterate_frames
-from dataset.video_header import promised_frames, shortage
+from dataset.frames import FRAME_MARKER
+from dataset.prepare.frame_marker import Marker
+from dataset.video_file import iterate_frames, promised_frames, shortage
 from utils.errors import InputError
 
 FRAME_NAME = "image_{:05d}.jpg"  # counted from 1
@@ -119,7 +119,7 @@ def extract_video(video: Video) -> Outcome:
         if video.settings.fps is None:
             note = shortage(frames, promised_frames(str(video.source)))
         marker = replace(marker, frames=frames, note=note)
-        _write(video.partial / MARKER, marker.to_json().encode())
+        _write(video.partial / FRAME_MARKER, marker.to_json().encode())
         _put_in_place(video)
     except InputError as error:
         shutil.rmtree(video.partial, ignore_errors=True)  # the error that counts is the one on its way

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from dataset.prepare.extraction import PARTIAL, REPLACED, Outcome, Settings, Video
 from dataset.prepare.frame_marker import read_marker
-from dataset.video_file import VIDEO_SUFFIXES
+from dataset.frames import VIDEO_SUFFIXES
 from dataset.prepare.video_tree import NUM_THREADS, find_videos
 from utils.errors import InputError
 from utils.files import take

@@ -6,9 +6,8 @@ import os
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from dataset.frames import FRAME_MARKER
 from utils.errors import InputError
-
-MARKER = ".frames.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +31,7 @@ class Marker:
 
 def read_marker(folder: str | os.PathLike[str]) -> Marker | None:
     """Returns the folder's marker; None where there is no folder, or no marker in it. InputError if damaged."""
-    path = os.path.join(folder, MARKER)
+    path = os.path.join(folder, FRAME_MARKER)
     try:
         with open(path, encoding="utf-8") as file:
             text = file.read()

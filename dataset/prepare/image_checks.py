@@ -8,10 +8,9 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from dataset.frames import decode_picture
-from dataset.frame_series import list_series
-from dataset.packed import open_shard, read_packed, split_reference
-from dataset.video_file import iterate_frames, names_video_file
+from dataset.frames import decode_image, find_series, is_video_file, split_packed_path
+from dataset.packed import open_shard, read_packed
+from dataset.video_file import iterate_frames
 from utils.errors import InputError
 
 
@@ -41,16 +40,16 @@ def decode_video(path: str) -> Decoded:
     damaged, and gives grey or shifted pixels in its place.
     """
     decoded = Decoded()
-    packed = split_reference(path)
+    packed = split_packed_path(path)
     try:
         if packed:
             count = len(open_shard(packed[0]).find(packed[1]))
             _decode_pictures(decoded, ((where.removeprefix(f"{path}: "), lambda data=data: data)
                                        for where, data in read_packed(*packed, range(count), count)))
-        elif names_video_file(path) and not os.path.isdir(path):
+        elif is_video_file(path):
             _decode_file(decoded, path)
         else:
-            series = list_series(path)
+            series = find_series(path)
             names = map(series.naming.file_name, range(series.usable))
             _decode_pictures(decoded, ((name, lambda name=name: _read(os.path.join(path, name))) for name in names))
     except InputError as error:
@@ -71,7 +70,7 @@ def _decode_pictures(decoded: Decoded, pictures: Iterator[tuple[str, Callable[[]
                 decoded.add("empty file", f"{name} has 0 bytes")
                 continue
             try:
-                picture = decode_picture(data, name)
+                picture = decode_image(data, name)
             except InputError as error:
                 complaint()
                 decoded.add("broken picture", str(error))

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dataset.prepare.frame_marker import read_marker
-from dataset.frame_series import find_series
-from dataset.video_file import VIDEO_SUFFIXES
+from dataset.frames import VIDEO_SUFFIXES, find_series
 from utils.errors import InputError
 
 NUM_THREADS = 16  # what is waited for is the file system

@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 
 from dataset.records import VideoRecord
-from dataset.transforms import FinetuneAugmentation, normalize
+from dataset.transforms import FinetuneAugmentation, scale_clips
 from dataset.videos import EpochBatchSampler, LabelledVideos, build_loader
 from eval.classifier.model import VideoClassifier, decay_lr
 from eval.classifier.state import classifier_state, restore_classifier
@@ -176,9 +176,7 @@ def train_classifier_epoch(train_model: nn.Module, optimizer: torch.optim.Optimi
 
     for clips, labels, indices, reasons in log.progress(meter.time_waiting(loader), epoch, flags.epochs):
         # Input: uint8 [B, T, S, S, 3] -> float [B, 3, T, S, S].
-        views = normalize(clips.to(device, non_blocking=True))
-        if not flags.channels_last:
-            views = views.contiguous()
+        views = scale_clips(clips.to(device, non_blocking=True), channels_last=flags.channels_last)
 
         with autocast:
             logits = train_model(views)

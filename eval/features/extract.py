@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from dataset.records import VideoRecord
-from dataset.transforms import IMAGENET_MEAN, IMAGENET_STD, normalize
+from dataset.transforms import IMAGENET_MEAN, IMAGENET_STD, scale_clips
 from eval.features.clip_means import ClipSettings, mean_over_views
 from models.levels import LEVELS
 from models.multilevel import build_backbone
@@ -133,9 +133,7 @@ def extract_features(
 
 def pool_levels(backbone: nn.Module, views: Tensor, amp: str = "off") -> dict[str, np.ndarray]:
     """Level -> float64 [M, C] from uint8 views [M, T, S, S, 3]: the mean over time and space of each map."""
-    clips = normalize(views)
-    if amp == "off":  # the memory format decides the last bits
-        clips = clips.contiguous()
+    clips = scale_clips(views, channels_last=amp != "off")  # the memory format decides the last bits
     with torch.autocast(views.device.type, torch.bfloat16, enabled=amp == "bf16"):
         maps = backbone(clips)
     return {level: at_least_float32(x).mean(dim=(2, 3, 4)).double().cpu().numpy() for level, x in zip(LEVELS, maps)}

@@ -14,7 +14,7 @@ import numpy as np
 import simplejpeg
 import torch
 
-from dataset.video_header import decoder_version
+from dataset.video_file import decoder_version
 from eval.features.extract import RANDOM, ClipSettings
 from models.levels import LEVELS
 from utils.errors import InputError

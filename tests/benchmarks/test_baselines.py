@@ -10,7 +10,7 @@ from benchmarks import gpu, objective
 from benchmarks.input import OurSamples, grey_levels, plain_sample, write_video
 from benchmarks.step import Step
 from dataset.color import apply_color_on_device
-from dataset.transforms import normalize
+from dataset.transforms import scale_clips
 
 
 def test_the_plain_pipeline_gives_our_views(tmp_path: Path) -> None:
@@ -19,8 +19,8 @@ def test_the_plain_pipeline_gives_our_views(tmp_path: Path) -> None:
     samples = OurSamples(path)
     for seed in range(2):
         plain = plain_sample(path, seed)
-        on_cpu = normalize(samples.with_color(seed))
-        on_device = normalize(apply_color_on_device(*samples.before_color(seed)))
+        on_cpu = scale_clips(samples.with_color(seed))
+        on_device = scale_clips(apply_color_on_device(*samples.before_color(seed)))
         assert plain.shape == on_cpu.shape == (3, 3, 16, 112, 112)
         assert (grey_levels(on_cpu) - grey_levels(plain)).abs().mean() < 1
         assert (grey_levels(on_device) - grey_levels(plain)).abs().mean() < 0.3  # mostly from resizing

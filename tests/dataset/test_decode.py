@@ -11,8 +11,7 @@ import pytest
 from PIL import Image
 
 from dataset import frames as decode
-from dataset.frames import decode_picture, read_frames, resize_frames
-from dataset.frame_folder import read_folder
+from dataset.frames import decode_image, read_folder, read_frames, resize_frames
 from dataset.packed import write_shard
 from dataset.transforms import CropBox, crop_and_flip
 from dataset.video_file import iterate_frames
@@ -30,7 +29,7 @@ def test_each_distinct_frame_is_decoded_once(
 ) -> None:
     folder = write_coded_video(tmp_path / "v", 10)
     calls = []
-    monkeypatch.setattr(decode, "decode_picture", lambda *args: calls.append(1) or decode_picture(*args))
+    monkeypatch.setattr(decode, "decode_image", lambda *args: calls.append(1) or decode_image(*args))
     indices = np.array([7, 2, 2, 9, 7, 0, 2])
     assert read_codes(read_frames(folder, indices, 10)).tolist() == indices.tolist()
     assert len(calls) == 4
@@ -51,7 +50,7 @@ def test_a_broken_frame_is_named(tmp_path: Path, write_coded_video: Callable, co
     folder = write_coded_video(tmp_path / "v", 5)
     path = tmp_path / "v" / "image_00003.jpg"
     path.write_bytes(path.read_bytes()[:content] if isinstance(content, int) else content)
-    with pytest.raises(InputError, match=r"image_00003.jpg: not a readable picture \(\d+ bytes"):
+    with pytest.raises(InputError, match=r"image_00003.jpg: not a readable image \(\d+ bytes"):
         read_frames(folder, np.arange(5), 5)
 
 
@@ -63,7 +62,7 @@ def test_a_header_that_promises_too_many_pixels_is_named(tmp_path: Path, write_c
     sizes = data.index(b"\xff\xc0") + 5
     data[sizes : sizes + 4] = 2 * side.to_bytes(2, "big")
     path.write_bytes(data)
-    with pytest.raises(InputError, match=r"image_00001.jpg: not a readable picture"):
+    with pytest.raises(InputError, match=r"image_00001.jpg: not a readable image"):
         read_frames(folder, np.arange(1), 1)
 
 
@@ -89,7 +88,7 @@ def test_both_decoders_give_the_same_pixels(
     expected = cv2.imdecode(np.frombuffer(data, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION)[..., ::-1]
     calls, imdecode = [], cv2.imdecode
     monkeypatch.setattr(decode.cv2, "imdecode", lambda *args: calls.append(1) or imdecode(*args))
-    frame = decode_picture(data, "x", half)
+    frame = decode_image(data, "x", half)
     assert np.array_equal(frame, expected) and not calls
     assert frame.shape[1::-1] == (tuple((side + 1) // 2 for side in size) if half else size)
 
@@ -107,25 +106,25 @@ def with_preview(data: bytes) -> bytes:
 def test_no_cut_goes_unseen(options: dict[str, Any], preview: bool) -> None:
     """A JPEG of which an end is missing is an error, never filled up with grey, wherever the cut is."""
     data = with_preview(jpeg(**options)) if preview else jpeg(**options)
-    whole = decode_picture(data, "x")
-    assert np.array_equal(decode_picture(data + b"more", "x"), whole)
+    whole = decode_image(data, "x")
+    assert np.array_equal(decode_image(data + b"more", "x"), whole)
     for end in range(0, len(data) - 2, 7):
-        with pytest.raises(InputError, match=rf"^x: not a readable picture \({end} bytes\)$"):
-            decode_picture(data[:end], "x")
+        with pytest.raises(InputError, match=rf"^x: not a readable image \({end} bytes\)$"):
+            decode_image(data[:end], "x")
 
 
 def test_a_png_that_was_cut_short() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
     data = cv2.imencode(".png", pixels)[1].tobytes()
-    with pytest.raises(InputError, match=r"^x: not a readable picture \(900 bytes\)$"):
-        decode_picture(data[:900], "x")
+    with pytest.raises(InputError, match=r"^x: not a readable image \(900 bytes\)$"):
+        decode_image(data[:900], "x")
 
 
 def test_a_missing_frame_is_named_with_the_count_of_the_csv(
     tmp_path: Path, write_coded_video: Callable
 ) -> None:
     folder = write_coded_video(tmp_path / "v", 5)
-    with pytest.raises(InputError, match="image_00006.jpg: cannot read frame 6 of the 9 .*: No such file"):
+    with pytest.raises(InputError, match="image_00006.jpg: cannot read frame 6 of the 9 given in the csv: No such file"):
         read_frames(folder, np.array([0, 5]), 9)
 
 
@@ -201,7 +200,7 @@ def test_few_full_size_frames_are_held(
 
     monkeypatch.setattr(decode, "resize_frames", counting)
     assert np.array_equal(read_frames(folder, np.arange(21), 21, (40, 30)), expected)
-    assert max(groups) == decode.RESIZED_AT_ONCE and sum(groups) == 21
+    assert max(groups) == decode.FRAMES_PER_RESIZE and sum(groups) == 21
     halves = read_frames(folder, np.array([20, 3, 3]), 21, shrink=lambda frames: frames[:, ::2, ::2])
     assert np.array_equal(halves, read_frames(folder, np.array([20, 3, 3]), 21)[:, ::2, ::2])
 
@@ -252,5 +251,5 @@ def test_half_decoding_names_what_is_broken(tmp_path):
     data = cv2.imencode(".jpg", natural_picture(340, 256, 0))[1].tobytes()
     (tmp_path / "image_00001.jpg").write_bytes(data)
     (tmp_path / "image_00002.jpg").write_bytes(data[: len(data) // 2])
-    with pytest.raises(InputError, match="image_00002.jpg: not a readable picture"):
+    with pytest.raises(InputError, match="image_00002.jpg: not a readable image"):
         read_frames(str(tmp_path), np.arange(2), 2, (200, 150), half=True)

@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 import pytest
 
-from dataset.frames import read_frames
+from dataset.frames import FRAME_MARKER, read_frames
 from dataset.prepare.extraction import CannotWrite, Outcome, Settings, Video, extract_video, resample
-from dataset.prepare.frame_marker import MARKER, read_marker
+from dataset.prepare.frame_marker import read_marker
 from dataset.video_file import iterate_frames
 from tests.encoded_videos import encode_video
 from utils.errors import InputError
@@ -33,9 +33,9 @@ def test_every_frame_is_written_once_in_order(tmp_path, read_codes, suffix):
     asked = np.stack([frame for _, frame in iterate_frames(str(video.source))])
     assert np.abs(written.astype(int) - asked).mean() < 1  # JPEG alone
     names = {path.name for path in video.folder.iterdir()}
-    assert names == {MARKER, *(f"image_{number:05d}.jpg" for number in range(1, 38))}
+    assert names == {FRAME_MARKER, *(f"image_{number:05d}.jpg" for number in range(1, 38))}
     status = video.source.stat()
-    assert json.loads((video.folder / MARKER).read_text()) == {
+    assert json.loads((video.folder / FRAME_MARKER).read_text()) == {
         "video": f"v{suffix}", "frames": 37,
         "settings": {"short_side": None, "size": None, "fps": None, "quality": 100},
         "source_bytes": status.st_size, "source_mtime_ns": status.st_mtime_ns, "note": ""}
@@ -181,6 +181,6 @@ def test_damaged_markers(tmp_path):
     assert read_marker(tmp_path) is None and read_marker(tmp_path / "absent") is None
     no_frames = '{"video": "v", "frames": 0, "settings": {}, "source_bytes": 1, "source_mtime_ns": 1}'
     for text in ("", "[]", "{}", no_frames):
-        (tmp_path / MARKER).write_text(text)
+        (tmp_path / FRAME_MARKER).write_text(text)
         with pytest.raises(InputError, match="not a marker"):
             read_marker(tmp_path)

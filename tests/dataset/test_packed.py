@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from dataset import packed
-from dataset.packed import read_packed, split_reference, write_shard
+from dataset.frames import split_packed_path
+from dataset.packed import read_packed, write_shard
 from utils.errors import InputError
 
 LONG = "a folder/" + "x" * 120  # longer than a tar header holds
@@ -67,13 +68,13 @@ def test_the_index_fits_whatever_its_length(tmp_path: Path, num_frames: int) -> 
 
 
 def test_paths_that_name_a_place_in_a_shard(tmp_path: Path) -> None:
-    assert split_reference("/d/s_00001.tar/a/b") == ("/d/s_00001.tar", "a/b")
-    assert split_reference("s.tar/x.tar/b") == ("s.tar", "x.tar/b")
+    assert split_packed_path("/d/s_00001.tar/a/b") == ("/d/s_00001.tar", "a/b")
+    assert split_packed_path("s.tar/x.tar/b") == ("s.tar", "x.tar/b")
     for other in ("/d/s.tar", "/d/s.tar/", "/d/frames/v", "/d/star/v"):
-        assert split_reference(other) is None
+        assert split_packed_path(other) is None
     (tmp_path / "folder.tar").mkdir()
-    assert split_reference(f"{tmp_path}/folder.tar/v") is None
-    assert split_reference(f"{tmp_path}/folder.tar/s.tar/v") == (f"{tmp_path}/folder.tar/s.tar", "v")
+    assert split_packed_path(f"{tmp_path}/folder.tar/v") is None
+    assert split_packed_path(f"{tmp_path}/folder.tar/s.tar/v") == (f"{tmp_path}/folder.tar/s.tar", "v")
 
 
 @pytest.mark.parametrize("left", [0, 10, 600, -1024, -512, -1])

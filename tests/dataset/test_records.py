@@ -47,6 +47,13 @@ def test_labelled_csv(tmp_path: Path, header: str) -> None:
         ("a,40\nb\n", False, 2, "1 column"),
         ("a\nb,40\n", False, 1, "1 column"),
         ("a,40\n\n\nb,7,1,9\n", False, 4, "4 column"),
+        ("a,40,1,2,3,4\nb,7\n", False, 1, "6 column"),
+        ("a,40\nb,7,1,2,3,4\nc,x\n", False, 2, "6 column"),
+        ('a,40\n"b"c,7\n', False, 2, "not a csv row"),
+        ('"a"\n"\n",40,1\n"b',  False, 4, "not a csv row"),
+        ("a,40\nb\0,7\n", False, 2, "NUL"),
+        ('a,40\n"b\n",7,"\n",1\n', False, 2, "4 column"),
+        (f'a,40\nb,7{",1" * 200}\nc,x\n', False, 2, "not a csv row"),
         ("h,frames\na,40\nb,frames\n", False, 3, "'frames'"),
         ("a,12x\nb,40\n", False, 1, "'12x'"),
         ("a,3.5\nb,40\n", False, 1, "'3.5'"),
@@ -77,7 +84,7 @@ def test_errors_name_file_and_line(
 
 @pytest.mark.parametrize("content", ["", "\n\n", "frame_dir,number_of_frames\n"])
 def test_a_csv_without_videos(tmp_path: Path, content: str) -> None:
-    with pytest.raises(InputError, match="names no video"):
+    with pytest.raises(InputError, match="lists no video"):
         read_records(write(tmp_path, content), labelled=False)
 
 

@@ -36,7 +36,7 @@ from dataset.transforms import (
     draw_channels,
     draw_crop,
     draw_jitter,
-    normalize,
+    scale_clips,
 )
 
 REFERENCE_OPS = [
@@ -301,18 +301,17 @@ def test_test_crops(size: tuple[int, int]) -> None:
         assert difference(ours, theirs).mean() < 0.01
 
 
-def test_normalize_scales_and_permutes_without_a_copy_of_the_layout() -> None:
+def test_scaling_equals_torchvision_in_either_memory_layout() -> None:
     clips = torch.from_numpy(photo_like(6, 10, 12)).reshape(2, 1, 3, 10, 12, 3)
-    out = normalize(clips)
-    assert out.shape == (2, 1, 3, 3, 10, 12) and out.dtype == torch.float32
-    for batch in range(2):
-        for frame in range(3):
-            image = Image.fromarray(clips[batch, 0, frame].numpy())
-            wanted = reference.normalize(
-                reference.to_tensor(image), [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
-            )
-            torch.testing.assert_close(out[batch, 0, :, frame], wanted, rtol=1e-5, atol=1e-6)
-    assert out.flatten(0, 1).is_contiguous(memory_format=torch.channels_last_3d)
-    assert out.flatten(0, 1).data_ptr() == out.data_ptr()
-    half = normalize(clips, torch.bfloat16)
-    assert half.dtype == torch.bfloat16 and torch.equal(half, out.to(torch.bfloat16))
+    for mean, std in (([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]), ([0.5, 0.4, 0.3], [0.1, 0.2, 0.3])):
+        out = scale_clips(clips, mean, std)
+        assert out.shape == (2, 1, 3, 3, 10, 12) and out.dtype == torch.float32 and out.is_contiguous()
+        for batch in range(2):
+            for frame in range(3):
+                image = Image.fromarray(clips[batch, 0, frame].numpy())
+                wanted = reference.normalize(reference.to_tensor(image), mean, std)
+                torch.testing.assert_close(out[batch, 0, :, frame], wanted, rtol=1e-5, atol=1e-6)
+        view = scale_clips(clips, mean, std, channels_last=True)
+        assert torch.equal(view, out) and view.flatten(0, 1).data_ptr() == view.data_ptr()
+        assert view.flatten(0, 1).is_contiguous(memory_format=torch.channels_last_3d)
+    assert torch.equal(scale_clips(clips), scale_clips(clips, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))

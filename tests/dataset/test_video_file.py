@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from dataset import video_file
-from dataset.video_file import count_frames, iterate_frames, names_video_file, read_video
+from dataset.frames import names_video_file
+from dataset.video_file import count_frames, iterate_frames, read_video
 from tests.texture_videos import GOP, NUM_FRAMES, copy, open_gop, texture, turned, uneven, write
 from utils.errors import InputError
 

@@ -16,7 +16,7 @@ from torch import nn
 from dataset.frames import read_frames
 from dataset.records import VideoRecord
 from dataset.sampling import uniform_clips, window_clips
-from dataset.transforms import TestCrops, normalize
+from dataset.transforms import TestCrops, scale_clips
 from eval.features.extract import IMAGENET, extract_features, load_backbone
 from eval.monitor import Monitor
 from eval.features.clip_means import ClipSettings, batch_views
@@ -52,7 +52,7 @@ def by_hand(record: VideoRecord, clips: np.ndarray, crops: int, img_dim: int) ->
     rows = {level: [] for level in LEVELS}
     for clip in clips:
         for view in TestCrops(img_dim, crops)(read_frames(record.path, clip, record.num_frames)):
-            maps = PixelMaps()(normalize(torch.from_numpy(np.ascontiguousarray(view)))[None].contiguous())
+            maps = PixelMaps()(scale_clips(torch.from_numpy(np.ascontiguousarray(view)))[None])
             for level, x in zip(LEVELS, maps):
                 rows[level].append(x.double().mean(dim=(0, 2, 3, 4)).numpy())
     return {level: np.mean(rows[level], axis=0) for level in LEVELS}
@@ -298,7 +298,7 @@ def test_weights_see_clips_scaled_as_they_want(tmp_path):
         for weights in (path, classifier):
             backbone, info = load_backbone(weights, None, seed=0)
             assert info["input"] == scale
-            found, other = backbone.eval()(normalize(pixels).contiguous()), plain(normalize(pixels).contiguous())
+            found, other = backbone.eval()(scale_clips(pixels)), plain(scale_clips(pixels))
             for level in LEVELS:
                 torch.testing.assert_close(getattr(found, level), getattr(wanted, level), rtol=1e-4, atol=1e-4)
                 assert not torch.allclose(getattr(other, level), getattr(wanted, level), rtol=1e-2, atol=1e-2)

@@ -11,7 +11,7 @@ from torch import nn
 from dataset.frames import read_frames
 from dataset.records import VideoRecord
 from dataset.sampling import uniform_clips, window_clips
-from dataset.transforms import FinetuneAugmentation, TestCrops, normalize
+from dataset.transforms import FinetuneAugmentation, TestCrops, scale_clips
 from dataset.videos import LabelledVideos
 from eval.classifier.model import (DropoutHead, ProbeHead, VideoClassifier, decay_lr, level_channels, parameter_groups,
                              pool_maps)
@@ -183,7 +183,7 @@ def test_probabilities_are_the_mean_over_clips_then_crops(videos, clips, crops):
         for clip in indices:
             views = TestCrops(32, crops)(read_frames(record.path, clip, record.num_frames))
             for crop, view in enumerate(views):
-                one = normalize(torch.from_numpy(np.ascontiguousarray(view)))[None].contiguous()
+                one = scale_clips(torch.from_numpy(np.ascontiguousarray(view)))[None]
                 for level, logits in PixelClassifier()(one).items():
                     per_crop[level][crop].append(logits[0].softmax(dim=0).double().numpy())
         for level, parts in per_crop.items():

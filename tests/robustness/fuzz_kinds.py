@@ -24,8 +24,7 @@ from dataset.prepare.image_checks import decode_video
 from dataset.records import read_records, usable_for_pretraining
 from dataset.sampling import uniform_clips
 from dataset.transforms import TestCrops
-from dataset.video_file import count_frames, iterate_frames, read_video
-from dataset.video_header import promised_frames
+from dataset.video_file import count_frames, iterate_frames, promised_frames, read_video
 from dataset.videos import LabelledTestVideos, PretrainVideos
 from eval.features.extract import load_backbone
 from models.cluster import ScoreQueue

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from dataset.prepare.checks import KINDS
-from dataset.frame_folder import read_folder
+from dataset.frames import read_folder
 from dataset.packed import write_shard
 from dataset.records import read_records
 from scripts.check_data import main
@@ -156,7 +156,7 @@ PLANTED = {
     "count": (plant_count, "the csv has 12 frames, 13 can be read", 7),
     "short": (plant_short, "8 frames, more than 8 are needed", 6),
     "empty file": (plant_empty_file, "image_00007.jpg has 0 bytes", 5),
-    "broken picture": (plant_broken_picture, "image_00007.jpg: not a readable picture", 5),
+    "broken picture": (plant_broken_picture, "image_00007.jpg: not a readable image", 5),
     "picture sizes": (plant_picture_sizes, "image_00003.jpg is 128x48, the first 64x48", 5),
     "broken video": (plant_broken_video, "breaks on the way", 6),
     "duplicate": (plant_duplicate, "the same video as line 2", 6),
@@ -291,7 +291,7 @@ def test_exit_statuses_and_one_line_errors(data, tmp_path):
     (tmp_path / "torn.csv").write_bytes(b'a,1\n"b,2\n')
     for arguments, says in (
         ([tmp_path / "absent.csv"], "absent.csv: cannot read the csv file"), ([], "no csv file given"),
-        ([tmp_path / "empty.csv"], "empty.csv: names no video"), ([tmp_path / "torn.csv"], "torn.csv:2: not a csv row"),
+        ([tmp_path / "empty.csv"], "empty.csv: lists no video"), ([tmp_path / "torn.csv"], "torn.csv:2: not a csv row"),
         ([train, test, train], "3 csv files: say which are which by --train and --test"),
         ([train, train], "given twice"), ([train, "--test", test], "name all csv files by --train and --test"),
         ([train, "--fix", train], "would replace"), ([train, test, "--fix", "x.csv"], "must be a folder"),

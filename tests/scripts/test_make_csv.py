@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from dataset.prepare.annotations import OFFICIAL_COUNTS
-from dataset.prepare.frame_marker import MARKER, Marker
+from dataset.frames import FRAME_MARKER
+from dataset.prepare.frame_marker import Marker
 from dataset.records import read_records
 from dataset.prepare.video_tree import find_videos
 from scripts.make_csv import main
@@ -23,7 +24,7 @@ CLASSES = ["ApplyEyeMakeup", "Archery", "BabyCrawling"]
 def extracted(folder: Path, frames: int) -> None:
     """A frame folder as extraction leaves it, pictures aside: the marker tells."""
     folder.mkdir(parents=True)
-    (folder / MARKER).write_text(Marker(f"{folder.name}.avi", frames, {}, 1, 1).to_json())
+    (folder / FRAME_MARKER).write_text(Marker(f"{folder.name}.avi", frames, {}, 1, 1).to_json())
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -68,7 +69,7 @@ def test_ucf101(ucf, capsys):
         path = Path(record.path)
         assert path.is_dir()  # relative paths are found from the csv's folder
         assert CLASSES[record.label] == path.parent.name
-        assert record.num_frames == json.loads((path / MARKER).read_text())["frames"]
+        assert record.num_frames == json.loads((path / FRAME_MARKER).read_text())["frames"]
     assert {Path(r.path).name.split("_")[2] for r in test} == {"g01", "g02"}
     pretrain = read_records(ucf / "pretrain.csv", labelled=False)
     assert [(r.path, r.num_frames) for r in pretrain] == [(r.path, r.num_frames) for r in train]
@@ -83,9 +84,9 @@ def test_ucf101(ucf, capsys):
 
 def test_missing_unusable_and_extra_videos(ucf, capsys):
     frames = ucf / "frames"
-    (frames / "Archery" / "v_Archery_g01_c02" / MARKER).unlink()
+    (frames / "Archery" / "v_Archery_g01_c02" / FRAME_MARKER).unlink()
     (frames / "Archery" / "v_Archery_g01_c02").rmdir()
-    (frames / "Archery" / "v_Archery_g03_c01" / MARKER).unlink()
+    (frames / "Archery" / "v_Archery_g03_c01" / FRAME_MARKER).unlink()
     for number in (1, 2, 4):
         (frames / "Archery" / "v_Archery_g03_c01" / f"image_{number:05d}.jpg").write_bytes(b"x")
     extracted(frames / "Archery" / "v_Archery_g09_c01", 5)

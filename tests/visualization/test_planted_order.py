@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from dataset.records import VideoRecord
-from dataset.transforms import normalize
+from dataset.transforms import scale_clips
 from eval.features.extract import ClipSettings, load_backbone
 from models.levels import LevelFeatures
 from utils.checkpoint import read_checkpoint
@@ -90,7 +90,7 @@ def test_evidence_lies_where_motion_cannot_be_reversed(tmp_path):
     settings = ClipSettings(clips=1, clip_frames=FRAMES, img_dim=64)
     clips = torch.cat([read_clips(VideoRecord(str(tmp_path / f"test{i}"), FRAMES, 0), settings)
                        for i in range(8)])
-    rows = normalize(both_orders(clips, time_dim=1)).contiguous()
+    rows = scale_clips(both_orders(clips, time_dim=1))
     with torch.no_grad():
         seen = AlreadySeen(backbone.eval()(rows))
 

@@ -7,7 +7,7 @@ import torch
 
 from dataset.records import VideoRecord
 from eval.features.extract import pool_levels
-from dataset.transforms import normalize
+from dataset.transforms import scale_clips
 from models.multilevel import MultiLevelModel
 from utils.errors import InputError
 from visualization.report.measure import effective_rank, load_model, pick_videos, prototype_scores, spread
@@ -44,7 +44,7 @@ def test_scores_are_those_that_training_sees():
     clips = torch.randint(0, 256, (3, 16, 32, 32, 3), dtype=torch.uint8)
     with torch.no_grad():
         model.prototype_head.normalize_()
-        expected = model(normalize(clips)[:, None].repeat(1, 3, 1, 1, 1, 1), with_graph=False).scores[:, 0]
+        expected = model(scale_clips(clips)[:, None].repeat(1, 3, 1, 1, 1, 1), with_graph=False).scores[:, 0]
         features = pool_levels(model.backbone, clips)["high"].astype(np.float32)
     with torch.no_grad():
         model.prototype_head.prototypes.weight.mul_(3)  # as an update may leave them

@@ -1,12 +1,11 @@
 """Which videos a report looks at, and what their classes are called."""
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import NamedTuple
 
-from dataset.records import VideoRecord, numbered_rows, parse_row, read_records
+from dataset.records import VideoRecord, read_records, read_rows
 from eval.confusion import class_names
 from utils.errors import InputError
 from visualization.report.html import attempt
@@ -27,13 +26,12 @@ def read_videos(csv_path: str, most: int) -> Videos:
 
     InputError where it cannot be read or has no whole video.
     """
-    records, folder = read_records(csv_path, labelled=False), os.path.dirname(os.path.abspath(csv_path))
-    # Labels of videos without frames are not looked at, as these are not shown.
-    labels, unlabelled = attempt(lambda: [
-        parse_row(fields, True, f"{csv_path}:{line}", folder).label if record.num_frames else None
-        for (line, fields), record in zip(numbered_rows(csv_path), records)])
-    if not unlabelled:
-        records = [replace(record, label=label) for record, label in zip(records, labels)]
+    records, unlabelled = read_records(csv_path, labelled=False), ""
+    labelled, bad_rows = read_rows(csv_path, labelled=True)
+    if bad_rows:
+        unlabelled = f"{csv_path}:{bad_rows[0].line}: {bad_rows[0].reason}"
+    else:
+        records = [replace(record, label=row.label) for record, row in zip(records, labelled)]
     chosen = pick_videos(records, most)
     if not chosen:
         raise InputError(f"{csv_path}: none of its {len(records)} video(s) has a frame")

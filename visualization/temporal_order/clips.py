@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from dataset.records import VideoRecord, read_records
-from dataset.transforms import FinetuneAugmentation, TestCrops, normalize
+from dataset.transforms import FinetuneAugmentation, TestCrops, scale_clips
 from dataset.videos import LabelledVideos, TestViews, build_loader
 from eval.features.extract import ClipSettings, pool_levels
 from eval.features.clip_means import FULL_FLOAT32, batch_views, fill_up
@@ -190,5 +190,5 @@ class AugmentedRows:
     def pool(self, views: Tensor) -> Tensor:
         """[M, C] from uint8 views [M, T, S, S, 3]."""
         with torch.no_grad(), torch.backends.cudnn.flags(**FULL_FLOAT32):
-            maps = self.backbone(normalize(views.to(self.device, non_blocking=True)).contiguous())
+            maps = self.backbone(scale_clips(views.to(self.device, non_blocking=True)))
             return getattr(maps, self.level).mean(dim=(2, 3, 4))
