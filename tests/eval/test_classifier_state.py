@@ -123,11 +123,11 @@ BOTH = [(drop_weight, "1 missing: backbone.stem.1.weight"),
         (change("model", [1]), "damaged, or not"), (change("weights", {}), "no '"),
         (change("epochs_done", "3"), "'str' and 'int'"), (change("levels", None), "its levels are None"),
         (drop("videos"), "no 'videos'"), (change("kind", "model"), "kind 'model'")]
-ON_TEST = [(change("flags", {}), "no 'epochs'"), (drop_flag("dropout"), "no 'dropout'"), (drop_flag("val_holdout"), "no 'val_holdout'"),
-           (drop_flag("img_dim"), "no 'img_dim'"), (change("trained_on", torch.zeros(1)), "Tensor"),
-           (change("progress", {}), "no 'bad_videos'")]
-ON_RESUME = [(change("flags", {}), "was trained with None"), (change("optimizer", {}), "no 'param_groups'"), (change("progress", {}), "its progress is that of epoch 0"),
-             (reshape_moment, "the shapes of the weights"),
+ON_TEST = [(change("flags", {}), "no 'epochs'"), (change("progress", {}), "no 'bad_videos'"),
+           (drop_flag("dropout"), "no 'dropout'"), (drop_flag("val_holdout"), "no 'val_holdout'"),
+           (drop_flag("img_dim"), "no 'img_dim'"), (change("trained_on", torch.zeros(1)), "Tensor")]
+ON_RESUME = [(change("flags", {}), "was trained with None"), (change("progress", {}), "its progress is that of epoch 0"),
+             (change("optimizer", {}), "no 'param_groups'"), (reshape_moment, "the shapes of the weights"),
              (drop_setting, "no 'base_lr'"), (change("random", [{}]), "no 'cpu'"),
              (change("random", []), "was trained by 0 process(es)")]
 
@@ -142,7 +142,7 @@ def test_a_damaged_checkpoint_is_one_line(colors, straight, tmp_path, capsys, da
     for given in [resume] * ((damage, message) not in ON_TEST) + [test] * ((damage, message) not in ON_RESUME):
         assert finetune.main(given) == 2
         [line] = capsys.readouterr().err.splitlines()
-        assert line.startswith(f"python -m eval.finetune: error: ") and str(path) in line and message in line, line
+        assert line.startswith("python -m eval.finetune: error: ") and str(path) in line and message in line, line
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
