@@ -1,11 +1,12 @@
-"""Activation maps as pictures: colored over their frames as JPEG files, and side by side as a film.
+"""Class activation maps as images: colored over their frames as JPEG files, and side by side as a video.
 
-Shapes: row 0 is a clip in natural order, row 1 its time reversal, each in its own time; T frames, S = side of
-a frame in px. Frames are uint8 RGB `[2, T, S, S, 3]`, maps float `[2, T, S, S]`.
+Shapes: row 0 is a clip in natural order, row 1 its time reversal, each in its own time; T frames of S x S px. Frames are
+uint8 RGB `[2, T, S, S, 3]`, maps float `[2, T, S, S]`.
 """
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,19 +22,17 @@ from utils.errors import InputError
 
 CODEC = "libx264"
 JPEG_QUALITY = 95
-MAX_NAME_BYTES = 200  # of a video's name; file systems take 255 with number and ending
-NUMBERED = re.compile(r"\d{4,}_")  # how names of `cam_name` begin
-PANEL_PX = 224  # least side of a panel in the film; smaller frames are enlarged
+MAX_NAME_BYTES = 200  # of a video's name; file systems take 255 with number and suffix
+NUMBERED = re.compile(r"\d{4,}_")  # how names from `cam_name` begin
+PANEL_PX = 224  # least side of a panel in the video; smaller frames are enlarged
 GAP_PX, TITLE_PX, CURVE_PX = 4, 28, 180
-PANELS = ("natural order", "reversed order, back in time", "mean of both")
-CURVE_COLORS = ("tab:red", "tab:blue", "black")
+PANELS = {"natural order": "tab:red", "reversed order, back in time": "tab:blue", "mean of both": "black"}
 
 
-def to_levels(maps: np.ndarray, scale: str) -> np.ndarray:
-    """uint8, shaped as `maps` [..., S, S]: 0 for the least value, 255 for the greatest.
+def to_color_levels(maps: np.ndarray, scale: str) -> np.ndarray:
+    """Returns uint8, shaped as `maps` [..., S, S]: 0 for the least value, 255 for the greatest; all 0 where they are equal.
 
-    `scale` "clip": least and greatest of all of `maps`, so that colors can be compared throughout; "frame":
-    of each frame alone. Where there is but one value, all is 0.
+    `scale` "clip": least and greatest of all `maps`, so that colors can be compared throughout; "frame": of each frame.
     """
     axes = {"clip": None, "frame": (-2, -1)}[scale]
     low, high = maps.min(axis=axes, keepdims=True), maps.max(axis=axes, keepdims=True)
@@ -41,7 +40,7 @@ def to_levels(maps: np.ndarray, scale: str) -> np.ndarray:
 
 
 def overlay(frames: np.ndarray, levels: np.ndarray) -> np.ndarray:
-    """uint8 RGB [T, S, S, 3]: half the frame, half the JET color of its level, from blue (0) to red (255)."""
+    """Returns uint8 RGB [T, S, S, 3]: half the frame, half the JET color of its level, from blue (0) to red (255)."""
     colored = np.stack([cv2.applyColorMap(level, cv2.COLORMAP_JET)[..., ::-1] for level in levels])
     return ((frames.astype(np.uint16) + colored + 1) // 2).astype(np.uint8)
 
@@ -50,101 +49,93 @@ def write_cams(
     folder: Path, name: str, frames: np.ndarray, maps: np.ndarray, evidence: np.ndarray, *,
     scale: str, folders: tuple[str, str], fps: int,
 ) -> Path:
-    """Path of the film FOLDER/NAME.mp4, written together with a JPEG file of each frame of both orders.
+    """Writes FOLDER/NAME.mp4, whose path is returned, and a JPEG file of each frame of both orders.
 
-    FOLDER/`folders[0]`/NAME/image_00001.jpg ... show the natural clip, FOLDER/`folders[1]`/NAME/... the
-    reversed one in its own time; earlier pictures there are removed. Both orders share their color scale
-    (`to_levels`), `evidence` [T, S, S], their mean in natural time, has its own.
+    FOLDER/`folders[0]`/NAME/image_00001.jpg ... show the natural clip, FOLDER/`folders[1]`/NAME/... the reversed one in
+    its own time; earlier images there are removed. Both orders share their color scale (`to_color_levels`); `evidence`
+    [T, S, S], their mean in natural time, has its own.
     """
-    overlays = np.stack([overlay(*row) for row in zip(frames, to_levels(maps, scale))])
-    for kind, pictures in zip(folders, overlays):
-        write_pictures(folder / kind / name, pictures)
+    overlays = np.stack([overlay(*row) for row in zip(frames, to_color_levels(maps, scale))])
+    for kind, images in zip(folders, overlays):
+        write_images(folder / kind / name, images)
 
-    # Natural time for all, so that the panels play in step.
-    panels = [frames[0], overlays[0], overlays[1][::-1], overlay(frames[0], to_levels(evidence, scale))]
-    titles = ["frames", *(f"{title} ({color_range(values, scale)})"
-                          for title, values in zip(PANELS, (maps, maps, evidence)))]
+    # All in natural time, so that the panels play in step.
+    panels = [frames[0], overlays[0], overlays[1][::-1], overlay(frames[0], to_color_levels(evidence, scale))]
+    ranges = [f"{x.min():+.2g} to {x.max():+.2g}" if scale == "clip" else "own scale" for x in (maps, maps, evidence)]
+    titles = ["frames", *(f"{title} ({blue_to_red})" for title, blue_to_red in zip(PANELS, ranges))]
     curves = np.stack([x.mean(axis=(1, 2)) for x in (maps[0], maps[1][::-1], evidence)])
     path = folder / f"{name}.mp4"
-    write_film(path, film_frames(panels, titles, curves), fps)
+    write_video(path, compose_images(panels, titles, curves), fps)
     return path
 
 
 def cam_name(number: int, video: str) -> str:
-    """The name of a video's pictures and film: its number, and as much of its own name as file systems take."""
+    """Returns the name of a video's maps: its number, and as much of its own name as file systems take."""
     return f"{number:04d}_{Path(video).stem.encode()[:MAX_NAME_BYTES].decode(errors='ignore')}"
 
 
 def remove_cams(folder: Path) -> int:
-    """Remove the films and pictures that `write_cams` left in `folder` under names of `cam_name`; how many films."""
+    """Removes what `write_cams` left in `folder` under names from `cam_name`; returns the number of videos."""
     try:
-        films = [path for path in folder.glob("*.mp4") if NUMBERED.match(path.name)]
-        for path in (*films, *folder.glob(".*.mp4.partial")):
+        videos = [path for path in folder.glob("*.mp4") if NUMBERED.match(path.name)]
+        for path in (*videos, *folder.glob(".*.mp4.partial")):
             path.unlink()
         for path in folder.glob("*/*"):
             if NUMBERED.match(path.name) and path.is_dir():
-                for picture in path.glob("image_*.jpg"):
-                    picture.unlink()
-                with contextlib.suppress(OSError):  # something else is in it
+                remove_images(path)
+                with contextlib.suppress(OSError):  # it holds something else
                     path.rmdir()
     except OSError as error:
-        raise InputError(f"{folder}: cannot remove what is there: {error.strerror}") from error
-    return len(films)
+        raise InputError(f"{folder}: cannot remove earlier videos: {error.strerror}") from error
+    return len(videos)
 
 
-def color_range(values: np.ndarray, scale: str) -> str:
-    """What blue and red stand for."""
-    return f"{values.min():+.2g} to {values.max():+.2g}" if scale == "clip" else "own scale"
+def remove_images(folder: Path) -> None:
+    """Removes the images that `write_images` left in `folder`."""
+    for path in folder.glob("image_*.jpg"):
+        path.unlink()
 
 
-def write_pictures(folder: Path, pictures: np.ndarray) -> None:
-    """Write uint8 RGB [T, S, S, 3] as image_00001.jpg ... into `folder`, in place of earlier ones."""
+def write_images(folder: Path, images: np.ndarray) -> None:
+    """Writes uint8 RGB [T, S, S, 3] as image_00001.jpg ... into `folder`, in place of earlier ones."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for old in folder.glob("image_*.jpg"):
-            old.unlink()
-        for number, picture in enumerate(pictures, start=1):
-            encoded, data = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
-            assert encoded, folder
+        remove_images(folder)
+        for number, image in enumerate(images, start=1):
+            _, data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
             (folder / f"image_{number:05d}.jpg").write_bytes(data.tobytes())
     except OSError as error:
-        raise InputError(f"{folder}: cannot write pictures there: {error.strerror}") from error
+        raise InputError(f"{folder}: cannot write images there: {error.strerror}") from error
 
 
-def film_frames(
-    panels: Sequence[np.ndarray], titles: Sequence[str], curves: np.ndarray
-) -> Iterator[np.ndarray]:
-    """Yields T pictures, uint8 RGB of even sides: panels side by side, and below them curves with a cursor.
+def compose_images(panels: Sequence[np.ndarray], titles: Sequence[str], curves: np.ndarray) -> Iterator[np.ndarray]:
+    """Yields T images, uint8 RGB of even sides: panels side by side, and below them curves with a cursor.
 
     `panels`: uint8 [T, S, S, 3] each, all in the same time; `titles`: one for each; `curves` [3, T].
     """
     side = panels[0].shape[1] * max(1, -(-PANEL_PX // panels[0].shape[1]))
     lefts = [number * (side + GAP_PX) for number in range(len(panels))]
-    width = lefts[-1] + side
-    width += width % 2
-    below, columns, (top, bottom) = draw_curves(curves, width, CURVE_PX)
+    width = (lefts[-1] + side + 1) // 2 * 2
+    below, columns, (top, bottom) = draw_evidence(curves, width, CURVE_PX)
     above = np.full((TITLE_PX, width, 3), 255, np.uint8)
     for left, title in zip(lefts, titles):
-        cv2.putText(above, title, (left + 4, TITLE_PX - 10), cv2.FONT_HERSHEY_SIMPLEX, 0.33, (0, 0, 0), 1,
-                    cv2.LINE_AA)
+        cv2.putText(above, title, (left + 4, TITLE_PX - 10), cv2.FONT_HERSHEY_SIMPLEX, 0.33, (0, 0, 0), 1, cv2.LINE_AA)
     for frames, column in zip(zip(*panels), columns):
         middle = np.full((side + GAP_PX, width, 3), 255, np.uint8)
         for left, frame in zip(lefts, frames):
             middle[:side, left:left + side] = cv2.resize(frame, (side, side), interpolation=cv2.INTER_LINEAR)
         marked = cv2.line(below.copy(), (column, top), (column, bottom), (90, 90, 90), 1)
-        picture = np.concatenate([above, middle, marked])
-        yield np.pad(picture, ((0, len(picture) % 2), (0, 0), (0, 0)), mode="edge")
+        image = np.concatenate([above, middle, marked])
+        yield np.pad(image, ((0, len(image) % 2), (0, 0), (0, 0)), mode="edge")
 
 
-def draw_curves(
-    curves: np.ndarray, width: int, height: int
-) -> tuple[np.ndarray, list[int], tuple[int, int]]:
-    """(picture uint8 [height, width, 3], column of each frame, top and bottom row of the axes, px)."""
+def draw_evidence(curves: np.ndarray, width: int, height: int) -> tuple[np.ndarray, list[int], tuple[int, int]]:
+    """Returns (image uint8 [height, width, 3], column of each frame, top and bottom row of the axes) in px."""
     figure = Figure(figsize=(width / 100, height / 100), dpi=100)
     canvas = FigureCanvasAgg(figure)
     axes = figure.add_axes((0.07, 0.25, 0.91, 0.7))
     numbers = np.arange(1, curves.shape[1] + 1)
-    for values, title, color in zip(curves, PANELS, CURVE_COLORS):
+    for values, (title, color) in zip(curves, PANELS.items()):
         axes.plot(numbers, values, marker=".", label=title, color=color)
     axes.axhline(0, color="grey", linewidth=0.8, linestyle=":")
     axes.set_xlabel("frame", fontsize=8)
@@ -158,27 +149,33 @@ def draw_curves(
 
 
 def require_h264() -> None:
-    """InputError where this PyAV cannot write H.264."""
+    """Raises InputError where this PyAV cannot write H.264."""
     if CODEC not in av.codecs_available:
-        raise InputError(f"PyAV {av.__version__} has no {CODEC} to write films with; its wheel has: "
+        raise InputError(f"PyAV {av.__version__} has no {CODEC} to write videos with; its wheel has: "
                          "pip install --force-reinstall av")
 
 
-def write_film(path: Path, pictures: Iterable[np.ndarray], fps: int) -> None:
-    """Write uint8 RGB pictures of one even size as an MP4 that browsers play: H.264, yuv420p, index first."""
-    partial = path.with_name(f".{path.name}.partial")
+def encode_video(images: Iterable[np.ndarray], fps: int) -> bytes:
+    """Returns uint8 RGB images of one even size as an MP4 file that browsers play: H.264, yuv420p, index first."""
+    file = io.BytesIO()
+    # To put the index first, FFmpeg opens what it has written once more, to read it.
+    with av.open(file, "w", format="mp4", options={"movflags": "faststart"},
+                 io_open=lambda *_: io.BytesIO(file.getvalue())) as container:
+        stream = container.add_stream(CODEC, rate=fps, options={"crf": "18"})
+        stream.pix_fmt = "yuv420p"
+        for number, image in enumerate(images):
+            if number == 0:
+                stream.height, stream.width = image.shape[:2]
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode())
+    return file.getvalue()
+
+
+def write_video(path: Path, images: Iterable[np.ndarray], fps: int) -> None:
+    """Writes `encode_video`'s MP4 file."""
+    data, partial = encode_video(images, fps), path.with_name(f".{path.name}.partial")
     try:
-        # As an absolute path: "12:30/film.mp4" would name a protocol.
-        with av.open(os.path.abspath(partial), "w", format="mp4", options={"movflags": "faststart"}) as container:
-            stream = container.add_stream(CODEC, rate=fps, options={"crf": "18"})
-            stream.pix_fmt = "yuv420p"
-            for number, picture in enumerate(pictures):
-                if number == 0:
-                    stream.height, stream.width = picture.shape[:2]
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-            container.mux(stream.encode())
+        partial.write_bytes(data)
         os.replace(partial, path)
-    except (OSError, av.FFmpegError) as error:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
-        raise InputError(f"{path}: cannot write the film: {error.strerror}") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot write the video: {error.strerror}") from error

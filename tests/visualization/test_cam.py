@@ -12,7 +12,7 @@ import pytest
 import visualization.cam as cam
 from dataset.frames import read_frames
 from utils.errors import InputError
-from visualization.cam import draw_curves, overlay, require_h264, to_levels, write_cams, write_film
+from visualization.cam import draw_evidence, overlay, require_h264, to_color_levels, write_cams, write_video
 
 RNG = np.random.default_rng(0)
 
@@ -28,7 +28,7 @@ def decode(path: Path) -> tuple[str, str, np.ndarray]:
 def test_one_scale_for_all_or_one_for_each_frame():
     maps = RNG.normal(size=(2, 5, 8, 8)).astype(np.float32) * np.arange(1, 6)[:, None, None]
     for scale, groups in (("clip", [maps]), ("frame", list(maps.reshape(-1, 8, 8)))):
-        levels = to_levels(maps, scale).reshape(len(groups), -1)
+        levels = to_color_levels(maps, scale).reshape(len(groups), -1)
         for group, row in zip(groups, levels):
             expected = (group - group.min()) / (group.max() - group.min()) * 255
             assert np.abs(row - expected.ravel()).max() <= 0.51
@@ -41,10 +41,10 @@ def test_a_constant_map_is_dark_blue_and_silent(scale, value, tmp_path):
     frames, maps = np.full((2, 8, 32, 32, 3), 100, np.uint8), np.full((2, 8, 32, 32), value, np.float32)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert not to_levels(maps, scale).any()
+        assert not to_color_levels(maps, scale).any()
         film = write_cams(tmp_path, "v", frames, maps, maps[0], scale=scale, folders=("a", "b"), fps=4)
     assert film.exists()
-    [dark_blue] = np.unique(overlay(frames[0], to_levels(maps, scale)[0]).reshape(-1, 3), axis=0)
+    [dark_blue] = np.unique(overlay(frames[0], to_color_levels(maps, scale)[0]).reshape(-1, 3), axis=0)
     assert dark_blue.tolist() == [50, 50, 114]  # half of (100, 100, 100) and of JET's (0, 0, 128)
 
 
@@ -73,7 +73,7 @@ def test_files_of_a_clip(side, tmp_path):
         assert names == [f"image_{i:05d}.jpg" for i in range(1, 10)]
         # The project's own reader reads them; JPEG changes noise, but not its mean.
         pictures = read_frames(str(tmp_path / folder / "some.name"), np.arange(9), 9)
-        expected = overlay(frames[row], to_levels(maps, "clip")[row])
+        expected = overlay(frames[row], to_color_levels(maps, "clip")[row])
         assert pictures.shape == expected.shape
         assert np.abs(pictures.mean(axis=(1, 2)) - expected.mean(axis=(1, 2))).max() < 3
     name, pixels, shown = decode(film)
@@ -93,7 +93,7 @@ def test_panels_play_in_step_and_the_cursor_moves(tmp_path):
                       scale="clip", folders=("a", "b"), fps=4)
     _, _, shown = decode(film)
     panel = side * -(-cam.PANEL_PX // side)
-    _, columns, (top, bottom) = draw_curves(np.zeros((3, num)), shown.shape[2], cam.CURVE_PX)
+    _, columns, (top, bottom) = draw_evidence(np.zeros((3, num)), shown.shape[2], cam.CURVE_PX)
     curves = shown[:, -cam.CURVE_PX:][:, top:bottom].mean(axis=(1, 3))  # of each column
     cursors = (np.median(curves, axis=0) - curves).argmax(axis=1)
     assert np.abs(cursors - columns).max() <= 1
@@ -111,23 +111,23 @@ def test_any_name_can_be_a_films(tmp_path, monkeypatch):
     pictures = np.zeros((3, 32, 32, 3), np.uint8)
     for folder in ("2024-11-24T15:08", "\udcff"):  # the one looks like a protocol, the other is not UTF-8
         Path(folder).mkdir()
-        write_film(Path(folder) / "film.mp4", pictures, 4)
+        write_video(Path(folder) / "film.mp4", pictures, 4)
         assert len(decode(Path(folder).absolute() / "film.mp4")[2]) == 3
     for name in ("x" * 250, "é" * 127):
         shortened = cam.cam_name(12345, f"videos/{name}.mp4")
         assert shortened.startswith(f"12345_{name[:100]}") and shortened.removeprefix("12345_") in name
-        write_film(tmp_path / f"{shortened}.mp4", pictures, 4)
-    with pytest.raises(InputError, match="cannot write the film: File name too long"):
-        write_film(tmp_path / f"{'x' * 251}.mp4", pictures, 4)
+        write_video(tmp_path / f"{shortened}.mp4", pictures, 4)
+    with pytest.raises(InputError, match="cannot write the video: File name too long"):
+        write_video(tmp_path / f"{'x' * 251}.mp4", pictures, 4)
 
 
 def test_what_cannot_be_written_is_told_in_one_line(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     frames, maps = np.zeros((2, 8, 32, 32, 3), np.uint8), np.zeros((2, 8, 32, 32), np.float32)
-    with pytest.raises(InputError, match="cannot write pictures"):
+    with pytest.raises(InputError, match="cannot write images"):
         write_cams(tmp_path / "file", "v", frames, maps, maps[0], scale="clip", folders=("a", "b"), fps=4)
-    with pytest.raises(InputError, match="cannot write the film"):
-        write_film(tmp_path / "nowhere" / "film.mp4", iter(frames[0]), 4)
+    with pytest.raises(InputError, match="cannot write the video"):
+        write_video(tmp_path / "nowhere" / "film.mp4", iter(frames[0]), 4)
     require_h264()
     monkeypatch.setattr(cam, "CODEC", "libnone")
     with pytest.raises(InputError, match="libnone"):

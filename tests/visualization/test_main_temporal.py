@@ -13,8 +13,8 @@ from eval.features.extract import load_backbone
 from utils.checkpoint import read_checkpoint
 from utils.training_log import file_sha256
 from visualization import main_temporal
-from visualization.main_temporal import main, train
-from visualization.temporal_order.flags import check_flags, order_parser
+from visualization.main_temporal import main, train_order_head
+from visualization.temporal_order.settings import OrderSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 CPU = torch.device("cpu")
@@ -40,16 +40,16 @@ def log_of(out: Path) -> list[dict]:
     return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("way", [["--clips", "2"], ["--augment"]])
+@pytest.mark.parametrize("way", [{"clips": 2}, {"augment": True}])
 def test_training_changes_no_bit_of_the_backbone(way, lists, tmp_path):
     out = tmp_path / "run"
-    flags = order_parser().parse_args([*SMALL, *CLIPS, *lists, *way, "--epoch", "2", "--out", str(out)])
-    check_flags(flags)
+    settings = OrderSettings("random", "r3d10", train_csv=lists[1], test_csv=lists[3], clip_frames=8, img_dim=32, epochs=2,
+                             num_workers=0, batch=4, batch_pairs=2, out=str(out), **way)
     backbone, weights = load_backbone("random", "r3d10", seed=0)
     backbone.requires_grad_(False)
     before = {name: value.clone() for name, value in backbone.state_dict().items()}
     assert any(name.endswith("running_mean") for name in before)
-    head = train(backbone, weights, flags, CPU)
+    head = train_order_head(backbone, weights, settings, CPU)
     for name, value in backbone.state_dict().items():
         assert torch.equal(value, before[name]), name
     assert head.weight.abs().max() > 0 and head.bias is None
@@ -138,7 +138,7 @@ def test_films_of_other_videos_do_not_stay(lists, tmp_path, capsys):
     (out / "cam" / "mine.mp4").touch()
     (out / "cam" / "natural" / "0001_test1" / "mine.txt").touch()
     assert main([*show, "--test_csv", str(one), "--pos", "forth", "--neg", "back"]) == 0
-    assert "removed 2 earlier film(s)" in capsys.readouterr().out
+    assert "removed 2 earlier video(s)" in capsys.readouterr().out
     left = sorted(path.relative_to(out / "cam").as_posix() for path in (out / "cam").rglob("*") if path.is_file())
     pictures = [f"{order}/0000_test1/image_{i:05d}.jpg" for order in ("back", "forth") for i in range(1, 9)]
     assert left == ["0000_test1.mp4", *pictures, "mine.mp4", "natural/0001_test1/mine.txt"]

@@ -25,7 +25,7 @@ from html import escape
 import numpy as np
 import torch
 
-from eval.features.extract import extract_features
+from eval.features.extract import extract_features, load_backbone
 from eval.cli import require_at_least
 from models.levels import LEVELS
 from utils.checkpoint import list_checkpoints
@@ -34,9 +34,9 @@ from utils.errors import InputError, one_line
 from utils.cli import OneLineParser
 from utils.launch import print_any_name, run_told
 from utils.training_log import file_sha256, git_commit, replace_text
-from visualization import main_temporal
 from visualization.cam import require_h264
-from visualization.temporal_order.flags import CLIP_DEFAULTS, check_flags as check_order_flags, choose_device, order_parser
+from visualization.main_temporal import train_order_head, write_order_videos
+from visualization.temporal_order.settings import CLIP_DEFAULTS, OrderSettings, check_order_settings, choose_device
 from visualization.report.html import Section, attempt, missing, page, paragraph, picture
 from visualization.report.measure import Measured, measure
 from visualization.report.figures import contact_sheet, embedding_uri
@@ -126,17 +126,16 @@ def model_sections(
 def make_films(run: Run, flags: argparse.Namespace, context: DistContext) -> None:
     """Train a temporal-order head on the newest checkpoint and film its maps, below the run directory."""
     out = run.folder / f"order_{Path(newest(run)).stem}"
-    shared = ["--weights", newest(run), "--test_csv", flags.test_csv, "--out", str(out), "--batch", str(flags.batch),
-              "--workers", str(flags.num_workers)]
-    clips = {"seq": run.flags["clip_frames"], "img_dim": flags.cam_img_dim or CLIP_DEFAULTS["img_dim"],
-             "level": flags.cam_level or CLIP_DEFAULTS["level"]}
-    training = ["--train_csv", flags.csv_file, *(f"--{name}={value}" for name, value in clips.items()), "--resume"]
+    settings = OrderSettings(
+        newest(run), train_csv=flags.csv_file, test_csv=flags.test_csv, clip_frames=run.flags["clip_frames"],
+        img_dim=flags.cam_img_dim or CLIP_DEFAULTS["img_dim"], level=flags.cam_level or CLIP_DEFAULTS["level"],
+        batch=flags.batch, num_workers=flags.num_workers, out=str(out), resume="auto", num_videos=flags.max_films)
     earlier = list_checkpoints(out / "checkpoints")
     try:
-        for arguments in (training, ["--mode", "visualize", "--num_videos", str(flags.max_films)]):
-            order_flags = order_parser().parse_args([*shared, *arguments])
-            check_order_flags(order_flags)
-            main_temporal.run_mode(context, order_flags)
+        check_order_settings(settings, "train")
+        backbone, weights = load_backbone(settings.weights, settings.net, settings.seed)
+        for run_mode in (train_order_head, write_order_videos):
+            run_mode(backbone.requires_grad_(False), weights, settings, context.device)
     except InputError as error:
         if not earlier:
             raise

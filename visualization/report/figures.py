@@ -17,7 +17,7 @@ from dataset.frames import read_frames
 from dataset.records import VideoRecord
 from eval.features.extract import ClipSettings
 from utils.errors import InputError
-from visualization.cam import write_film
+from visualization.cam import write_video
 from visualization.embedding import LEAST_VIDEOS, draw_points, project_levels
 from visualization.report.measure import Measured
 
@@ -80,7 +80,7 @@ def film_of(records: Sequence[VideoRecord], settings: ClipSettings) -> Film:
     pictures = np.concatenate(parts, axis=2)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "film.mp4"
-        write_film(path, pictures, FILM_FPS)
+        write_video(path, pictures, FILM_FPS)
         film = path.read_bytes()
     still = encode_jpeg(np.ascontiguousarray(pictures[len(pictures) // 2, ..., ::-1]))
     return Film(data_uri(film, "video/mp4"), data_uri(still, "image/jpeg"), len(records))

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from eval.compare import differences, read_card, rows
 from eval.result_card import CARD
-from visualization.temporal_order.flags import EVAL_CARD
+from visualization.main_temporal import EVAL_CARD
 from visualization.report.html import attempt, details, film, missing, paragraph, picture, table
 from visualization.report.figures import PHOTOGRAPHS, film_uri, picture_uri
 from visualization.report.run import Run

@@ -1,100 +1,85 @@
 """Clips in both orders of time, the frozen backbone's features of them, and the batches of the order head.
 
-Shapes: N videos, each of `clips` clips of T frames; P = N * clips pairs of a clip and its time reversal; rows
-2p and 2p + 1 of anything with 2P rows are pair p's natural and reversed clip; S = `--img_dim`; C channels.
+Shapes: N videos of `clips` clips each, T frames of S x S px; P = N * clips pairs of a clip and its time reversal; rows
+2p and 2p + 1 of anything with 2P rows are pair p's natural and reversed clip; C channels.
 """
 from __future__ import annotations
 
-import argparse
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from dataset.records import VideoRecord, read_records
-from dataset.transforms import FinetuneAugmentation, TestCrops, scale_clips
-from dataset.videos import LabelledVideos, TestViews, build_loader
-from eval.features.extract import ClipSettings, pool_levels
+from dataset.transforms import TestCrops, scale_clips
+from dataset.videos import TestViews, build_loader
 from eval.features.clip_means import FULL_FLOAT32, batch_views, fill_up
+from eval.features.extract import ClipSettings, pool_levels
 from models.levels import LEVELS
 from utils.errors import InputError
-from visualization.temporal_order.flags import clip_settings
-
-NATURAL, REVERSED = 0, 1  # classes of the order head
 
 
 def both_orders(clips: Tensor, time_dim: int = 2) -> Tensor:
-    """[2B, ...] from clips [B, ...]: each clip and, one row after it, the same clip with its frames reversed.
+    """Returns [2B, ...] of clips [B, ...]: each clip and, one row after it, the same clip with its frames reversed.
 
-    `time_dim` is the dimension of time: 2 for normalized clips [B, 3, T, H, W], 1 for uint8 [B, T, H, W, 3].
+    `time_dim`: 2 for scaled clips [B, 3, T, H, W], 1 for uint8 clips [B, T, H, W, 3].
     """
     return torch.stack([clips, clips.flip(time_dim)], dim=1).flatten(0, 1)
 
 
 def order_targets(num_rows: int, device: torch.device) -> Tensor:
-    """int64 [num_rows]: NATURAL and REVERSED in turn, the classes of `both_orders`' rows."""
+    """Returns int64 [num_rows], the classes of `both_orders`' rows: 0 (natural) and 1 (reversed) in turn."""
     return torch.arange(num_rows, device=device) % 2
 
 
 def list_digest(records: Sequence[VideoRecord]) -> str:
-    """What tells one list of videos from another: their names, numbers of frames and order, not where they lie."""
+    """Returns what identifies a list of videos wherever it is stored: their names, numbers of frames and order."""
     lines = "".join(f"{Path(record.path).name}\t{record.num_frames}\n" for record in records)
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
-def videos_long_enough(
-    csv_path: str, records: Sequence[VideoRecord], settings: ClipSettings
-) -> tuple[list[VideoRecord], int]:
-    """Those of a csv's videos that hold a whole clip, in its order, and how many do not. Labels are not looked at.
+def read_long_enough(role: str, csv_path: str, settings: ClipSettings) -> tuple[list[VideoRecord], int, str]:
+    """Returns (a csv's videos that have a whole clip, number of the others, digest of all). Labels are not used.
 
-    A shorter one would repeat its last frame, and frames that stand still at the end, or in the reversed clip
-    at the start, tell the order without any motion. InputError where no video is left.
+    A shorter video would repeat its last frame, and frames that stand still at one end reveal the order without any
+    motion. InputError where no video is left.
     """
-    needed = (settings.clip_frames - 1) * settings.stride + 1
-    # A label must be there to be read along; it is not used.
+    records, needed = read_records(csv_path, labelled=False), (settings.clip_frames - 1) * settings.stride + 1
     kept = [replace(record, label=0) for record in records if record.num_frames >= needed]
     if not kept:
         raise InputError(f"{csv_path}: none of its {len(records)} video(s) has the {needed} frames of a clip "
                          f"({settings.clip_frames} at a stride of {settings.stride})")
-    return kept, len(records) - len(kept)
+    num_short = len(records) - len(kept)
+    print(f"{role}: {len(kept)} videos of {csv_path}, {num_short} left out as shorter than a clip", flush=True)
+    return kept, num_short, list_digest(records)
 
 
-def read_videos(flags: argparse.Namespace) -> tuple[dict[str, list[VideoRecord]], dict[str, int], str]:
-    """(role -> videos long enough, numbers of these and of all left out, digest of the training list).
+def read_train_and_test(
+    train_csv: str, test_csv: str, settings: ClipSettings
+) -> tuple[list[VideoRecord], list[VideoRecord], dict[str, int], str]:
+    """Returns (training videos, test videos, their numbers for the result card, digest of the training list).
 
-    InputError where roles overlap.
+    InputError where a test video is a training video too.
     """
-    videos, counts, digests = {}, {}, {}
-    for role, path in (("train", flags.train_csv), ("test", flags.test_csv)):
-        records = read_records(path, labelled=False)
-        videos[role], num_short = videos_long_enough(path, records, clip_settings(flags))
-        digests[role] = list_digest(records)
-        num = len(videos[role])
-        counts |= {f"num_{role}_videos": num, f"num_{role}_videos_shorter_than_clip": num_short}
-        print(f"{role}: {num} videos of {path}, {num_short} left out as shorter than a clip", flush=True)
-    refuse_shared(videos["train"], videos["test"], flags.train_csv, flags.test_csv)
-    return videos, counts, digests["train"]
-
-
-def refuse_shared(
-    train: Sequence[VideoRecord], test: Sequence[VideoRecord], train_csv: str, test_csv: str
-) -> None:
-    """InputError where a test video is a training video too."""
+    train, num_short_train, digest = read_long_enough("train", train_csv, settings)
+    test, num_short_test, _ = read_long_enough("test", test_csv, settings)
     paths = {record.path for record in train}
     shared = [record.path for record in test if record.path in paths]
     if shared:
         raise InputError(f"{test_csv}: {len(shared)} video(s) are in {train_csv} too, such as {shared[0]}: "
                          "accuracy is measured on held-out videos")
+    counts = {"num_train_videos": len(train), "num_train_videos_shorter_than_clip": num_short_train,
+              "num_test_videos": len(test), "num_test_videos_shorter_than_clip": num_short_test}
+    return train, test, counts, digest
 
 
 def read_clips(record: VideoRecord, settings: ClipSettings) -> Tensor:
-    """uint8 [clips, T, S, S, 3]: the video's clips in natural order, centre crop, nothing drawn."""
+    """Returns uint8 [clips, T, S, S, 3]: the video's test clips in natural order, centre crop."""
     frames, clips, _, _ = settings.videos([record])[0]
     return TestViews(frames, clips, TestCrops(settings.img_dim, 1))[:]
 
@@ -103,10 +88,10 @@ def order_features(
     backbone: nn.Module, records: Sequence[VideoRecord], settings: ClipSettings, device: torch.device, *,
     batch: int, num_workers: int, label: str,
 ) -> dict[str, np.ndarray]:
-    """Level -> float32 [2P, C]: mean over time and space of each clip's map, natural and reversed in turn.
+    """Returns level -> float32 [2P, C]: mean over time and space of each clip's map, natural and reversed in turn.
 
-    In eval mode and full float32, `batch` clips in each forward. InputError for a video that cannot be read
-    and for features that are not finite.
+    In eval mode and full float32, `batch` clips per forward. InputError for an unreadable video and for non-finite
+    features.
     """
     backbone.to(device).eval()
     loader = build_loader(settings.videos(records), [[i] for i in range(len(records))], num_workers, device)
@@ -125,19 +110,14 @@ def order_features(
                     raise InputError(f"{video}: its features are not finite at level {level}: are the "
                                      "weights those of a run that diverged?")
                 parts[level].append(rows)
-    features = {level: np.concatenate(rows) for level, rows in parts.items()}
-    assert len(features[LEVELS[0]]) == 2 * settings.clips * len(records)
-    return features
+    return {level: np.concatenate(rows) for level, rows in parts.items()}
 
 
 class PairBatches:
-    """Batches of (epoch, pair): each pair once, in an order drawn from seed and epoch; the last is short."""
+    """Batches of (epoch, pair): each pair once, in an order drawn from seed and epoch; the last may be short."""
 
     def __init__(self, num_pairs: int, batch_pairs: int, seed: int) -> None:
-        self.num_pairs = num_pairs
-        self.batch_pairs = batch_pairs
-        self.seed = seed
-        self.epoch = 0
+        self.num_pairs, self.batch_pairs, self.seed, self.epoch = num_pairs, batch_pairs, seed, 0
 
     def __len__(self) -> int:
         return -(-self.num_pairs // self.batch_pairs)
@@ -149,46 +129,27 @@ class PairBatches:
             yield [(epoch, pair) for pair in order[start:start + self.batch_pairs]]
 
 
-class StoredRows:
-    """Feature rows of one batch after the other, from the features of all pairs, computed before."""
+def stored_rows(pairs: Tensor, batches: PairBatches) -> Iterator[Tensor]:
+    """Yields features [2 * pairs of the batch, C], natural and reversed in turn, of one batch after the other.
 
-    def __init__(self, features: np.ndarray, batches: PairBatches, device: torch.device) -> None:
-        """`features` float32 [2P, C]."""
-        self.pairs = torch.from_numpy(features).unflatten(0, (-1, 2)).to(device)
-        self.batches = batches
-
-    def __iter__(self) -> Iterator[Tensor]:
-        """Yields [2 * pairs of the batch, C], natural and reversed in turn."""
-        for batch in self.batches:
-            yield self.pairs[[pair for _, pair in batch]].flatten(0, 1)
-
-
-class AugmentedRows:
-    """Feature rows of clips drawn anew each epoch: a random clip of each video, cropped, flipped, recolored.
-
-    Both orders are made of the same augmented clip. One pair a video and epoch.
+    `pairs`: features [P, 2, C] computed before.
     """
+    for batch in batches:
+        yield pairs[[pair for _, pair in batch]].flatten(0, 1)
 
-    def __init__(
-        self, backbone: nn.Module, records: Sequence[VideoRecord], settings: ClipSettings, level: str,
-        batches: PairBatches, num_workers: int, batch: int, device: torch.device,
-    ) -> None:
-        videos = LabelledVideos(records, settings.clip_frames, settings.stride,
-                                FinetuneAugmentation(settings.img_dim), batches.seed)
-        self.loader: DataLoader = build_loader(videos, batches, num_workers, device)
-        self.backbone = backbone.to(device).eval()
-        self.level = level
-        self.batch = batch
-        self.device = device
 
-    def __iter__(self) -> Iterator[Tensor]:
-        """Yields [2 * pairs of the batch, C], natural and reversed in turn."""
-        for clips, _ in self.loader:
-            views = both_orders(clips, time_dim=1)
-            yield torch.cat([self.pool(part) for part in views.split(self.batch)])
+def augmented_rows(
+    backbone: nn.Module, loader: Iterable[tuple[Tensor, Tensor]], level: str, batch: int, device: torch.device
+) -> Iterator[Tensor]:
+    """Yields features as `stored_rows` does, of the augmented clips uint8 [B, T, S, S, 3] of `loader`.
 
-    def pool(self, views: Tensor) -> Tensor:
-        """[M, C] from uint8 views [M, T, S, S, 3]."""
+    Both orders are made of one augmented clip; `batch` clips per forward.
+    """
+    def pool(views: Tensor) -> Tensor:
+        clips = scale_clips(views.to(device, non_blocking=True))
+        return getattr(backbone(clips), level).mean(dim=(2, 3, 4))
+
+    for clips, _ in loader:
         with torch.no_grad(), torch.backends.cudnn.flags(**FULL_FLOAT32):
-            maps = self.backbone(scale_clips(views.to(self.device, non_blocking=True)))
-            return getattr(maps, self.level).mean(dim=(2, 3, 4))
+            rows = torch.cat([pool(views) for views in both_orders(clips, time_dim=1).split(batch)])
+        yield rows
