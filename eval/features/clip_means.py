@@ -81,6 +81,7 @@ def mean_over_views(
     network: nn.Module, forward: Callable[[Tensor], Rows], what: str, records: Sequence[VideoRecord],
     settings: ClipSettings, context: DistContext, *, batch: int, num_workers: int, skipped: dict[int, str] | None,
     label: str, dtype: type[np.floating] = np.float64,
+    reduce: Callable[[np.ndarray], np.ndarray] = partial(np.mean, axis=0),
 ) -> Rows:
     """Level -> `dtype` [N, C]: each video's mean over its views of what `forward` gives of them.
 
@@ -94,7 +95,8 @@ def mean_over_views(
 
     A video that cannot be read is an InputError with its path, in all processes; where `skipped` is given, its row is
     NaN and the dictionary, in every process, gets index -> reason; where none can be read, no level is returned. Rows
-    (`what` they are) that are not finite are an InputError too. What is in training mode stays so.
+    (`what` they are) that are not finite are an InputError too. What is in training mode stays so. `reduce`: a video's
+    views [views, C] -> its row, for a caller that wants something else than their mean.
     """
     in_training = [module for module in network.modules() if module.training]
     network.to(context.device).eval()
@@ -125,7 +127,7 @@ def mean_over_views(
         per_view = ((owners, forward(fill_up(views, batch).to(context.device, non_blocking=True)))
                     for owners, views in batch_views(readable(), batch))
         for index, rows in group_by_video(per_view):
-            means = {level: values.mean(axis=0) for level, values in rows.items()}
+            means = {level: reduce(values) for level, values in rows.items()}
             table.fill(index, means)
             not_finite = not_finite or find_not_finite(means, f"{records[index].path}: its {what}")
     for module in in_training:

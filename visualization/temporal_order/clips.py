@@ -13,14 +13,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from dataset.records import VideoRecord, read_records
 from dataset.transforms import TestCrops, scale_clips
-from dataset.videos import TestViews, build_loader
-from eval.features.clip_means import FULL_FLOAT32, batch_views, fill_up
+from dataset.videos import TestViews
+from eval.features.clip_means import FULL_FLOAT32, mean_over_views
 from eval.features.extract import ClipSettings, pool_levels
-from models.levels import LEVELS
+from utils.distributed import DistContext
 from utils.errors import InputError
 
 
@@ -90,27 +89,16 @@ def order_features(
 ) -> dict[str, np.ndarray]:
     """Returns level -> float32 [2P, C]: mean over time and space of each clip's map, natural and reversed in turn.
 
-    In eval mode and full float32, `batch` clips per forward. InputError for an unreadable video and for non-finite
-    features.
+    `batch` rows per forward. InputError for an unreadable video and for non-finite features; see `mean_over_views`.
     """
-    backbone.to(device).eval()
-    loader = build_loader(settings.videos(records), [[i] for i in range(len(records))], num_workers, device)
-    crops = TestCrops(settings.img_dim, 1)
-    both = ((int(index), both_orders(TestViews(frames[0], clips[0], crops)[:], time_dim=1))
-            for frames, clips, _, index in tqdm(loader, desc=label, unit="video", leave=False, disable=None))
-    parts: dict[str, list[np.ndarray]] = {level: [] for level in LEVELS}
-    with torch.inference_mode(), torch.backends.cudnn.flags(**FULL_FLOAT32):
-        for owners, views in batch_views(both, batch):
-            pooled = pool_levels(backbone, fill_up(views, batch).to(device, non_blocking=True))
-            for level in LEVELS:
-                rows = pooled[level][:len(owners)].astype(np.float32)
-                wrong = np.flatnonzero(~np.isfinite(rows).all(axis=1))
-                if len(wrong):
-                    video = records[owners[wrong[0]][0]].path
-                    raise InputError(f"{video}: its features are not finite at level {level}: are the "
-                                     "weights those of a run that diverged?")
-                parts[level].append(rows)
-    return {level: np.concatenate(rows) for level, rows in parts.items()}
+    def pool_pairs(views: Tensor) -> dict[str, np.ndarray]:
+        pooled = pool_levels(backbone, both_orders(views, time_dim=1))
+        return {level: rows.reshape(len(views), -1) for level, rows in pooled.items()}
+
+    pairs = mean_over_views(backbone, pool_pairs, "features", records, settings, DistContext(0, 1, device),
+                            batch=max(1, batch // 2), num_workers=num_workers, skipped=None, label=label, dtype=np.float32,
+                            reduce=np.ravel)
+    return {level: rows.reshape(-1, backbone.channels[level]) for level, rows in pairs.items()}
 
 
 class PairBatches:
