@@ -8,13 +8,12 @@ import argparse
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import matplotlib
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.figure import Figure
 
-matplotlib.use("Agg")  # files, no window
-import numpy as np  # noqa: E402
-from matplotlib import pyplot as plt  # noqa: E402
-
-from utils.errors import InputError  # noqa: E402
+from utils.errors import InputError
+from utils.figures import save_figure
 
 CLASS_FILE = "classes.txt"
 NUMBERED_CLASSES = 20  # up to so many, the cells of the picture show their number
@@ -58,8 +57,9 @@ def draw_confusion(path: Path, matrix: np.ndarray, names: Sequence[str], title: 
     totals = matrix.sum(axis=1, keepdims=True)
     shares = np.ma.masked_where(np.broadcast_to(totals == 0, matrix.shape), 100 * matrix / np.maximum(totals, 1))
     side = max(4.0, 0.18 * len(names)) + 2.5
-    figure, axes = plt.subplots(figsize=(side, side), layout="constrained")
-    colors = plt.get_cmap("Blues").with_extremes(bad="0.85")
+    figure = Figure(figsize=(side, side), layout="constrained")
+    axes = figure.subplots()
+    colors = colormaps["Blues"].with_extremes(bad="0.85")
     image = axes.imshow(shares, cmap=colors, vmin=0, vmax=100, interpolation="nearest")
     ticks = np.arange(len(names))
     axes.set_xticks(ticks, names, rotation=90, fontsize=8)
@@ -72,9 +72,4 @@ def draw_confusion(path: Path, matrix: np.ndarray, names: Sequence[str], title: 
             axes.text(column, row, f"{shares[row, column]:.0f}", ha="center", va="center", fontsize=7,
                       color="white" if shares[row, column] > 60 else "black")
     figure.colorbar(image, ax=axes, shrink=0.6, label="% of the class's videos")
-    try:
-        figure.savefig(path, dpi=110)
-    except OSError as error:
-        raise InputError(f"{path}: cannot write the picture: {error.strerror}") from error
-    finally:
-        plt.close(figure)
+    save_figure(figure, path)

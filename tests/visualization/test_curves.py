@@ -33,7 +33,7 @@ def test_the_picture_is_put_where_it_is_asked_for_in_a_kind_that_there_is(tmp_pa
     assert main([str(tmp_path / "run"), "--out", str(out)]) == 0 and "<svg" in out.read_text()
     capsys.readouterr()
     for wrong, named in ((tmp_path / "a.abc", "must end in one of .png"), (tmp_path / "a", "must end in"),
-                         (tmp_path / "file" / "a.png", "cannot write the picture")):
+                         (tmp_path / "file" / "a.png", "cannot write the figure")):
         assert main([str(tmp_path / "run"), "--out", str(wrong)]) == 2
         error = capsys.readouterr().err
         assert f"--out {wrong}: " in error and named in error and error.count("\n") == 1

@@ -62,17 +62,17 @@ def csv_file(tmp_path, write_coded_video):
 
 def test_picture_and_names(csv_file, tmp_path, monkeypatch):
     seen = []
-    draw = embedding.draw_points
-    monkeypatch.setattr(embedding, "draw_points", lambda *given: (seen.append(given), draw(*given)))
+    draw = embedding.draw_embedding
+    monkeypatch.setattr(embedding, "draw_embedding", lambda *given: seen.append(given) or draw(*given))
     flags = [*SMALL, "--csv_file", str(csv_file), "--feature_dir", str(tmp_path / "features")]
     pictures = []
     for out in ("new/one.png", "two.png"):
         assert main([*flags, "--out", str(tmp_path / out)]) == 0
         pictures.append((tmp_path / out).read_bytes())
         (tmp_path / "classes.txt").write_text("run\njump\nfall\n")
-    _, points, labels, names, _ = seen[0]
+    points, labels, names, _ = seen[0]
     assert list(points) == ["low", "mid", "high", "concat"] and labels.tolist() == [0, 2] * 3
-    assert [call[3] for call in seen] == [{0: "0", 2: "2"}, {0: "run", 2: "fall"}]
+    assert [call[2] for call in seen] == [{0: "0", 2: "2"}, {0: "run", 2: "fall"}]
     assert pictures[0] != pictures[1], "the legend has other names"
     assert main([*flags, "--out", str(tmp_path / "three.png")]) == 0
     assert (tmp_path / "three.png").read_bytes() == pictures[1]

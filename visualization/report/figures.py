@@ -5,7 +5,7 @@ Shapes: T frames of a clip; P videos side by side in a film.
 from __future__ import annotations
 
 import base64
-import tempfile
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -17,8 +17,8 @@ from dataset.frames import read_frames
 from dataset.records import VideoRecord
 from eval.features.extract import ClipSettings
 from utils.errors import InputError
-from visualization.cam import write_video
-from visualization.embedding import LEAST_VIDEOS, draw_points, project_levels
+from visualization.cam import encode_video
+from visualization.embedding import LEAST_VIDEOS, draw_embedding, project_levels
 from visualization.report.measure import Measured
 
 TILE_SIZE = (160, 120)  # width, height of a video, px
@@ -78,10 +78,7 @@ def film_of(records: Sequence[VideoRecord], settings: ClipSettings) -> Film:
     gap = np.full((*clips[0].shape[:2], GAP_PX, 3), GAP_COLOR, np.uint8)
     parts = [part for clip in clips for part in (gap, clip)][1:]
     pictures = np.concatenate(parts, axis=2)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "film.mp4"
-        write_video(path, pictures, FILM_FPS)
-        film = path.read_bytes()
+    film = encode_video(pictures, FILM_FPS)
     still = encode_jpeg(np.ascontiguousarray(pictures[len(pictures) // 2, ..., ::-1]))
     return Film(data_uri(film, "video/mp4"), data_uri(still, "image/jpeg"), len(records))
 
@@ -122,8 +119,6 @@ def embedding_uri(features: dict[str, np.ndarray], labels: np.ndarray, names: Se
         raise InputError(f"{len(labels)} labelled video(s); {LEAST_VIDEOS} are needed for a picture")
     perplexity = min(PERPLEXITY, (len(labels) - 1) / 3)
     points = project_levels(features, list(features), perplexity, seed)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "embedding.png"
-        draw_points(path, points, labels, {label: names[label] for label in np.unique(labels).tolist()},
-                    title)
-        return data_uri(path.read_bytes(), "image/png"), perplexity
+    named, png = {label: names[label] for label in np.unique(labels).tolist()}, io.BytesIO()
+    draw_embedding(points, labels, named, title).savefig(png)
+    return data_uri(png.getvalue(), "image/png"), perplexity
