@@ -1,10 +1,10 @@
-"""One pretraining sample on one core: the plain pipeline (Pillow and torchvision, frame by frame) against ours.
+"""One pretraining sample on one core: a plain pipeline (Pillow and torchvision, frame by frame) against ours.
 
     python -m benchmarks.input [--quick]
 
 A sample is 32 frames of 340x256 (JPEG, quality 90), decoded, resized to 200x150, and made into three views of 16
-frames at 112 px with crop, flip, channel splitting, color jitter and normalization. Every pipeline gets the same
-draws, so that the pixels can be compared as well as the times.
+frames at 112 px with crop, flip, channel splitting, color jitter and normalization. All pipelines make the same random
+draws, so that pixels can be compared as well as times.
 """
 from __future__ import annotations
 
@@ -18,23 +18,22 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as plain
 
-from benchmarks.measure import milliseconds, quick_flag, ratio, table, time_in_turns
+from benchmarks.measure import format_table, milliseconds, quick_flag, ratio, time_in_turns
 from dataset.frames import decode_image, read_folder, read_frames
-from dataset.color import apply_color_on_device
 from dataset.records import VideoRecord
 from dataset.sampling import pretraining_indices, split_views
 from dataset.transforms import (FLIP_PROBABILITY, IMAGENET_MEAN, IMAGENET_STD, PRETRAIN_FRAME_SIZE, PRETRAIN_JITTER,
-                                PRETRAIN_MIN_AREA, ColorDraws, PretrainAugmentation, draw_channels, draw_crop,
-                                draw_jitter, scale_clips, stack_draws)
-from dataset.videos import PretrainVideos
+                                PRETRAIN_MIN_AREA, draw_channels, draw_crop, draw_jitter)
+from dataset.videos import PretrainBatch, PretrainVideos, collate_pretraining, prepare_views
 
 CLIPS, CLIP_FRAMES, MAX_STRIDE, IMG_DIM = 2, 16, 3.0, 112
 NUM_FRAMES = 80
 ADJUST = (plain.adjust_brightness, plain.adjust_contrast, plain.adjust_saturation, plain.adjust_hue)
+CPU = torch.device("cpu")
 
 
 def texture(height: int, width: int, seed: int) -> np.ndarray:
-    """Returns random levels [height, width, 3] with a falling spectrum and the gray of photos: as hard to decode."""
+    """Returns random levels [height, width, 3] with the spectrum and saturation of photos: as hard to decode."""
     rng = np.random.default_rng(seed)
     frequency = np.hypot(np.fft.fftfreq(height)[:, None] * height, np.fft.rfftfreq(width)[None] * width)
     frequency[0, 0] = np.inf  # no mean
@@ -45,7 +44,7 @@ def texture(height: int, width: int, seed: int) -> np.ndarray:
 
 
 def write_video(folder: Path, size: tuple[int, int], seed: int, num_frames: int = NUM_FRAMES) -> str:
-    """Writes a video of a texture that drifts before another one, in frames of `size`; returns its folder."""
+    """Writes a frame folder with a texture that drifts behind another one, in frames of `size`; returns its path."""
     scene, veil = texture(256 + 64, 340 + 64, seed), texture(256, 340, seed + 1)
     folder.mkdir()
     for index in range(num_frames):
@@ -56,9 +55,9 @@ def write_video(folder: Path, size: tuple[int, int], seed: int, num_frames: int 
     return str(folder)
 
 
-def plain_sample(path: str, seed: int) -> torch.Tensor:
-    """Returns the sample [V + 1, 3, T, S, S] of the plain pipeline."""
-    rng = np.random.default_rng(seed)
+def plain_sample(path: str, number: int) -> torch.Tensor:
+    """Returns the views [V + 1, 3, T, S, S] of the plain pipeline, with the draws of `our_sample(..., number)`."""
+    rng = np.random.default_rng(np.random.SeedSequence(0, spawn_key=(number, 0)))
     indices = pretraining_indices(NUM_FRAMES, CLIPS, CLIP_FRAMES, MAX_STRIDE, rng)
     frames = [Image.open(f"{path}/image_{index + 1:05d}.jpg").convert("RGB")
               .resize(PRETRAIN_FRAME_SIZE, Image.Resampling.BICUBIC) for index in indices]
@@ -67,61 +66,50 @@ def plain_sample(path: str, seed: int) -> torch.Tensor:
         width, height = PRETRAIN_FRAME_SIZE
         box = draw_crop(height, width, PRETRAIN_MIN_AREA, rng)
         flip = rng.random() < FLIP_PROBABILITY
-        draws = ColorDraws(draw_channels(CLIP_FRAMES, rng), *draw_jitter(CLIP_FRAMES, PRETRAIN_JITTER, rng))
+        channels, (factors, orders) = draw_channels(CLIP_FRAMES, rng), draw_jitter(CLIP_FRAMES, PRETRAIN_JITTER, rng)
         images = []
-        for number, channel, factors, order in zip(view, *(draw.tolist() for draw in draws)):
-            image = plain.resized_crop(frames[number], box.top, box.left, box.height, box.width, [IMG_DIM, IMG_DIM],
+        for index, channel, factor, order in zip(view, channels.tolist(), factors.tolist(), orders.tolist()):
+            image = plain.resized_crop(frames[index], box.top, box.left, box.height, box.width, [IMG_DIM, IMG_DIM],
                                        InterpolationMode.BILINEAR)
-            if flip:
-                image = plain.hflip(image)
+            image = plain.hflip(image) if flip else image
             if channel >= 0:
                 image = Image.merge("RGB", [image.getchannel(channel)] * 3)
             for kind in order:
-                image = ADJUST[kind](image, factors[kind])
+                image = ADJUST[kind](image, factor[kind])
             images.append(plain.normalize(plain.to_tensor(image), IMAGENET_MEAN, IMAGENET_STD))
         views.append(torch.stack(images, dim=1))
     return torch.stack(views)
 
 
-class OurSamples:
-    """Our pipeline by its parts."""
-
-    def __init__(self, path: str, half: bool = False) -> None:
-        """`half`: with `--decode half`."""
-        self.videos = PretrainVideos([VideoRecord(path, NUM_FRAMES)], CLIPS, CLIP_FRAMES, MAX_STRIDE, IMG_DIM, 0,
-                                     half=half)
-        self.augment = PretrainAugmentation(IMG_DIM)
-
-    def with_color(self, seed: int) -> torch.Tensor:
-        """Returns uint8 [V + 1, T, S, S, 3]: what a loader hands over with `--augment_on cpu`."""
-        rng = np.random.default_rng(seed)
-        return torch.from_numpy(np.stack([self.augment(view, rng) for view in self.videos.read_views(0, rng)]))
-
-    def before_color(self, seed: int) -> tuple[torch.Tensor, ColorDraws]:
-        """Returns uint8 [V + 1, T, S, S, 3] and draws: what a loader hands over with `--augment_on device`."""
-        rng = np.random.default_rng(seed)
-        clips, draws = zip(*(self.augment.before_color(view, rng) for view in self.videos.read_views(0, rng)))
-        return torch.from_numpy(np.stack(clips)), ColorDraws(*map(torch.from_numpy, stack_draws(draws)))
+def our_videos(path: str, augment_on: str = "cpu", decode: str = "full") -> PretrainVideos:
+    """Returns the data set of one video, with these values of `--augment_on` and `--decode`."""
+    return PretrainVideos([VideoRecord(path, NUM_FRAMES)], CLIPS, CLIP_FRAMES, MAX_STRIDE, IMG_DIM, 0,
+                          augment_on == "device", decode == "half")
 
 
-def grey_levels(views: torch.Tensor) -> torch.Tensor:
+def our_sample(videos: PretrainVideos, number: int) -> torch.Tensor:
+    """Returns the views [V + 1, 3, T, S, S] of our pipeline, all of it on the CPU."""
+    return prepare_views(collate_pretraining([videos[number, 0]]), CPU)[0]
+
+
+def gray_levels(views: torch.Tensor) -> torch.Tensor:
     """Returns normalized views [V + 1, 3, T, S, S] as levels 0 to 255."""
     mean, std = (torch.tensor(values).view(3, 1, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
     return (views * std + mean) * 255
 
 
-def color_on_device_ms(sample: tuple[torch.Tensor, ColorDraws], device: torch.device, turns: int) -> str:
-    """Returns the milliseconds a sample of the color changes and normalization on `device`, in its usual batch."""
-    batch = 64 if device.type == "cuda" else 1
-    clips = sample[0].expand(batch, -1, -1, -1, -1, -1).contiguous().to(device)
-    draws = ColorDraws(*(draw.expand(batch, *draw.shape).contiguous() for draw in sample[1]))
+def device_ms(sample: PretrainBatch, device: torch.device, turns: int) -> str:
+    """Returns the milliseconds per sample of color changes and normalization on `device`, in its usual batch size."""
+    batch = collate_pretraining([sample] * (64 if device.type == "cuda" else 1))
+    batch = batch._replace(clips=batch.clips.to(device))
 
-    def job() -> None:
-        scale_clips(apply_color_on_device(clips, draws))
+    def color_and_scale() -> None:
+        prepare_views(batch, device)
         if device.type == "cuda":
             torch.cuda.synchronize()
 
-    return milliseconds([second / batch for second in time_in_turns({"color": job}, turns)["color"]])
+    seconds = time_in_turns({"color": color_and_scale}, turns)["color"]
+    return milliseconds([second / len(batch.clips) for second in seconds])
 
 
 def main() -> None:
@@ -132,55 +120,44 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         full = write_video(Path(folder) / "full", (340, 256), 0)
         small = write_video(Path(folder) / "small", PRETRAIN_FRAME_SIZE, 0)
-        ours, ours_half, ours_small = OurSamples(full), OurSamples(full, half=True), OurSamples(small)
         kib, kib_small = (sum(file.stat().st_size for file in Path(path).iterdir()) / NUM_FRAMES / 1024
                           for path in (full, small))
-        seed = iter(range(10**9))
+        kinds = {"": (full, "full"), ", `--decode half`": (full, "half"), ", frames stored at 200x150": (small, "full")}
+        ours = {kind: (our_videos(path, "cpu", decode), our_videos(path, "device", decode))
+                for kind, (path, decode) in kinds.items()}
         numbers = np.arange(CLIPS * CLIP_FRAMES)
         files = [data for _, data in read_folder(full, numbers.tolist(), NUM_FRAMES)]
-        seconds = time_in_turns({
-            "plain": lambda: plain_sample(full, next(seed)),
-            "cpu": lambda: scale_clips(ours.with_color(next(seed))),
-            "device": lambda: ours.before_color(next(seed)),
-            "half cpu": lambda: scale_clips(ours_half.with_color(next(seed))),
-            "half device": lambda: ours_half.before_color(next(seed)),
-            "small cpu": lambda: scale_clips(ours_small.with_color(next(seed))),
-            "small device": lambda: ours_small.before_color(next(seed)),
-            "decode": lambda: read_frames(full, numbers, NUM_FRAMES, PRETRAIN_FRAME_SIZE),
-            "decode half": lambda: read_frames(full, numbers, NUM_FRAMES, PRETRAIN_FRAME_SIZE, half=True),
-            "decode small": lambda: read_frames(small, numbers, NUM_FRAMES, PRETRAIN_FRAME_SIZE),
-            "jpeg": lambda: [decode_image(data, "") for data in files],
-            "jpeg half": lambda: [decode_image(data, "", half=True) for data in files],
-        }, turns)
-        off_cpu, off_half, off_device = [], [], []
-        for number in range(3 if quick else 10):
-            wanted = grey_levels(plain_sample(full, number))
-            on_device = scale_clips(apply_color_on_device(*ours.before_color(number)))
-            off_cpu.append((grey_levels(scale_clips(ours.with_color(number))) - wanted).abs().mean().item())
-            off_half.append((grey_levels(scale_clips(ours_half.with_color(number))) - wanted).abs().mean().item())
-            off_device.append((grey_levels(on_device) - wanted).abs().mean().item())
-        devices = [torch.device("cpu")] + [torch.device("cuda")] * torch.cuda.is_available()
-        shares = {device.type: color_on_device_ms(ours.before_color(0), device, turns) for device in devices}
+        samples = iter(range(10**9))
+        jobs = {"plain pipeline": lambda: plain_sample(full, next(samples))}
+        for kind, (on_cpu, on_device) in ours.items():
+            jobs[f"ours, all on the CPU{kind}"] = lambda videos=on_cpu: our_sample(videos, next(samples))
+            jobs[f"ours, CPU time of a worker with `--augment_on device`{kind}"] = (
+                lambda videos=on_device: videos[next(samples), 0])
+        for kind, (path, decode) in kinds.items():
+            jobs[f"of ours: reading 32 frames, resized to 200x150{kind}"] = lambda path=path, decode=decode: read_frames(
+                path, numbers, NUM_FRAMES, PRETRAIN_FRAME_SIZE, half=decode == "half")
+        for kind, half in (("", False), (", `--decode half`", True)):
+            jobs[f"lower bound: libjpeg-turbo alone, 32 frames in memory{kind}"] = lambda half=half: [
+                decode_image(data, "", half=half) for data in files]
+        seconds = time_in_turns(jobs, turns)
 
-    rows = [[name, milliseconds(seconds[key]), f"{1 / np.median(seconds[key]):.1f}",
-             f"{ratio(seconds['plain'], seconds[key]):.1f}x"]
-            for name, key in [("plain pipeline", "plain"), ("ours, all on the CPU", "cpu"),
-                              ("ours, a loader's share with `--augment_on device`", "device"),
-                              ("ours, all on the CPU, `--decode half`", "half cpu"),
-                              ("ours, a loader's share with both", "half device"),
-                              ("ours, all on the CPU, frames stored at 200x150", "small cpu"),
-                              ("ours, a loader's share, frames stored at 200x150", "small device"),
-                              ("of ours: reading 32 frames, resized to 200x150", "decode"),
-                              ("of ours: reading 32 frames at 170x128, with `--decode half`", "decode half"),
-                              ("of ours: reading 32 frames stored at 200x150", "decode small"),
-                              ("the floor: libjpeg-turbo alone, 32 frames in memory", "jpeg"),
-                              ("the floor with `--decode half`", "jpeg half")]]
-    print(table(["one core", "ms a sample", "samples/s", "against plain"], rows))
+        compared = {"color on the CPU": ours[""][0], "color on the device": ours[""][1],
+                    "color on the CPU and `--decode half`": ours[", `--decode half`"][0]}
+        differences: dict[str, list[float]] = {name: [] for name in compared}
+        for number in range(3 if quick else 10):
+            expected = gray_levels(plain_sample(full, number))
+            for name, videos in compared.items():
+                differences[name].append((gray_levels(our_sample(videos, number)) - expected).abs().mean().item())
+        devices = [CPU] + [torch.device("cuda")] * torch.cuda.is_available()
+        on_devices = [f"{device_ms(ours[''][1][0, 0], device, turns)} ms a sample on {device.type}" for device in devices]
+
+    print(format_table(["one core", "ms a sample", "samples/s", "against plain"], [
+        [name, milliseconds(times), f"{1 / np.median(times):.1f}", f"{ratio(seconds['plain pipeline'], times):.1f}x"]
+        for name, times in seconds.items()]))
     print(f"\nFrames of {kib:.0f} KiB, {kib_small:.0f} KiB at 200x150; medians of {turns} turns. Mean absolute difference "
-          f"to the plain pipeline's views: {np.mean(off_cpu):.2f} grey levels with color on the CPU, "
-          f"{np.mean(off_device):.2f} with color on the device, {np.mean(off_half):.2f} with color on the CPU and `--decode "
-          "half`. Color and normalization on the device take "
-          + ", ".join(f"{ms} ms a sample on {name}" for name, ms in shares.items()) + ".")
+          "to the views of the plain pipeline: "
+          + ", ".join(f"{np.mean(values):.2f} gray levels with {name}" for name, values in differences.items())
+          + f". Color and normalization on the device take {', '.join(on_devices)}.")
 
 
 if __name__ == "__main__":

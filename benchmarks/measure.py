@@ -1,6 +1,6 @@
 """Timing and memory side by side, and what the figures were measured on.
 
-Jobs are run in turns, so that a machine's ups and downs meet all of them alike; ratios are taken turn by turn.
+Jobs are run in turns, so that changes of the machine's speed affect all of them alike; ratios are taken per turn.
 """
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import argparse
 import os
 import platform
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,7 +21,7 @@ from torch.utils._pytree import tree_leaves
 
 
 def quick_flag(description: str) -> bool:
-    """Returns whether `--quick` was given: fewer repeats, smaller sizes, for a look at whether all works."""
+    """Returns whether `--quick` was given: a short run that only checks that everything works."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--quick", action="store_true", help="fewer repeats and smaller sizes")
     return parser.parse_args().quick
@@ -27,9 +29,9 @@ def quick_flag(description: str) -> bool:
 
 def time_in_turns(jobs: dict[str, Callable[[], object]], turns: int,
                   clock: Callable[[], float] = time.process_time) -> dict[str, list[float]]:
-    """Returns the seconds of each job in each turn; one more turn before them warms up and is not counted.
+    """Returns the seconds of each job in each turn, after a warm-up turn that is not counted.
 
-    By default these are seconds of this process's CPU time: those of the clock on a free core, for work in one thread.
+    The default clock is this process's CPU time: wall time on a free core, for work in one thread.
     """
     seconds: dict[str, list[float]] = {name: [] for name in jobs}
     for turn in range(turns + 1):
@@ -42,7 +44,7 @@ def time_in_turns(jobs: dict[str, Callable[[], object]], turns: int,
 
 
 def device_clock() -> float:
-    """Returns seconds of the wall clock, when all that was given to the GPU, if there is one, is done."""
+    """Returns seconds of the wall clock, after all work given to the GPU, if there is one, is done."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter()
@@ -54,32 +56,26 @@ def ratio(slow: Sequence[float], fast: Sequence[float]) -> float:
 
 
 def milliseconds(seconds: Sequence[float]) -> str:
-    """Returns the median of some seconds as milliseconds with three figures."""
+    """Returns the median of some seconds in milliseconds, with three figures."""
     value = 1000 * statistics.median(seconds)
     return f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f}"
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Returns a Markdown table, the first column to the left and the others to the right."""
+def format_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Returns a Markdown table, its first column left-aligned and the others right-aligned."""
     lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
     return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
 
 
-def machine() -> str:
-    """Returns one line on the processor, its cores, the GPU if any, the threads used here, and versions."""
-    parts = [f"{processor()}, {os.cpu_count()} cores"]
-    if torch.cuda.is_available():
-        parts.append(torch.cuda.get_device_name())
-    parts += [f"torch {torch.__version__}", f"{torch.get_num_threads()} thread(s) a process"]
-    return ", ".join(parts)
-
-
-def processor() -> str:
-    """Returns the processor's name."""
+def describe_machine() -> str:
+    """Returns one line with the processor, its cores, the GPU if any, the threads used here, and versions."""
     info = Path("/proc/cpuinfo")
     names = [line.partition(":")[2].strip() for line in info.read_text().splitlines()
              if line.startswith("model name")] if info.exists() else []
-    return names[0] if names else platform.processor() or platform.machine()
+    parts = [f"{names[0] if names else platform.processor() or platform.machine()}, {os.cpu_count()} cores"]
+    if torch.cuda.is_available():
+        parts.append(torch.cuda.get_device_name())
+    return ", ".join([*parts, f"torch {torch.__version__}", f"{torch.get_num_threads()} thread(s) per process"])
 
 
 def memory_mib(field: str, file: str = "/proc/self/status") -> float:
@@ -91,18 +87,25 @@ def memory_mib(field: str, file: str = "/proc/self/status") -> float:
 
 
 def raised_mib(job: Callable[[], object]) -> float:
-    """Returns by how many MiB a job raises this process's memory at most.
+    """Returns by how many MiB a job raises this process's peak memory; only meaningful in a new process.
 
-    To be called in a new process: what others freed before may still be the process's, and is used again unseen.
+    Memory that earlier jobs freed may still belong to the process, and would be used again unnoticed.
     """
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = memory_mib("VmRSS")
     job()
     return memory_mib("VmHWM") - before
 
 
+def peak_mib(setup: str, job: str) -> float:
+    """Returns by how many MiB the expression `job` raises the memory of a new process with one thread, after `setup`."""
+    code = f"import torch; torch.set_num_threads(1); {setup}\nfrom benchmarks.measure import raised_mib\n" \
+           f"print(raised_mib(lambda: {job}))"
+    return float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
+
+
 class HeldMemory(TorchDispatchMode):
-    """Knows the storage of every tensor that was computed inside it, and which of them are still there."""
+    """Records the storage of every tensor computed inside it, and which of them still exist."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -116,5 +119,5 @@ class HeldMemory(TorchDispatchMode):
         return result
 
     def held_bytes(self) -> int:
-        """Returns the bytes of those that are still there."""
+        """Returns the bytes of those that still exist."""
         return sum(size for storage, size in self.seen.items() if not storage.expired())

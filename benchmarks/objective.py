@@ -1,23 +1,22 @@
-"""The objective, forward and backward, against the loop over anchors that the tests hold as the oracle.
+"""The objective, forward and backward, against the loop over anchors with which the tests compare it.
 
     python -m benchmarks.objective [--quick]
 
 64 local of 512 gathered videos, two clips, K = 1000 prototypes, 1024 queue rows, all losses with the graph. The gather
-is a concatenation in memory: what passes between processes is measured by `benchmarks.growth`. Peak memory is that of
-a process of its own for each version.
+is a concatenation in memory: communication between processes is measured by `benchmarks.growth`. Peak memory is that of
+one process per version.
 """
 from __future__ import annotations
 
 import statistics
-import subprocess
-import sys
 
 import torch
 from torch import Tensor
 
-from benchmarks.measure import milliseconds, quick_flag, ratio, table, time_in_turns
+from benchmarks.measure import format_table, milliseconds, peak_mib, quick_flag, ratio, time_in_turns
+from benchmarks.step import BenchmarkStep
 from models.levels import LEVELS, LevelFeatures
-from models.multilevel import ModelOutput, MultiLevelModel
+from models.multilevel import ModelOutput
 from models.objective import Objective
 from tests import loop_objective
 
@@ -26,8 +25,8 @@ FIRST_ROW = 3 * VIDEOS
 THRESHOLD = 0.05
 
 
-def random_output(videos: int, prototypes: int = PROTOTYPES, device: str = "cpu") -> ModelOutput:
-    """Returns leaves of the shapes that a model gives for `videos`."""
+def random_output(videos: int, prototypes: int, device: str = "cpu") -> ModelOutput:
+    """Returns leaf tensors of the shapes that a model returns for `videos`."""
     def leaf(*shape: int) -> Tensor:
         return torch.randn(*shape, device=device).requires_grad_()
 
@@ -40,81 +39,70 @@ def random_output(videos: int, prototypes: int = PROTOTYPES, device: str = "cpu"
                        levels(videos, CLIPS, WIDTH))
 
 
-def ours(local: ModelOutput, every: dict[str, Tensor], objective: Objective) -> Tensor:
-    """Returns the total, after backward; the queue is full and comes with each call's scores anew."""
-    embeddings = torch.stack([x for name, x in every.items() if name != "scores"], dim=1)
-
-    def gather(rows: Tensor) -> Tensor:
-        others = embeddings if rows.ndim == 4 else every["scores"]
-        return torch.cat([others[:FIRST_ROW], rows, others[FIRST_ROW + VIDEOS:]])
-
-    total = objective(local, 99, gather, FIRST_ROW // VIDEOS).total
-    total.backward()
-    return total.detach()
+def rows_by_name(output: ModelOutput) -> dict[str, Tensor]:
+    """Returns what is gathered, by name."""
+    return {**{f"instance_{level}": x for level, x in zip(LEVELS, output.instance)},
+            **{f"graph_{level}": x for level, x in zip(LEVELS, output.graph)}, "scores": output.scores}
 
 
-def loops(local: ModelOutput, every: dict[str, Tensor], queue: Tensor) -> Tensor:
-    """Returns the total, after backward."""
-    rows = {f"instance_{level}": x for level, x in zip(LEVELS, local.instance)}
-    rows |= {f"graph_{level}": x for level, x in zip(LEVELS, local.graph)} | {"scores": local.scores}
-    gathered = {name: torch.cat([x[:FIRST_ROW], rows[name], x[FIRST_ROW + VIDEOS:]]) for name, x in every.items()}
-    total = loop_objective.objective(local, gathered, queue, FIRST_ROW, THRESHOLD)
-    total.backward()
-    return total.detach()
-
-
-def jobs() -> dict:
-    """Returns both versions on the same numbers."""
+def make_versions() -> dict:
+    """Returns name -> function that computes the total, and its gradients, of the same values: "ours" and "loops"."""
     torch.manual_seed(0)
-    local, remote = random_output(VIDEOS), random_output(ALL_VIDEOS)
-    every = {f"instance_{level}": x.detach() for level, x in zip(LEVELS, remote.instance)}
-    every |= {f"graph_{level}": x.detach() for level, x in zip(LEVELS, remote.graph)}
-    every["scores"] = remote.scores.detach()
+    local, remote = random_output(VIDEOS, PROTOTYPES), random_output(ALL_VIDEOS, PROTOTYPES)
+    every = {name: x.detach() for name, x in rows_by_name(remote).items()}
+    embeddings = torch.stack([x for name, x in every.items() if name != "scores"], dim=1)
     older = torch.rand(QUEUE_ROWS - ALL_VIDEOS, CLIPS, PROTOTYPES) * 2 - 1
     objective = Objective(QUEUE_ROWS, 0, 0, THRESHOLD)
 
-    def run_ours() -> Tensor:
-        objective.queue.rows = older
-        return ours(local, every, objective)
+    def insert(rows: Tensor, others: Tensor) -> Tensor:
+        return torch.cat([others[:FIRST_ROW], rows, others[FIRST_ROW + VIDEOS:]])
 
-    return {"ours": run_ours, "loops": lambda: loops(local, every, older)}
+    def ours() -> Tensor:
+        objective.queue.rows = older  # the queue is full
+        total = objective(local, 99, lambda rows: insert(rows, embeddings if rows.ndim == 4 else every["scores"]),
+                          FIRST_ROW // VIDEOS).total
+        total.backward()
+        return total.detach()
+
+    def loops() -> Tensor:
+        own = rows_by_name(local)
+        total = loop_objective.objective(local, {name: insert(own[name], x) for name, x in every.items()}, older,
+                                         FIRST_ROW, THRESHOLD)
+        total.backward()
+        return total.detach()
+
+    return {"ours": ours, "loops": loops}
 
 
-def peak_mib(version: str) -> float:
-    """Returns the MiB that a version takes at most beyond its inputs, in a process of its own."""
-    code = ("import torch; from benchmarks.measure import raised_mib; from benchmarks.objective import jobs; "
-            f"torch.set_num_threads(1); job = jobs()[{version!r}]; torch.mm(torch.ones(64, 64), torch.ones(64, 64)); "
-            "print(raised_mib(job))")
-    return float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
-
-
-def step_s(videos: int) -> float:
+def network_pass_s(videos: int) -> float:
     """Returns the seconds of a forward and backward pass of r3d18 on `videos` of 16 frames at 112 px, in float32."""
-    model = MultiLevelModel("r3d18").train()
-    views = torch.randn(videos, CLIPS + 1, 3, 16, 112, 112)
+    step = BenchmarkStep("r3d18", videos)
 
-    def job() -> None:
-        output = model(views)
+    def forward_and_backward() -> None:
+        output = step.forward("float32")
         sum(x.sum() for x in (*output.instance, *output.timestamp, *output.graph, output.scores)).backward()
 
-    return statistics.median(time_in_turns({"step": job}, 1)["step"])
+    return statistics.median(time_in_turns({"pass": forward_and_backward}, 1)["pass"])
 
 
 def main() -> None:
     quick = quick_flag(__doc__)
     torch.set_num_threads(1)
-    both = jobs()
-    totals = {name: job().item() for name, job in both.items()}
-    seconds = time_in_turns(both, 2 if quick else 7)
-    rows = [["loop over anchors", milliseconds(seconds["loops"]), "1.0x", f"{peak_mib('loops'):.0f}"],
-            ["ours", milliseconds(seconds["ours"]), f"{ratio(seconds['loops'], seconds['ours']):.1f}x",
-             f"{peak_mib('ours'):.0f}"]]
-    print(table(["forward and backward", "ms", "speed", "peak MiB"], rows))
+    versions = make_versions()
+    totals = {name: job().item() for name, job in versions.items()}
+    seconds = time_in_turns(versions, 2 if quick else 7)
+    setup = ("from benchmarks.objective import make_versions; versions = make_versions(); "
+             "torch.mm(torch.ones(64, 64), torch.ones(64, 64))")
+    rows = [[label, milliseconds(seconds[name]), f"{ratio(seconds['loops'], seconds[name]):.1f}x",
+             f"{peak_mib(setup, f'versions[{name!r}]()'):.0f}"]
+            for label, name in (("loop over anchors", "loops"), ("ours", "ours"))]
+    print(format_table(["forward and backward", "ms", "speed", "peak MiB"], rows))
     line = f"\nTotals: {totals['ours']:.5f} (ours) and {totals['loops']:.5f} (loops)."
     if not quick:
         videos = 2
-        step = step_s(videos) / videos * VIDEOS
-        line += (f" A forward and backward pass of r3d18 on {videos} videos takes {step * videos / VIDEOS:.2f} s on "
+        network_s = network_pass_s(videos)
+        step = network_s / videos * VIDEOS
+        line += (f" A forward and backward pass of r3d18 on {videos} videos takes {network_s:.2f} s on "
                  f"the same thread, so {step:.0f} s for {VIDEOS}: the objective is "
                  f"{100 * statistics.median(seconds['ours']) / step:.3f} % of such a step.")
     print(line)
