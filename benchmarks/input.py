@@ -19,11 +19,12 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as plain
 
 from benchmarks.measure import format_table, milliseconds, quick_flag, ratio, time_in_turns
+from dataset.color import draw_channels, draw_jitter
 from dataset.frames import decode_image, read_folder, read_frames
 from dataset.records import VideoRecord
 from dataset.sampling import pretraining_indices, split_views
 from dataset.transforms import (FLIP_PROBABILITY, IMAGENET_MEAN, IMAGENET_STD, PRETRAIN_FRAME_SIZE, PRETRAIN_JITTER,
-                                PRETRAIN_MIN_AREA, draw_channels, draw_crop, draw_jitter)
+                                PRETRAIN_MIN_AREA, draw_crop)
 from dataset.videos import PretrainBatch, PretrainVideos, collate_pretraining, prepare_views
 
 CLIPS, CLIP_FRAMES, MAX_STRIDE, IMG_DIM = 2, 16, 3.0, 112

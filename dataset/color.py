@@ -1,32 +1,94 @@
-"""Channel splitting and color jitter of whole batches on the training device.
+"""Channel splitting and color jitter of frames: frame by frame on the CPU, or batched on the training device.
 
-The same draws as `dataset.transforms.apply_color` and the same 8 bits between the four changes, with Pillow's
-own arithmetic: fractions cut off after a blend, hue and saturation as whole numbers of 255ths.
+Both take the same draws and keep 8 bits between the four changes, with the semantics of torchvision's transforms on
+Pillow images. The device follows Pillow's own arithmetic (fractions cut off after a blend, hue and saturation in whole
+255ths); on the CPU OpenCV rounds the gray value and the hue.
 
-Shapes: n frames of H x W pixels, planar ``[n, 3, H, W]`` inside; m of them in one call of one color change.
+Shapes: n frames of H x W pixels, uint8 RGB [n, H, W, 3]; batched changes take m of them as float [m, 3, H, W] with
+whole numbers in [0, 255], and factors [m, 1, 1, 1], and work in place.
 """
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
+from typing import NamedTuple
 
+import cv2
+import numpy as np
 import torch
 from torch import Tensor
 
-from dataset.transforms import BRIGHTNESS, CONTRAST, HUE, SATURATION, ColorDraws
+BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
+NO_CHANGE = 4                      # in place of a kind of change
+SPLIT_PROBABILITY = 0.5
+CUT = -0.4999                      # makes OpenCV's rounding of a blend cut fractions off; above -0.5 to keep whole values
+LUMA = (19595, 38470, 7471)        # weights of red, green, blue in 65536ths, as in Pillow's conversion to gray (ITU-R 601)
+CHUNK_FRAMES = {"cpu": 8}          # float copies of 8 frames of 112 px fill the cache of a core
+CHUNK_FRAMES_GPU = 512             # bounds the memory: about 10 floats a pixel
 
-CHUNK_FRAMES = {"cpu": 8}  # float copies of 8 frames of 112 px fill a core's cache
-CHUNK_FRAMES_GPU = 512     # and bound the memory elsewhere: about 10 floats a pixel
-LUMA = (19595, 38470, 7471)  # of red, green, blue in 65536ths, as Pillow's conversion to grey (ITU-R 601)
-LEAVE = 4                  # in the place of a kind of change: none
+
+class ColorDraws(NamedTuple):
+    """Color changes drawn for n frames, for views of them [V + 1, T], or for a batch of these [B, V + 1, T].
+
+    Arrays in a sample, tensors in a batch.
+    """
+
+    channel: np.ndarray | Tensor  # int8 [...]: channel 0..2 that replaces all three, -1 for none
+    factors: np.ndarray | Tensor  # float32 [..., 4]: factors of brightness, contrast and saturation, hue shift in turns
+    order: np.ndarray | Tensor    # int8 [..., 4]: order of these four
+
+
+def stack_draws(draws: Sequence[ColorDraws]) -> ColorDraws:
+    """Returns the draws of several views as those of one sample, with a new first dimension."""
+    return ColorDraws(*map(np.stack, zip(*draws)))
+
+
+def draw_jitter(
+    num: int, strengths: tuple[float, ...], rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (factors [num, 4], order [num, 4]) of `ColorDraws`; every order is equally likely.
+
+    `strengths` (b, c, s, h): brightness U(1-b, 1+b), contrast U(1-c, 1+c), saturation U(1-s, 1+s), hue U(-h, h).
+    """
+    center, reach = np.array([1.0, 1.0, 1.0, 0.0]), np.array(strengths)
+    factors = rng.uniform(center - reach, center + reach, (num, 4))
+    order = rng.permuted(np.tile(np.arange(4), (num, 1)), axis=1)
+    return factors.astype(np.float32), order.astype(np.int8)
+
+
+def draw_channels(num: int, rng: np.random.Generator) -> np.ndarray:
+    """Returns [num]: for each frame, with p 0.5, a channel 0..2 chosen uniformly, else -1."""
+    split = rng.random(num) < SPLIT_PROBABILITY
+    return np.where(split, rng.integers(0, 3, num), -1).astype(np.int8)
+
+
+def apply_color(frames: np.ndarray, draws: ColorDraws) -> np.ndarray:
+    """Returns uint8 [n, H, W, 3]: channel splitting, then the four changes in their order, frame by frame on the CPU.
+
+    Saturation and hue leave a split frame, which is gray, unchanged, so that only its one channel is processed.
+    """
+    out = np.empty_like(frames)
+    for frame, result, channel, factors, order in zip(
+        frames, out, draws.channel.tolist(), draws.factors.tolist(), draws.order.tolist()
+    ):
+        if channel >= 0:
+            plane = cv2.extractChannel(frame, channel)
+            for kind in order:
+                if kind in (BRIGHTNESS, CONTRAST):
+                    plane = ADJUST[kind](plane, factors[kind])
+            cv2.cvtColor(plane, cv2.COLOR_GRAY2RGB, dst=result)
+        else:
+            for kind in order:
+                frame = ADJUST[kind](frame, factors[kind])
+            result[...] = frame
+    return out
 
 
 def apply_color_on_device(frames: Tensor, draws: ColorDraws) -> Tensor:
-    """Returns uint8 [..., H, W, 3] from such frames: channel splitting, then each frame's four changes in turn.
+    """Returns uint8 [..., H, W, 3]: channel splitting, then the four changes in their order, batched on the device.
 
-    ``frames`` are on any device; ``draws`` are tensors with the same leading dimensions, on the CPU, where the
-    frames of each change are sorted out, so that nothing waits for the device. There is no loop over frames:
-    each of the four positions of the order is four calls, each on all frames of a chunk that have this kind of
-    change there.
+    `draws` are CPU tensors with the same leading dimensions as `frames`: frames are grouped by kind of change on the
+    CPU, so that nothing waits for the device. Each of the four positions of the order takes four calls, each on all
+    frames of a chunk that have this kind of change there.
     """
     flat = frames.flatten(0, -4)
     chunk_frames = CHUNK_FRAMES.get(frames.device.type, CHUNK_FRAMES_GPU)
@@ -44,7 +106,7 @@ def apply_color_on_device(frames: Tensor, draws: ColorDraws) -> Tensor:
                 if end > begin:
                     chosen = rows[position, begin:end]
                     factor = factors[position, begin:end, None, None, None]
-                    changed = ADJUST[kind](work[chosen].float(), factor)
+                    changed = ADJUST_BATCHED[kind](work[chosen].float(), factor)
                     work[chosen] = changed.to(torch.uint8)  # cuts fractions off
                 begin = end
         out[part] = work.permute(0, 2, 3, 1)
@@ -52,51 +114,75 @@ def apply_color_on_device(frames: Tensor, draws: ColorDraws) -> Tensor:
 
 
 def _sort_by_change(draws: ColorDraws, chunk_frames: int) -> tuple[Tensor, Tensor, list]:
-    """Returns, for each position of the order, the frames of a chunk sorted by their change there.
+    """Returns, for each position of the order, the frames of each chunk sorted by their change there.
 
-    rows [4, n]: numbers within the chunk; factors [4, n]: theirs; ends [chunks][4][4]: where each kind's run
-    ends in these. Saturation and hue of a split frame, which is grey, are no change and come last.
+    rows [4, n]: numbers within the chunk; factors [4, n]: their factors; ends [chunks][4][4]: where the run of each
+    kind ends in these. Saturation and hue of a split frame, which is gray, are no change and come last.
     """
     order = draws.order.flatten(0, -2).long()
-    kind = torch.where((draws.channel.flatten()[:, None] >= 0) & (order >= SATURATION), LEAVE, order)
+    kind = torch.where((draws.channel.flatten()[:, None] >= 0) & (order >= SATURATION), NO_CHANGE, order)
     chunk, row = (f(torch.arange(len(order)), chunk_frames) for f in (torch.floor_divide, torch.remainder))
-    key = chunk[:, None] * (LEAVE + 1) + kind
+    key = chunk[:, None] * (NO_CHANGE + 1) + kind
     rank = key.argsort(dim=0)                                                           # [n, 4]
     factors = draws.factors.flatten(0, -2).gather(1, order).gather(0, rank)
-    num_keys = (len(order) // chunk_frames + 1) * (LEAVE + 1)
+    num_keys = (len(order) // chunk_frames + 1) * (NO_CHANGE + 1)
     counts = torch.stack([torch.bincount(column, minlength=num_keys) for column in key.unbind(1)], dim=1)
-    ends = counts.cumsum(0).unflatten(0, (-1, LEAVE + 1))[:, :LEAVE].transpose(1, 2)    # [chunks, 4, kinds]
+    ends = counts.cumsum(0).unflatten(0, (-1, NO_CHANGE + 1))[:, :NO_CHANGE].transpose(1, 2)  # [chunks, 4, kinds]
     return row[rank].T.contiguous(), factors.T.contiguous(), ends.tolist()
 
 
 def _send(x: Tensor, device: torch.device) -> Tensor:
-    """Returns x on the device; a GPU takes it from pinned memory, without being waited for."""
+    """Returns x on the device; copied to a GPU from pinned memory, asynchronously."""
     return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
 
 
 def _split_channels(frames: Tensor, planes: Tensor) -> Tensor:
-    """Returns [n, 3, H, W] from [n, H, W, 3]: of each frame the planes numbered in ``planes`` [n, 3]."""
+    """Returns [n, 3, H, W] from [n, H, W, 3]: of each frame the channels `planes` [n, 3]."""
     every = frames.permute(0, 3, 1, 2).flatten(0, 1)
     return every[planes + 3 * torch.arange(len(planes), device=planes.device)[:, None]]
 
 
-def adjust_brightness(x: Tensor, factor: Tensor) -> Tensor:
-    """Returns x [m, 3, H, W] in [0, 255] times ``factor`` [m, 1, 1, 1], clipped; in place, like the others."""
+def adjust_brightness(frame: np.ndarray, factor: float) -> np.ndarray:
+    """Returns the uint8 frame, [H, W, 3] or gray [H, W], times `factor`, clipped."""
+    return _blend(frame, factor, 0)
+
+
+def adjust_brightness_batched(x: Tensor, factor: Tensor) -> Tensor:
+    """Returns x times `factor`, clipped."""
     return x.mul_(factor).clamp_(max=255)
 
 
-def adjust_contrast(x: Tensor, factor: Tensor) -> Tensor:
-    """Returns x stretched by ``factor`` about its rounded mean grey, clipped."""
-    return _blend(x, (grey(x).mean(dim=(2, 3), keepdim=True) + 0.5).floor_(), factor)
+def adjust_contrast(frame: np.ndarray, factor: float) -> np.ndarray:
+    """Returns the uint8 frame, [H, W, 3] or gray [H, W], scaled by `factor` about its rounded mean gray, clipped."""
+    gray = frame if frame.ndim == 2 else cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
+    return _blend(frame, factor, int(cv2.mean(gray)[0] + 0.5))
 
 
-def adjust_saturation(x: Tensor, factor: Tensor) -> Tensor:
-    """Returns ``factor`` parts of x and 1 - ``factor`` parts of its grey, clipped."""
-    return _blend(x, grey(x), factor)
+def adjust_contrast_batched(x: Tensor, factor: Tensor) -> Tensor:
+    """Returns x scaled by `factor` about its rounded mean gray, clipped."""
+    return _blend_batched(x, (_gray(x).mean(dim=(2, 3), keepdim=True) + 0.5).floor_(), factor)
 
 
-def adjust_hue(x: Tensor, shift: Tensor) -> Tensor:
-    """Returns x with its hue moved by ``shift`` turns: to hue, saturation and value in 8 bits and back."""
+def adjust_saturation(frame: np.ndarray, factor: float) -> np.ndarray:
+    """Returns `factor` times the uint8 frame [H, W, 3] plus 1 - `factor` times its gray, clipped."""
+    gray = cv2.cvtColor(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    return cv2.addWeighted(frame, factor, gray, 1 - factor, CUT)
+
+
+def adjust_saturation_batched(x: Tensor, factor: Tensor) -> Tensor:
+    """Returns `factor` times x plus 1 - `factor` times its gray, clipped."""
+    return _blend_batched(x, _gray(x), factor)
+
+
+def adjust_hue(frame: np.ndarray, shift: float) -> np.ndarray:
+    """Returns the uint8 frame [H, W, 3] with its hue shifted by `shift` turns, in 8 bits as in Pillow."""
+    hsv = cv2.cvtColor(frame, cv2.COLOR_RGB2HSV_FULL)
+    hsv[..., 0] += np.uint8(int(shift * 255) % 256)
+    return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL)
+
+
+def adjust_hue_batched(x: Tensor, shift: Tensor) -> Tensor:
+    """Returns x with its hue shifted by `shift` turns: to hue, saturation and value in 8 bits, and back."""
     red, green, blue = x.unbind(1)
     value = x.amax(dim=1)
     span = value - x.amin(dim=1)
@@ -109,23 +195,28 @@ def adjust_hue(x: Tensor, shift: Tensor) -> Tensor:
     hue = hue.add_((shift[:, 0] * 255).trunc_()).remainder_(256)
 
     sixth = hue.mul_(6 / 255)                             # 0 and 6 red, 2 green, 4 blue
-    reach = saturation.mul_(value).div_(255)              # what a color loses where it is absent
+    reach = saturation.mul_(value).div_(255)              # decrease of a channel where its color is absent
     shares = (sixth - 3).abs_().sub_(1), 2 - (sixth - 2).abs_(), 2 - (sixth - 4).abs_()
     for color, share in enumerate(shares):
         x[:, color] = (value + 0.5).sub_((1 - share.clamp_(0, 1)).mul_(reach))
     return x
 
 
-def grey(x: Tensor) -> Tensor:
-    """Returns [m, 1, H, W], whole numbers, from whole x [m, 3, H, W]; exact: all sums are below 2^24."""
+def _blend(frame: np.ndarray, factor: float, base: int) -> np.ndarray:
+    """Returns `factor` times the frame plus 1 - `factor` times one level, clipped, fractions cut off."""
+    return cv2.addWeighted(frame, factor, frame, 0, (1 - factor) * base + CUT)
+
+
+def _blend_batched(x: Tensor, base: Tensor, factor: Tensor) -> Tensor:
+    return x.sub_(base).mul_(factor).add_(base).clamp_(0, 255)
+
+
+def _gray(x: Tensor) -> Tensor:
+    """Returns whole numbers [m, 1, H, W] from whole x [m, 3, H, W]; exact, as all sums are below 2^24."""
     red, green, blue = x.split(1, dim=1)
     luma = (red * LUMA[0]).add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2])
     return luma.add_(32768).div_(65536).floor_()
 
 
-def _blend(x: Tensor, base: Tensor, factor: Tensor) -> Tensor:
-    return x.sub_(base).mul_(factor).add_(base).clamp_(0, 255)
-
-
-ADJUST: dict[int, Callable[[Tensor, Tensor], Tensor]] = {
-    BRIGHTNESS: adjust_brightness, CONTRAST: adjust_contrast, SATURATION: adjust_saturation, HUE: adjust_hue}
+ADJUST = (adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)
+ADJUST_BATCHED = (adjust_brightness_batched, adjust_contrast_batched, adjust_saturation_batched, adjust_hue_batched)

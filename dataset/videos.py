@@ -1,53 +1,79 @@
-"""Data sets of videos and the loaders that read them.
+"""Data sets of videos, their batches, and the loader.
 
-Shapes: B videos in this process's batch, V clips of T frames, S = ``img_dim``; pixels are uint8 RGB up to
-the device. Every random draw of a sample comes from (seed, epoch, index of the video), so a sample does not
-depend on which worker or process reads it, nor on how many there are.
+Shapes: B videos in the batch of this rank, V clips of T frames, S = `img_dim`. Pixels stay uint8 RGB up to the device.
+All random draws of a sample come from (seed, epoch, index of the video), so that a sample depends neither on the
+worker or rank that reads it nor on their number.
+
+A video that cannot be read raises InputError, is replaced by another video, or is reported in the sample:
+`read_or_replace` does this for all data sets.
 """
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from multiprocessing.util import Finalize
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import cv2
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
-from dataset.color import apply_color_on_device
+from dataset.color import ColorDraws, apply_color_on_device, stack_draws
 from dataset.frames import read_frame_list, read_frames
 from dataset.records import VideoRecord
 from dataset.sampling import pretraining_indices, split_views, training_clip
-from dataset.transforms import (PRETRAIN_FRAME_SIZE, ColorDraws, FinetuneAugmentation, PretrainAugmentation, TestCrops,
-                                scale_clips, stack_draws)
+from dataset.transforms import (PRETRAIN_FRAME_SIZE, FinetuneAugmentation, PretrainAugmentation, TestCrops,
+                                scale_clips)
 from utils.errors import InputError
 from utils.signals import leave_signals_to_parent
 
-MAX_REPLACEMENTS = 20  # unreadable videos in a row that one sample may meet
+MAX_REPLACEMENTS = 20  # of one pretraining sample
+
+T = TypeVar("T")
+
+
+def read_or_replace(
+    read: Callable[[int], T], index: int, replacements: Iterable[int] = (), report: bool = False
+) -> tuple[T | None, int, dict[int, str]]:
+    """Returns (what `read` gives for a video, the video's index, index -> reason for the unreadable ones before it).
+
+    The video is `index`, or the first of `replacements` that can be read. If none can be read, raises InputError, or
+    with `report` returns None for what was read.
+    """
+    bad_videos: dict[int, str] = {}
+    for candidate in itertools.chain([index], replacements):
+        try:
+            return read(candidate), candidate, bad_videos
+        except InputError as error:
+            bad_videos[candidate] = str(error)
+    if report:
+        return None, index, bad_videos
+    others = f"none of {len(bad_videos)} videos can be read; the first: " if len(bad_videos) > 1 else ""
+    raise InputError(f"{others}{bad_videos[index]}")
 
 
 class PretrainBatch(NamedTuple):
-    """A batch as the loader hands it over; a sample has the same fields, for one video."""
+    """A batch of pretraining samples; a sample has the same fields, for one video."""
 
     clips: torch.Tensor         # uint8 [B, V + 1, T, S, S, 3]: the clips in order, then the overview
-    draws: ColorDraws | None    # [B, V + 1, T] color changes still to be made on the training device; None: made
+    draws: ColorDraws | None    # [B, V + 1, T] color changes to be made on the training device; None: made already
     videos: list[int]           # [B] index of the video that each sample shows
-    bad_videos: dict[int, str]  # index -> reason of those that could not be read, and that others stand in for
+    bad_videos: dict[int, str]  # index -> reason for the unreadable videos, which are replaced by others
 
 
 def collate_pretraining(samples: Sequence[PretrainBatch]) -> PretrainBatch:
     """Returns one batch of single samples."""
     bad = {index: reason for sample in samples for index, reason in sample.bad_videos.items()}
-    clips = default_collate([sample.clips for sample in samples])  # in a loader process straight into shared memory
+    clips = default_collate([sample.clips for sample in samples])  # in a worker directly into shared memory
     draws = default_collate([sample.draws for sample in samples]) if samples[0].draws else None
     return PretrainBatch(clips, draws, [sample.videos[0] for sample in samples], bad)
 
 
 def prepare_views(batch: PretrainBatch, device: torch.device, channels_last: bool = False) -> torch.Tensor:
-    """Returns float32 views [B, V + 1, 3, T, S, S] on the device: moved there, color changes left to it made, scaled."""
+    """Returns float32 views [B, V + 1, 3, T, S, S]: on the device, with color changes left to it applied, scaled."""
     clips = batch.clips.to(device, non_blocking=True)
     if batch.draws:
         clips = apply_color_on_device(clips, batch.draws)
@@ -55,7 +81,10 @@ def prepare_views(batch: PretrainBatch, device: torch.device, channels_last: boo
 
 
 class PretrainVideos(Dataset):
-    """Pretraining samples: V + 1 augmented views of a video, each frame decoded once."""
+    """Pretraining samples by (epoch, index): V + 1 augmented views of a video, each frame decoded once.
+
+    An unreadable video is replaced by others drawn from (seed, epoch, index), at most `MAX_REPLACEMENTS`.
+    """
 
     def __init__(
         self,
@@ -68,10 +97,7 @@ class PretrainVideos(Dataset):
         color_on_device: bool = False,
         half: bool = False,
     ) -> None:
-        """``color_on_device``: leave color to `apply_color_on_device`, and hand over its draws.
-
-        ``half``: as in `read_frame_list`.
-        """
+        """`color_on_device`: leave color changes to `prepare_views`. `half`: see `read_frame_list`."""
         self.half = half
         self.color_on_device = color_on_device
         self.records = records
@@ -85,30 +111,17 @@ class PretrainVideos(Dataset):
         return len(self.records)
 
     def __getitem__(self, key: tuple[int, int]) -> PretrainBatch:
-        """Returns the sample of (epoch, index), whose clips are uint8 [V + 1, T, S, S, 3].
-
-        Another video, drawn from (seed, epoch, index) too, stands in for one that cannot be read. InputError when
-        MAX_REPLACEMENTS in a row cannot.
-        """
-        epoch, index = key
-        rng = _generator(self.seed, epoch, index)
-        bad: dict[int, str] = {}
-        for replacements_left in reversed(range(MAX_REPLACEMENTS + 1)):
-            try:
-                views = self.read_views(index, rng)
-                break
-            except InputError as error:
-                bad[index] = str(error)
-                if not replacements_left:
-                    raise
-                index = int(rng.integers(len(self.records)))
+        """Returns the sample of (epoch, index), with clips uint8 [V + 1, T, S, S, 3]."""
+        rng = _generator(self.seed, *key)
+        others = (int(rng.integers(len(self.records))) for _ in range(MAX_REPLACEMENTS))
+        views, index, bad_videos = read_or_replace(lambda index: self.read_views(index, rng), key[1], others)
         draws = None
         if self.color_on_device:
             clips, separate = zip(*(self.augment.before_color(view, rng) for view in views))
             draws = stack_draws(separate)
         else:
             clips = [self.augment(view, rng) for view in views]
-        return PretrainBatch(torch.from_numpy(np.stack(clips)), draws, [index], bad)
+        return PretrainBatch(torch.from_numpy(np.stack(clips)), draws, [index], bad_videos)
 
     def read_views(self, index: int, rng: np.random.Generator) -> list[list[np.ndarray]]:
         """Returns the frames of each of the V + 1 views, T frames each, uint8 [H, W, 3]."""
@@ -119,8 +132,20 @@ class PretrainVideos(Dataset):
         return [[frames[number] for number in view] for view in views.tolist()]
 
 
+class LabelledClips(NamedTuple):
+    """A batch of training clips of a downstream task; a sample has the same fields, for one video."""
+
+    clips: torch.Tensor   # uint8 [B, T, S, S, 3]
+    labels: torch.Tensor  # int64 [B]
+    videos: torch.Tensor  # int64 [B]: index of the video asked for
+    reasons: list[str]    # [B] why that video cannot be read, and the clip shows another; "" if it can
+
+
 class LabelledVideos(Dataset):
-    """Training clips of a downstream task: one random clip of a video and its label."""
+    """Training clips of a downstream task by (epoch, index): one random clip of a video, and its label.
+
+    With `skip_bad`, an unreadable video is replaced by the next readable one, so that every batch is full.
+    """
 
     def __init__(
         self,
@@ -129,35 +154,87 @@ class LabelledVideos(Dataset):
         stride: int,
         augment: FinetuneAugmentation,
         seed: int,
+        skip_bad: bool = False,
     ) -> None:
         self.records = records
         self.clip_frames = clip_frames
         self.stride = stride
         self.augment = augment
         self.seed = seed
+        self.skip_bad = skip_bad
 
     def __len__(self) -> int:
         return len(self.records)
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[torch.Tensor, int]:
-        """Returns (clip uint8 [T, S, S, 3], label) for (epoch, index)."""
+    def __getitem__(self, key: tuple[int, int]) -> LabelledClips:
+        """Returns the sample of (epoch, index), with a clip uint8 [T, S, S, 3]."""
         epoch, index = key
+        others = ((index + step) % len(self) for step in range(1, len(self))) if self.skip_bad else ()
+        clip, shown, bad_videos = read_or_replace(lambda other: self.read_clip(epoch, other), index, others)
+        return LabelledClips(clip, self.records[shown].label, index, bad_videos.get(index, ""))
+
+    def read_clip(self, epoch: int, index: int) -> torch.Tensor:
+        """Returns the augmented clip uint8 [T, S, S, 3] of (epoch, index)."""
         record = self.records[index]
         rng = _generator(self.seed, epoch, index)
         indices = training_clip(record.num_frames, self.clip_frames, self.stride, rng)
-        frames = read_frame_list(record.path, indices, record.num_frames)
-        return torch.from_numpy(self.augment(frames, rng)), record.label
+        return torch.from_numpy(self.augment(read_frame_list(record.path, indices, record.num_frames), rng))
+
+
+class TestFrames(NamedTuple):
+    """All frames that the test clips of a video are made of; see `TestViews`."""
+
+    __test__ = False  # not a pytest class
+
+    frames: torch.Tensor  # uint8 [n, h, w, 3]
+    clips: torch.Tensor   # int64 [clips, T]: indices into `frames`
+    video: int            # index of the video
+    reason: str           # why the video cannot be read, and the tensors are empty; "" if it can
+
+
+class TestVideos(Dataset):
+    """Frames of the test clips of a video, by index; nothing is random.
+
+    With `skip_bad`, an unreadable video is reported in its sample.
+    """
+
+    __test__ = False  # not a pytest class
+
+    def __init__(
+        self, records: Sequence[VideoRecord], sample_clips: Callable[[int], np.ndarray], crops: TestCrops,
+        skip_bad: bool = False,
+    ) -> None:
+        """`sample_clips`: number of frames -> frame indices [clips, T], such as a partial `window_clips`."""
+        self.records = records
+        self.sample_clips = sample_clips
+        self.crops = crops
+        self.skip_bad = skip_bad
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> TestFrames:
+        """Returns the frames of video `index`, resized by `TestCrops.resize`."""
+        found, _, bad_videos = read_or_replace(self.read_clips, index, report=self.skip_bad)
+        frames, clips = found or (torch.empty(0, dtype=torch.uint8), torch.empty(0, dtype=torch.int64))
+        return TestFrames(frames, clips, index, bad_videos.get(index, ""))
+
+    def read_clips(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns (frames uint8 [n, h, w, 3], clips int64 [clips, T]) of video `index`."""
+        record = self.records[index]
+        clips = self.sample_clips(record.num_frames)
+        distinct, positions = np.unique(clips, return_inverse=True)
+        frames = read_frames(record.path, distinct, record.num_frames, shrink=self.crops.resize)
+        return torch.from_numpy(frames), torch.from_numpy(positions.reshape(clips.shape))
 
 
 class TestViews:
-    """The views of a video, clips x crops, each cut when it is asked for: all at once may take gigabytes.
+    """The views of a video, clips x crops, cropped on access: all at once may take gigabytes."""
 
-    ``frames`` uint8 [n, h, w, 3] as ``TestCrops.resize`` gives them; ``clips`` int64 [clips, T]: which of them.
-    """
-
-    __test__ = False  # the name begins as pytest's test classes do
+    __test__ = False  # not a pytest class
 
     def __init__(self, frames: torch.Tensor, clips: torch.Tensor, crops: TestCrops) -> None:
+        """`frames`, `clips`: of `TestFrames`."""
         self.frames = frames.numpy()
         self.clips = clips.numpy()
         self.crops = crops
@@ -166,41 +243,18 @@ class TestViews:
         return len(self.clips) * self.crops.num_crops
 
     def __getitem__(self, views: slice) -> torch.Tensor:
-        """Returns uint8 [M, T, S, S, 3] of a slice of the views, of which the crops of one clip lie side by side."""
+        """Returns uint8 [M, T, S, S, 3]: a slice of the views, ordered by clip, then by crop."""
         numbers = [divmod(view, self.crops.num_crops) for view in range(*views.indices(len(self)))]
         cut = [self.crops.cut(self.frames, crop)[self.clips[clip]] for clip, crop in numbers]
         return torch.from_numpy(np.stack(cut))
 
 
-class LabelledTestVideos(Dataset):
-    """Test clips of a downstream task: all frames that a video's clips are made of, without any draw."""
-
-    def __init__(
-        self, records: Sequence[VideoRecord], sample_clips: Callable[[int], np.ndarray], crops: TestCrops
-    ) -> None:
-        """``sample_clips``: number of frames -> frame indices [clips, T], such as a partial window_clips."""
-        self.records = records
-        self.sample_clips = sample_clips
-        self.crops = crops
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor, int, int]:
-        """Returns (frames uint8 [n, h, w, 3], clips int64 [clips, T], label, index); see ``TestViews``."""
-        record = self.records[index]
-        clips = self.sample_clips(record.num_frames)
-        distinct, positions = np.unique(clips, return_inverse=True)
-        frames = read_frames(record.path, distinct, record.num_frames, shrink=self.crops.resize)
-        return torch.from_numpy(frames), torch.from_numpy(positions.reshape(clips.shape)), record.label, index
-
-
 class EpochBatchSampler(Sampler):
-    """Batches of (epoch, index) for one of several processes.
+    """Batches of (epoch, index) for one rank.
 
-    All processes draw the same permutation of the videos from (seed, epoch) and cut it into global batches of
-    batch_size * world_size; process r takes the r-th run of batch_size of each. What does not fill a global
-    batch is left out of that epoch (``num_dropped`` videos).
+    All ranks draw the same permutation of the videos from (seed, epoch) and cut it into global batches of
+    batch_size * world_size, of which rank r takes the r-th part. Videos that do not fill a global batch are left out
+    of that epoch (`num_dropped`).
     """
 
     def __init__(self, num_videos: int, batch_size: int, rank: int, world_size: int, seed: int) -> None:
@@ -225,7 +279,7 @@ class EpochBatchSampler(Sampler):
         return self.num_videos % self.global_batch
 
     def set_epoch(self, epoch: int, start_step: int = 0) -> None:
-        """Sets the epoch of the next iteration and how many of its first batches to leave out (resuming)."""
+        """Sets the epoch of the next iteration, and how many of its first batches to leave out (to resume)."""
         self.epoch = epoch
         self.start_step = start_step
 
@@ -241,23 +295,22 @@ class EpochBatchSampler(Sampler):
 
 
 def build_loader(
-    dataset: Dataset, batches: EpochBatchSampler, num_workers: int, device: torch.device,
+    dataset: Dataset, batches: Iterable[Sequence], num_workers: int, device: torch.device,
     collate: Callable[[Sequence], object] | None = None, timeout_s: float = 600,
 ) -> DataLoader:
-    """Returns a loader of ``batches``: collated once, in the workers, pinned for a CUDA device.
+    """Returns a DataLoader of `batches` (keys of `dataset`), with pinned memory for a CUDA device.
 
-    ``collate``: samples -> batch, None for torch's own. Workers live as long as the loader and keep to one thread
-    each; where they hand over no batch for ``timeout_s``, torch raises a RuntimeError. An InputError raised in a worker
-    arrives here as an InputError; ``utils.errors.one_line`` gives its message. The loader draws from no global random
-    state.
+    `collate`: samples -> batch, None for torch's own. Workers persist over epochs and use one thread each. If they
+    give no batch for `timeout_s`, torch raises RuntimeError. An InputError raised in a worker arrives here as an
+    InputError, see `utils.errors.one_line`. Global random state is left unchanged.
     """
-    _limit_threads()
-    Finalize(None, _end_workers, exitpriority=0)
+    cv2.setNumThreads(0)  # OpenCV's own threads slow down work on small frames
+    Finalize(None, _kill_workers, exitpriority=0)
     return DataLoader(
         dataset,
         batch_sampler=batches,
         num_workers=num_workers,
-        multiprocessing_context="fork" if num_workers else None,  # "spawn", as in a spawned rank, imports all anew
+        multiprocessing_context="fork" if num_workers else None,  # "spawn", as in a spawned rank, imports all again
         pin_memory=device.type == "cuda",
         persistent_workers=num_workers > 0,
         worker_init_fn=_start_worker,
@@ -268,24 +321,18 @@ def build_loader(
 
 
 def _generator(seed: int, *key: int) -> np.random.Generator:
-    """Returns the generator of a sample (key: epoch, index) or of an epoch's order (key: epoch)."""
+    """Returns the generator of a sample (key: epoch, index) or of the order of an epoch (key: epoch)."""
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
 
 
 def _start_worker(_worker_id: int) -> None:
-    """What a worker process does first."""
     leave_signals_to_parent()
-    _limit_threads()
+    cv2.setNumThreads(0)
 
 
-def _end_workers() -> None:
-    """At the end of this process, before it would send workers SIGTERM, to which they are deaf, and wait for them."""
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler takes a killed worker for an error
+def _kill_workers() -> None:
+    """At exit, instead of SIGTERM, which workers ignore."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler reports a killed worker as an error
     for process in multiprocessing.active_children():
         if process.daemon:
             process.kill()
-
-
-def _limit_threads() -> None:
-    """OpenCV's own threads cost more than they give on small frames; torch limits its own in workers."""
-    cv2.setNumThreads(0)

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 import torch
 
-from dataset.color import apply_color_on_device
+from dataset.color import ColorDraws, apply_color_on_device, draw_channels, draw_jitter
 from dataset.records import VideoRecord
-from dataset.transforms import PRETRAIN_JITTER, ColorDraws, draw_channels, draw_jitter
+from dataset.transforms import PRETRAIN_JITTER
 from eval.features.extract import extract_features, load_backbone
 from eval.features.clip_means import ClipSettings
 from models.levels import LEVELS

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from dataset.records import VideoRecord
 from dataset.transforms import FinetuneAugmentation, scale_clips
@@ -22,7 +22,7 @@ from eval.classifier.model import VideoClassifier, decay_lr
 from eval.classifier.state import classifier_state, restore_classifier
 from utils.checkpoint import checkpoint_path, find_checkpoint, prune_checkpoints, write_checkpoint
 from utils.distributed import DistContext, check_same_on_all_ranks, run_on_all_ranks, run_on_main, share_buffers, sum_counts
-from utils.errors import AgreedError, InputError
+from utils.errors import AgreedError
 from utils.files import hold_directory
 from utils.metrics import EpochMeter, StepValues
 from utils.progress import Progress
@@ -46,34 +46,6 @@ def classifier_loss(logits: Mapping[str, Tensor], labels: Tensor) -> ClassifierL
     return ClassifierLoss(torch.stack(list(terms.values())).sum(), terms, metrics)
 
 
-class ClipsOrSubstitutes(Dataset):
-    """Training clips by (epoch, index); with `skip_bad`, the next readable video's in place of an unreadable one's.
-
-    So every batch is full, and a sample still depends on its key alone.
-    """
-
-    def __init__(self, videos: LabelledVideos, skip_bad: bool) -> None:
-        self.videos = videos
-        self.skip_bad = skip_bad
-
-    def __len__(self) -> int:
-        return len(self.videos)
-
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int, int, str]:
-        """Returns (clip uint8 [T, S, S, 3], label, index, ""); the last is the reason where the video is unreadable."""
-        epoch, index = key
-        reason = ""
-        for step in range(len(self)):
-            try:
-                clip, label = self.videos[epoch, (index + step) % len(self)]
-                return clip, label, index, reason
-            except InputError as error:
-                if not self.skip_bad:
-                    raise
-                reason = reason or str(error)
-        raise InputError(f"none of the {len(self)} training videos can be read: {reason}")
-
-
 class TrainedClassifier(NamedTuple):
     """A classifier, the checkpoint of its newest state (None before the first) with its path, and whether training was
     stopped on request."""
@@ -95,8 +67,9 @@ def fit_classifier(model: VideoClassifier, optimizer: torch.optim.Optimizer, vid
     """
     stop, progress = StopRequest(), Progress()
     batches = EpochBatchSampler(len(videos), flags.batch_per_gpu, context.rank, context.world_size, flags.seed)
-    clips = LabelledVideos(videos, flags.clip_frames, flags.stride, FinetuneAugmentation(flags.img_dim), flags.seed)
-    loader = build_loader(ClipsOrSubstitutes(clips, flags.skip_bad), batches, flags.num_workers, context.device,
+    clips = LabelledVideos(videos, flags.clip_frames, flags.stride, FinetuneAugmentation(flags.img_dim), flags.seed,
+                           flags.skip_bad)
+    loader = build_loader(clips, batches, flags.num_workers, context.device,
                           timeout_s=flags.dist_timeout)
     torch.manual_seed(flags.seed + context.rank)  # for dropout, which should differ between processes
     lock = run_on_all_ranks(lambda: hold_directory(out, flags.dist_timeout / 2) if context.is_main else None)
@@ -169,7 +142,7 @@ def train_classifier_epoch(train_model: nn.Module, optimizer: torch.optim.Optimi
                            stop: StopRequest, context: DistContext, flags: argparse.Namespace, out: Path,
                            log: RunLog) -> bool:
     """Trains on every video once; returns whether a stop was requested, which may end the epoch early."""
-    device, epoch, records = context.device, progress.epoch, loader.dataset.videos.records
+    device, epoch, records = context.device, progress.epoch, loader.dataset.records
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=flags.amp == "bf16")
     meter = EpochMeter(flags.batch_per_gpu * context.world_size, device)
     train_model.train()

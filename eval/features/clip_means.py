@@ -12,13 +12,12 @@ from functools import partial
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from dataset.records import VideoRecord
 from dataset.sampling import uniform_clips, window_clips
 from dataset.transforms import TestCrops
-from dataset.videos import LabelledTestVideos, TestViews, build_loader
+from dataset.videos import TestVideos, TestViews, build_loader
 from eval.features.rows import Rows, RowTable
 from utils.distributed import DistContext, gather_objects, raise_first
 from utils.errors import InputError, one_line
@@ -47,34 +46,13 @@ class ClipSettings:
             return partial(window_clips, clip_frames=self.clip_frames, stride=self.stride)
         return partial(uniform_clips, clip_frames=self.clip_frames, stride=self.stride, num_clips=self.clips)
 
-    def videos(self, records: Sequence[VideoRecord]) -> LabelledTestVideos:
-        """Their test clips by index."""
-        return LabelledTestVideos(records, self.sampler(), TestCrops(self.img_dim, self.crops))
+    def videos(self, records: Sequence[VideoRecord], skip_bad: bool = False) -> TestVideos:
+        """Their test clips by index; `skip_bad`: report unreadable videos instead of raising InputError."""
+        return TestVideos(records, self.sampler(), TestCrops(self.img_dim, self.crops), skip_bad)
 
     def count_short(self, records: Sequence[VideoRecord]) -> int:
         """How many videos are shorter than one clip; these repeat their last frame."""
         return sum(record.num_frames < (self.clip_frames - 1) * self.stride + 1 for record in records)
-
-
-class FramesOrReason(Dataset):
-    """A video's test frames by index; with `skip_bad`, for one that cannot be read, the reason instead."""
-
-    def __init__(self, videos: LabelledTestVideos, skip_bad: bool) -> None:
-        self.videos = videos
-        self.skip_bad = skip_bad
-
-    def __len__(self) -> int:
-        return len(self.videos)
-
-    def __getitem__(self, index: int) -> tuple[int, Tensor, Tensor, str]:
-        """Returns (index, frames uint8 [n, h, w, 3], clips int64 [clips, T], ""), or (index, nothing twice, reason)."""
-        try:
-            frames, clips, _, _ = self.videos[index]
-            return index, frames, clips, ""
-        except InputError as error:
-            if not self.skip_bad:
-                raise
-            return index, torch.empty(0, dtype=torch.uint8), torch.empty(0, dtype=torch.int64), str(error)
 
 
 def mean_over_views(
@@ -102,8 +80,7 @@ def mean_over_views(
     network.to(context.device).eval()
     bad: dict[int, str] = {}
     own = range(context.rank, len(records), context.world_size)
-    loader = build_loader(FramesOrReason(settings.videos(records), skipped is not None), [[i] for i in own],
-                          num_workers, context.device)
+    loader = build_loader(settings.videos(records, skipped is not None), [[i] for i in own], num_workers, context.device)
     crops = TestCrops(settings.img_dim, settings.crops)
 
     def readable() -> Iterator[tuple[int, TestViews]]:
@@ -113,7 +90,7 @@ def mean_over_views(
             problem = None
             try:
                 for _ in own[start:start + AGREE_EVERY]:
-                    index, frames, clips, reason = next(items)
+                    frames, clips, index, reason = next(items)
                     if reason[0]:
                         bad[int(index)] = reason[0]
                     else:

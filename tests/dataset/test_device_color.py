@@ -18,21 +18,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import default_collate
 from torchvision.transforms import functional as reference
 
-from dataset import color as device_color
-from dataset.color import ADJUST, apply_color_on_device
-from dataset.transforms import (
-    BRIGHTNESS,
-    CONTRAST,
-    HUE,
-    PRETRAIN_JITTER,
-    SATURATION,
-    ColorDraws,
-    PretrainAugmentation,
-    apply_color,
-    draw_channels,
-    draw_jitter,
-    stack_draws,
-)
+from dataset import color
+from dataset.color import (ADJUST_BATCHED, BRIGHTNESS, CONTRAST, HUE, SATURATION, ColorDraws, apply_color,
+                           apply_color_on_device, draw_channels, draw_jitter, stack_draws)
+from dataset.transforms import PRETRAIN_JITTER, PretrainAugmentation
 
 REFERENCE = {
     BRIGHTNESS: reference.adjust_brightness,
@@ -72,7 +61,7 @@ def difference(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
 def test_each_change_equals_torchvision(kind: int, frame: np.ndarray) -> None:
     factors = np.array([-0.25, -0.1, -0.003, 0, 0.07, 0.25] if kind == HUE else [0.5, 0.83, 1, 1.27, 1.5], np.float32)
     planar = torch.from_numpy(frame).permute(2, 0, 1).expand(len(factors), -1, -1, -1).float()
-    ours = ADJUST[kind](planar.contiguous(), torch.from_numpy(factors)[:, None, None, None]).to(torch.uint8)
+    ours = ADJUST_BATCHED[kind](planar.contiguous(), torch.from_numpy(factors)[:, None, None, None]).to(torch.uint8)
     for result, factor in zip(ours.permute(0, 2, 3, 1).numpy(), factors.tolist()):
         off = difference(result, REFERENCE[kind](Image.fromarray(frame), factor))
         max_bound, mean_bound = (7, 0.05) if kind == HUE else (0, 0)
@@ -106,7 +95,7 @@ def test_all_changes_in_their_order_equal_torchvision_and_come_near_the_cpu_path
 def test_chunks_change_nothing(chunk_frames: int, monkeypatch: pytest.MonkeyPatch) -> None:
     frames, draws = torch.from_numpy(photo_like(60, 16, 20)), random_draws(60)
     expected = apply_color_on_device(frames, draws)
-    monkeypatch.setattr(device_color, "CHUNK_FRAMES", {"cpu": chunk_frames})
+    monkeypatch.setattr(color, "CHUNK_FRAMES", {"cpu": chunk_frames})
     assert torch.equal(apply_color_on_device(frames, draws), expected)
 
 
@@ -161,7 +150,7 @@ class Operations(TorchDispatchMode):
 
 
 def test_the_number_of_operations_does_not_grow_with_the_frames(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device_color, "CHUNK_FRAMES", {"cpu": 1000})
+    monkeypatch.setattr(color, "CHUNK_FRAMES", {"cpu": 1000})
     counts = []
     for num in (50, 300):
         with Operations() as seen:

@@ -19,25 +19,10 @@ from PIL import Image
 from torchvision.transforms import functional as reference
 
 from dataset import transforms
-from dataset.transforms import (
-    FINETUNE_JITTER,
-    PRETRAIN_JITTER,
-    ColorDraws,
-    CropBox,
-    FinetuneAugmentation,
-    PretrainAugmentation,
-    TestCrops,
-    adjust_brightness,
-    adjust_contrast,
-    adjust_hue,
-    adjust_saturation,
-    apply_color,
-    crop_and_flip,
-    draw_channels,
-    draw_crop,
-    draw_jitter,
-    scale_clips,
-)
+from dataset.color import (ColorDraws, adjust_brightness, adjust_contrast, adjust_hue, adjust_saturation, apply_color,
+                           draw_channels, draw_jitter)
+from dataset.transforms import (FINETUNE_JITTER, PRETRAIN_JITTER, CropBox, FinetuneAugmentation, PretrainAugmentation,
+                                TestCrops, crop_and_flip, draw_crop, scale_clips)
 
 REFERENCE_OPS = [
     reference.adjust_brightness,

@@ -16,9 +16,9 @@ from dataset.sampling import uniform_clips, window_clips
 from dataset.transforms import FinetuneAugmentation, TestCrops
 from dataset.videos import (
     EpochBatchSampler,
-    LabelledTestVideos,
     LabelledVideos,
     PretrainVideos,
+    TestVideos,
     TestViews,
     build_loader,
     collate_pretraining,
@@ -102,17 +102,17 @@ def test_no_two_draws_repeat(records: list[VideoRecord]) -> None:
     assert len(set(views)) == len(views) == 54
 
 
-def test_another_video_stands_in_for_one_that_cannot_be_read(records: list[VideoRecord], tmp_path: Path) -> None:
+def test_an_unreadable_video_is_replaced_by_another(records: list[VideoRecord], tmp_path: Path) -> None:
     gone = str(tmp_path / "gone")
     records[2] = VideoRecord(gone, 60)
     videos = pretrain_videos(records)
-    stand_ins = set()
+    shown = set()
     for epoch in range(6):
         sample = videos[epoch, 2]
         assert list(sample.bad_videos) == [2] and gone in sample.bad_videos[2] and sample.videos != [2]
         assert torch.equal(sample.clips, videos[epoch, 2].clips)
-        stand_ins |= set(sample.videos)
-    assert len(stand_ins) > 2
+        shown |= set(sample.videos)
+    assert len(shown) > 2
     batch = collate_pretraining([videos[0, 1], videos[0, 2]])
     assert batch.clips.shape[0] == 2 and batch.videos == [1, videos[0, 2].videos[0]] and list(batch.bad_videos) == [2]
     with pytest.raises(InputError, match="gone"):
@@ -158,7 +158,7 @@ def test_ranks_share_out_each_global_batch() -> None:
     assert seen[0] != seen[1] and set(seen[0]) != set(seen[1])
 
 
-def test_an_epoch_can_be_gone_on_with() -> None:
+def test_an_epoch_can_be_resumed() -> None:
     sampler = EpochBatchSampler(20, batch_size=3, rank=0, world_size=2, seed=0)
     sampler.set_epoch(4)
     whole = list(sampler)
@@ -186,16 +186,15 @@ def test_a_users_mistake_arrives_as_one_line(records: list[VideoRecord], num_wor
         file.unlink()
     with pytest.raises(InputError) as caught:
         batches_of(num_workers, [records[0]] * 2)
-    assert (
-        one_line(caught.value) == f"{missing.parent}: no frames in it, expected files such as image_00001.jpg"
-    )
+    assert one_line(caught.value) == (f"none of 2 videos can be read; the first: {missing.parent}: no frames in it, "
+                                      "expected files such as image_00001.jpg")
 
 
 def test_training_clips_carry_their_label(records: list[VideoRecord], read_codes: Callable) -> None:
     videos = LabelledVideos(records, clip_frames=8, stride=3, augment=lambda frames, rng: np.stack(frames), seed=0)
     starts = set()
     for epoch in range(6):
-        clip, label = videos[epoch, 3]
+        clip, label = videos[epoch, 3][:2]
         codes = read_codes(clip.numpy())
         assert label == 0 and (np.diff(codes) == 3).all()
         starts.add(codes[0])
@@ -214,19 +213,19 @@ def test_training_clips_repeat_themselves_and_differ_by_epoch(records: list[Vide
 @pytest.mark.parametrize("num_crops", [1, 10])
 def test_test_videos_give_all_clips_and_crops(records: list[VideoRecord], num_crops: int) -> None:
     crops = TestCrops(14, num_crops)
-    videos = LabelledTestVideos(records, partial(window_clips, clip_frames=8, stride=2), crops)
+    videos = TestVideos(records, partial(window_clips, clip_frames=8, stride=2), crops)
     for index, record in enumerate(records):
-        frames, clips_of_frames, label, row = videos[index]
+        frames, clips_of_frames, row, reason = videos[index]
         views = TestViews(frames, clips_of_frames, crops)
         clips = window_clips(record.num_frames, 8, 2)
         wanted = np.concatenate([crops(read_frames(record.path, clip, record.num_frames)) for clip in clips])
-        assert np.array_equal(views[:].numpy(), wanted) and (label, row) == (index % 3, index)
+        assert np.array_equal(views[:].numpy(), wanted) and (row, reason) == (index, "")
         half = len(views) // 2
         assert len(views) == len(wanted) and np.array_equal(views[half:].numpy(), wanted[half:])
 
 
 def test_test_videos_with_uniform_clips(records: list[VideoRecord]) -> None:
-    videos = LabelledTestVideos(
+    videos = TestVideos(
         records, partial(uniform_clips, clip_frames=4, stride=2, num_clips=5), TestCrops(14, 5)
     )
     assert TestViews(*videos[1][:2], TestCrops(14, 5))[:].shape == (25, 4, 14, 14, 3) and len(videos) == 7
@@ -234,7 +233,7 @@ def test_test_videos_with_uniform_clips(records: list[VideoRecord]) -> None:
 
 def test_a_long_test_video_is_never_in_memory_as_stored(tmp_path: Path, write_coded_video: Callable) -> None:
     record = VideoRecord(write_coded_video(tmp_path / "long", 120, size=(320, 240)), 120, 0)
-    videos = LabelledTestVideos([record], partial(window_clips, clip_frames=8, stride=1), TestCrops(16, 1))
+    videos = TestVideos([record], partial(window_clips, clip_frames=8, stride=1), TestCrops(16, 1))
     tracemalloc.start()
     frames, clips, _, _ = videos[0]
     peak = tracemalloc.get_traced_memory()[1]
@@ -244,11 +243,11 @@ def test_a_long_test_video_is_never_in_memory_as_stored(tmp_path: Path, write_co
     assert frames.numel() < peak < stored / 5
 
 
-def test_frames_of_two_sizes_in_a_test_video_are_told(tmp_path: Path, write_coded_video: Callable) -> None:
+def test_frames_of_two_sizes_in_a_test_video_are_an_error(tmp_path: Path, write_coded_video: Callable) -> None:
     folder = Path(write_coded_video(tmp_path / "v", 40))
     other = Path(write_coded_video(tmp_path / "w", 40, size=(48, 64)))
     (other / "image_00040.jpg").rename(folder / "image_00040.jpg")
-    videos = LabelledTestVideos(
+    videos = TestVideos(
         [VideoRecord(str(folder), 40, 0)], partial(window_clips, clip_frames=8, stride=1), TestCrops(16, 1)
     )
     with pytest.raises(InputError, match="48x64.*64x48"):

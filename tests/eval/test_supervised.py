@@ -15,7 +15,7 @@ from dataset.transforms import FinetuneAugmentation, TestCrops, scale_clips
 from dataset.videos import LabelledVideos
 from eval.classifier.model import (DropoutHead, ProbeHead, VideoClassifier, decay_lr, level_channels, parameter_groups,
                              pool_maps)
-from eval.classifier.training import ClipsOrSubstitutes, classifier_loss
+from eval.classifier.training import classifier_loss
 from eval.features.extract import ClipSettings, load_backbone
 from eval.metrics import accuracies, per_class, predict, ranks_of_truth
 from models.levels import LEVELS, LevelFeatures
@@ -147,20 +147,20 @@ def videos(tmp_path, write_coded_video) -> list[VideoRecord]:
             for label, n in enumerate((21, 40, 3, 29))]
 
 
-def test_a_substitute_stands_in_for_an_unreadable_video(videos, tmp_path):
+def test_an_unreadable_video_is_replaced_by_the_next(videos, tmp_path):
     absent = [VideoRecord(str(tmp_path / name), 9, 7) for name in ("gone", "lost")]
     records = [videos[0], *absent, videos[1]]
     clips = LabelledVideos(records, 8, 1, FinetuneAugmentation(16), 0)
-    substituted = ClipsOrSubstitutes(clips, skip_bad=True)
+    replaced = LabelledVideos(records, 8, 1, FinetuneAugmentation(16), 0, skip_bad=True)
     for index, shown in ((0, 0), (1, 3), (2, 3), (3, 3)):
-        clip, label, own, reason = substituted[5, index]
-        expected, expected_label = clips[5, shown]
+        clip, label, own, reason = replaced[5, index]
+        expected, expected_label = clips[5, shown][:2]
         assert torch.equal(clip, expected) and label == expected_label and own == index
         assert (records[index].path in reason) == (index in (1, 2)) and bool(reason) == (index in (1, 2))
     with pytest.raises(InputError, match="gone"):
-        ClipsOrSubstitutes(clips, skip_bad=False)[5, 1]
-    with pytest.raises(InputError, match="none of the 2 training videos can be read: .*gone"):
-        ClipsOrSubstitutes(LabelledVideos(absent, 8, 1, FinetuneAugmentation(16), 0), skip_bad=True)[0, 0]
+        clips[5, 1]
+    with pytest.raises(InputError, match="none of 2 videos can be read; the first: .*gone"):
+        LabelledVideos(absent, 8, 1, FinetuneAugmentation(16), 0, skip_bad=True)[0, 0]
 
 
 class PixelClassifier(nn.Module):

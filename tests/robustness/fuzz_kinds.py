@@ -25,7 +25,7 @@ from dataset.records import read_records, usable_for_pretraining
 from dataset.sampling import uniform_clips
 from dataset.transforms import TestCrops
 from dataset.video_file import count_frames, iterate_frames, promised_frames, read_video
-from dataset.videos import LabelledTestVideos, PretrainVideos
+from dataset.videos import PretrainVideos, TestVideos
 from eval.features.extract import load_backbone
 from models.cluster import ScoreQueue
 from models.levels import LevelFeatures
@@ -175,7 +175,7 @@ def read_csv(path: Path) -> None:
 
     def evaluation() -> None:
         records = read_records(path, True)[:3]
-        videos = LabelledTestVideos(records, lambda num_frames: uniform_clips(num_frames, 16, 1, 2), TestCrops(32, 1))
+        videos = TestVideos(records, lambda num_frames: uniform_clips(num_frames, 16, 1, 2), TestCrops(32, 1))
         look_at_all([lambda index=index: videos[index] for index in range(len(videos))])
 
     look_at_all([pretraining, evaluation])

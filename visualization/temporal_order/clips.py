@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from dataset.records import VideoRecord, read_records
 from dataset.transforms import TestCrops, scale_clips
-from dataset.videos import TestViews
+from dataset.videos import LabelledClips, TestViews
 from eval.features.clip_means import FULL_FLOAT32, mean_over_views
 from eval.features.extract import ClipSettings, pool_levels
 from utils.distributed import DistContext
@@ -79,8 +79,8 @@ def read_train_and_test(
 
 def read_clips(record: VideoRecord, settings: ClipSettings) -> Tensor:
     """Returns uint8 [clips, T, S, S, 3]: the video's test clips in natural order, centre crop."""
-    frames, clips, _, _ = settings.videos([record])[0]
-    return TestViews(frames, clips, TestCrops(settings.img_dim, 1))[:]
+    sample = settings.videos([record])[0]
+    return TestViews(sample.frames, sample.clips, TestCrops(settings.img_dim, 1))[:]
 
 
 def order_features(
@@ -127,7 +127,7 @@ def stored_rows(pairs: Tensor, batches: PairBatches) -> Iterator[Tensor]:
 
 
 def augmented_rows(
-    backbone: nn.Module, loader: Iterable[tuple[Tensor, Tensor]], level: str, batch: int, device: torch.device
+    backbone: nn.Module, loader: Iterable[LabelledClips], level: str, batch: int, device: torch.device
 ) -> Iterator[Tensor]:
     """Yields features as `stored_rows` does, of the augmented clips uint8 [B, T, S, S, 3] of `loader`.
 
@@ -137,7 +137,7 @@ def augmented_rows(
         clips = scale_clips(views.to(device, non_blocking=True))
         return getattr(backbone(clips), level).mean(dim=(2, 3, 4))
 
-    for clips, _ in loader:
+    for sample in loader:
         with torch.no_grad(), torch.backends.cudnn.flags(**FULL_FLOAT32):
-            rows = torch.cat([pool(views) for views in both_orders(clips, time_dim=1).split(batch)])
+            rows = torch.cat([pool(views) for views in both_orders(sample.clips, time_dim=1).split(batch)])
         yield rows
