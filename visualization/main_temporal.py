@@ -105,9 +105,7 @@ def order_evidence(maps: Tensor) -> Tensor:
     return (natural + reverse.flip(1)) / 2
 
 
-def train_order_head(
-    backbone: nn.Module, weights: dict[str, Any], settings: OrderSettings, device: torch.device
-) -> nn.Linear:
+def train_order_head(backbone: nn.Module, weights: dict, settings: OrderSettings, device: torch.device) -> nn.Linear:
     """Returns the trained head; writes its run directory, with its accuracy on the test videos, measured once at the end.
 
     `backbone` and `weights` as `load_backbone` returns them; the backbone does not change in a single bit.
@@ -167,24 +165,22 @@ def train_order_head(
     return head
 
 
-def evaluate_order_head(
-    backbone: nn.Module, weights: dict[str, Any], settings: OrderSettings, device: torch.device
-) -> None:
+def evaluate_order_head(backbone: nn.Module, weights: dict, settings: OrderSettings, device: torch.device) -> None:
     """Tests a trained head on held-out videos and writes OUT/result_eval.json.
 
     The training list must be the one that the head was trained on, so that none of its videos is tested.
     """
     begin = time.monotonic()
     head, path, state, settings = find_head(weights, settings, device)
-    train_csv = settings.train_csv or state["train_csv"]
-    _, test, counts, digest = read_train_and_test(train_csv, settings.test_csv, settings.clip_settings)
-    check_train_videos(state, path, digest, train_csv)
+    settings = settings.completed({"train_csv": state["train_csv"]})
+    _, test, counts, digest = read_train_and_test(settings.train_csv, settings.test_csv, settings.clip_settings)
+    check_train_videos(state, path, digest, settings.train_csv)
     features = stored_features("test", test, backbone, weights, settings, device)
-    write_order_card(EVAL_CARD, head, path, state, features, weights, replace(settings, train_csv=train_csv), counts, begin)
+    write_order_card(EVAL_CARD, head, path, state, features, weights, settings, counts, begin)
 
 
 def find_head(
-    weights: dict[str, Any], settings: OrderSettings, device: torch.device
+    weights: dict, settings: OrderSettings, device: torch.device
 ) -> tuple[nn.Linear, Path, dict[str, Any], OrderSettings]:
     """Returns (head, path, checkpoint, completed settings) of `settings.head`, or else of the newest head in its `out`."""
     found = list_checkpoints(Path(settings.out) / "checkpoints")
@@ -204,12 +200,10 @@ def find_head(
     return load_head(state, device), path, state, settings
 
 
-def stored_features(
-    role: str, videos: Sequence[VideoRecord], backbone: nn.Module, weights: dict[str, Any], settings: OrderSettings,
-    device: torch.device,
-) -> Tensor:
+def stored_features(role: str, videos: Sequence[VideoRecord], backbone: nn.Module, weights: dict, settings: OrderSettings,
+                    device: torch.device) -> Tensor:
     """Returns float32 [2P, C] at `settings.level`: those stored in `feature_dir`, or else computed and stored there."""
-    clips, csv_path = settings.clip_settings, {"train": settings.train_csv, "test": settings.test_csv}[role]
+    clips, csv_path = settings.clip_settings, getattr(settings, f"{role}_csv")
     fingerprint = {**feature_fingerprint(weights, settings.seed, csv_path, clips), "orders": "natural, reversed"}
     path = store_path(settings.feature_dir or str(Path(settings.out) / "features"), fingerprint, f"order_{role}")
     make_out_dir(path.parent, "--feature_dir")
@@ -223,10 +217,8 @@ def stored_features(
     return rows
 
 
-def write_order_card(
-    name: str, head: nn.Linear, path: Path, state: dict[str, Any], features: Tensor, weights: dict[str, Any],
-    settings: OrderSettings, counts: dict[str, int], begin: float,
-) -> None:
+def write_order_card(name: str, head: nn.Linear, path: Path, state: dict, features: Tensor, weights: dict,
+                     settings: OrderSettings, counts: dict[str, int], begin: float) -> None:
     """Writes the result card of the head of `path` on the test videos' `features`, and prints its table."""
     outcome = Outcome(Split(None, settings.train_csv, settings.test_csv), {settings.level: order_accuracy(head, features)},
                       {**counts, "head": str(path), "head_sha256": file_sha256(path)})
@@ -237,9 +229,7 @@ def write_order_card(
     print(markdown_table(card, ("clips", "clip_frames", "img_dim", "seed")), flush=True)
 
 
-def write_order_videos(
-    backbone: nn.Module, weights: dict[str, Any], settings: OrderSettings, device: torch.device
-) -> None:
+def write_order_videos(backbone: nn.Module, weights: dict, settings: OrderSettings, device: torch.device) -> None:
     """Writes images and a video of the maps of the middle clip of each of the first `num_videos` test videos.
 
     They replace earlier ones in OUT/cam.
@@ -261,15 +251,13 @@ def write_order_videos(
               f"{maps[1].mean():+.3f} for reversed order of the reversed one", flush=True)
 
 
-def work(context: DistContext, flags: argparse.Namespace) -> None:
+def run_mode(context: DistContext, flags: argparse.Namespace) -> None:
     """Does what --mode asks for."""
-    fields = {name: value for name, value in vars(flags).items() if name not in ("mode", "gpu")}
-    settings = OrderSettings(**fields)
+    settings = OrderSettings(**{name: value for name, value in vars(flags).items() if name not in ("mode", "gpu")})
     check_order_settings(settings, flags.mode)
     backbone, weights = load_backbone(settings.weights, settings.net, settings.seed)
-    backbone.requires_grad_(False)
-    run = {"train": train_order_head, "eval": evaluate_order_head, "visualize": write_order_videos}[flags.mode]
-    run(backbone, weights, settings, context.device)
+    mode = {"train": train_order_head, "eval": evaluate_order_head, "visualize": write_order_videos}[flags.mode]
+    mode(backbone.requires_grad_(False), weights, settings, context.device)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -280,7 +268,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if flags.mode != "train" and not flags.resume:
         del flags.resume  # where a DataLoader worker is lost, there is nothing to resume
     rank = int(os.environ.get("RANK", "0"))  # started by torchrun, rank 0 alone reports that it must not be
-    return run_told(lambda: DistContext(rank, 1, choose_device(flags.gpu)), work, flags, parser.prog)
+    return run_told(lambda: DistContext(rank, 1, choose_device(flags.gpu)), run_mode, flags, parser.prog)
 
 
 if __name__ == "__main__":

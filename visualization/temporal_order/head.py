@@ -17,7 +17,7 @@ from eval.features.extract import RANDOM
 from utils.checkpoint import FORMAT
 from utils.errors import InputError
 from visualization.temporal_order.clips import order_targets
-from visualization.temporal_order.settings import CLIP_FLAGS, TRAINING_FLAGS, OrderSettings
+from visualization.temporal_order.settings import CLIP_DEFAULTS, FLAGS, TRAINING_SETTINGS, OrderSettings
 
 HEAD_KIND = "order_head"
 NEEDED = {"backbone", "trained_with", "training", "train_csv", "train_videos", "epochs_done", "weight"}
@@ -71,8 +71,8 @@ def head_state(head: nn.Linear, optimizer: torch.optim.Optimizer, epochs_done: i
     `train_videos`: digest of the training list.
     """
     return {"format": FORMAT, "kind": HEAD_KIND, "backbone": backbone_identity(weights, settings.seed),
-            "trained_with": {name: getattr(settings, name) for name in CLIP_FLAGS},
-            "training": {name: getattr(settings, name) for name in TRAINING_FLAGS},
+            "trained_with": {name: getattr(settings, name) for name in CLIP_DEFAULTS},
+            "training": {name: getattr(settings, name) for name in TRAINING_SETTINGS},
             "train_csv": os.path.abspath(settings.train_csv), "train_videos": train_videos, "epochs_done": epochs_done,
             "weight": head.weight.detach(), "optimizer": optimizer.state_dict()}
 
@@ -105,11 +105,10 @@ def check_head(state: dict[str, Any], path: Path, weights: dict[str, Any], seed:
 
 def check_resumed(state: dict[str, Any], path: Path, settings: OrderSettings) -> None:
     """Raises InputError unless training by the completed `settings` can resume from `state`, read from `path`."""
-    for name, flag in (CLIP_FLAGS | TRAINING_FLAGS).items():
-        before = {**state["trained_with"], **state["training"]}[name]
+    for name, before in {**state["trained_with"], **state["training"]}.items():
         if getattr(settings, name) != before:
-            raise InputError(f"{flag} {getattr(settings, name)}: {path} was trained with {before}; a run resumes with the "
-                             "settings that it began with")
+            raise InputError(f"{FLAGS[name]} {getattr(settings, name)}: {path} was trained with {before}; a run resumes "
+                             "with the settings that it began with")
     if state["epochs_done"] > settings.epochs:
         raise InputError(f"--epoch {settings.epochs}: {path} has had {state['epochs_done']} already")
 

@@ -1,8 +1,8 @@
-"""Settings of visualization/main_temporal.py: defaults, command line and checks."""
+"""Settings of visualization/main_temporal.py: each one's flag, default, meaning and least value."""
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -14,48 +14,63 @@ from utils.cli import OneLineParser, find_not_positive
 from utils.errors import AgreedError, InputError
 from utils.launch import visible_gpus
 
-# Clip settings that were left out: those of a trained head, in a new training these.
+MODES = ("train", "eval", "visualize")
+# Clip settings that are left out: those of the trained head; in a new training these.
 CLIP_DEFAULTS = {"clip_frames": 16, "stride": 1, "img_dim": 224, "clips": 1, "level": "high"}
-CLIP_FLAGS = {"clip_frames": "--seq", "stride": "--ds", "img_dim": "--img_dim", "clips": "--clips", "level": "--level"}
 # Besides, the weights of a trained head depend on these; the number of epochs may grow.
-TRAINING_FLAGS = {"augment": "--augment", "batch_pairs": "--train_batch", "lr": "--lr", "lr_decay_epoch": "--lr_decay",
-                  "weight_decay": "--wd", "seed": "--seed"}
+TRAINING_SETTINGS = ("augment", "batch_pairs", "lr", "lr_decay_epoch", "weight_decay", "seed")
+
+
+def _setting(flag: str, default: Any, help: str, least: float | None = None, **argument: Any) -> Any:
+    """Returns a field whose value `flag` sets; numbers must be at least `least`. `argument`: others of add_argument."""
+    if "action" not in argument and "choices" not in argument:
+        argument.setdefault("type", type(default) if default is not None else int if least else str)
+    return field(default=default, metadata={"flag": flag, "least": least, "argument": {"help": help, **argument}})
 
 
 @dataclass(frozen=True)
 class OrderSettings:
-    """What a temporal-order head is trained on, tested on and shown for; `order_parser` describes each field."""
+    """What a temporal-order head is trained on, tested on and shown for."""
 
-    weights: str
-    net: str | None = None
-    head: str | None = None
-    seed: int = 0
-    train_csv: str | None = None
-    test_csv: str | None = None
-    clip_frames: int | None = None
-    stride: int | None = None
-    img_dim: int | None = None
-    clips: int | None = None
-    level: str | None = None
-    augment: bool = False
-    epochs: int = 50
-    batch_pairs: int = 256
-    lr: float = 1e-3
-    lr_decay_epoch: int = 30
-    weight_decay: float = 1e-3
-    batch: int = 32
-    num_workers: int = 4
-    feature_dir: str | None = None
-    out: str = "runs/order"
-    resume: str | None = None
-    num_videos: int = 8
-    scale: str = "clip"
-    fps: int = 4
-    pos: str = "natural"
-    neg: str = "reversed"
+    weights: str = _setting("--weights", None, "backbone; it stays frozen", required=True, metavar="CHECKPOINT|random")
+    net: str | None = _setting("--net", None, "architecture; needed for random weights, else read from the checkpoint")
+    seed: int = _setting("--seed", 0, "seed of random weights, order and augmentation", 0)
+    head: str | None = _setting("--head", None, "eval, visualize: trained head (default: the newest in --out)",
+                                metavar="CHECKPOINT")
+    train_csv: str | None = _setting("--train_csv", None, "train: training videos: frame_dir,number_of_frames; labels are "
+                                     "not needed; eval: the same list where it has moved", metavar="CSV")
+    test_csv: str | None = _setting("--test_csv", None, "held-out videos to test on, or to show", metavar="CSV")
+    clip_frames: int | None = _setting("--seq", None, "frames of a clip (default: as the head was trained, or 16)", 8)
+    stride: int | None = _setting("--ds", None, "take every ds-th frame (default: likewise, or 1)", 1)
+    img_dim: int | None = _setting("--img_dim", None, "side of a clip in px (default: likewise, or 224)", 32)
+    clips: int | None = _setting("--clips", None, "evenly spaced clips of each video; one is taken from its middle "
+                                 "(default: likewise, or 1)", 1)
+    level: str | None = _setting("--level", None, "feature map under the head (default: likewise, or high)", choices=LEVELS)
+    augment: bool = _setting("--augment", False, "train: a random clip, crop, flip and color of each video in each epoch; "
+                             "the backbone is run every time", action="store_true")
+    epochs: int = _setting("--epoch", 50, "train: number of epochs in all", 1)
+    batch_pairs: int = _setting("--train_batch", 256, "train: clips per step, each with its reversal: twice as many rows", 1)
+    lr: float = _setting("--lr", 1e-3, "train: learning rate of Adam")
+    lr_decay_epoch: int = _setting("--lr_decay", 30, "train: first epoch (from 0) at a tenth of --lr", 0)
+    weight_decay: float = _setting("--wd", 1e-3, "train: weight decay (L2)", 0)
+    batch: int = _setting("--batch", 32, "clips in one forward of the backbone", 1)
+    num_workers: int = _setting("--workers", 4, "DataLoader workers", 0)
+    feature_dir: str | None = _setting("--feature_dir", None, "features are stored here and used again for the same "
+                                       "weights, csv and clips; frames that have changed under the same csv are not noticed "
+                                       "(default: OUT/features)", metavar="DIR")
+    out: str = _setting("--out", "runs/order", "run directory of the head", metavar="DIR")
+    resume: str | None = _setting("--resume", None, "train: resume from the newest head in --out, or from the one given",
+                                  nargs="?", const="auto", metavar="CHECKPOINT")
+    num_videos: int = _setting("--num_videos", 8, "visualize: the first N of --test_csv that are long enough; they replace "
+                               "all videos in OUT/cam", 1, metavar="N")
+    scale: str = _setting("--scale", "clip", "visualize: one color scale for a clip and its reversal; frame: one for each "
+                          "frame, which hides how strong the evidence is over time", choices=("clip", "frame"))
+    fps: int = _setting("--fps", 4, "visualize: frames per second", 1)
+    pos: str = _setting("--pos", "natural", "visualize: folder of the natural order's images, in OUT/cam", metavar="NAME")
+    neg: str = _setting("--neg", "reversed", "visualize: folder of the reversed order's images, in OUT/cam", metavar="NAME")
 
     def completed(self, values: dict[str, Any]) -> OrderSettings:
-        """Returns these settings with each of `values` where a field is None."""
+        """Returns these settings with each of `values` where a setting is None."""
         return replace(self, **{name: value for name, value in values.items() if getattr(self, name) is None})
 
     @property
@@ -64,53 +79,17 @@ class OrderSettings:
         return ClipSettings(self.clips, self.clip_frames, self.stride, self.img_dim, crops=1)
 
 
+FLAGS = {setting.name: setting.metadata["flag"] for setting in fields(OrderSettings)}
+
+
 def order_parser(description: str | None = None) -> OneLineParser:
-    """Returns the parser of `python visualization/main_temporal.py`: --mode, --gpu and a flag for each setting."""
+    """Returns the parser of `python visualization/main_temporal.py`: --mode, --gpu and every setting's flag."""
     parser = OneLineParser(prog="main_temporal.py", description=description)
-    parser.add_argument("--mode", choices=("train", "eval", "visualize"), default="train",
+    parser.add_argument("--mode", choices=MODES, default="train",
                         help="train the head, then test it; eval: test it; visualize: write its maps")
-    add = parser.add_argument_group("weights").add_argument
-    add("--weights", required=True, metavar="CHECKPOINT|random", help="backbone; it stays frozen")
-    add("--net", help="architecture; needed for random weights, else read from the checkpoint")
-    add("--head", metavar="CHECKPOINT", help="eval, visualize: trained head (default: the newest in --out)")
-    add("--seed", type=int, help="seed of random weights, order and augmentation")
-    add = parser.add_argument_group("clips (defaults in eval and visualize: as the head was trained)").add_argument
-    add("--train_csv", metavar="CSV", help="train: training videos: frame_dir,number_of_frames; labels are not needed; "
-                                           "eval: the same list where it has moved")
-    add("--test_csv", metavar="CSV", help="held-out videos to test on, or to show")
-    for name, meaning in (("clip_frames", "frames of a clip"), ("stride", "take every ds-th frame"),
-                          ("img_dim", "side of a clip in px"),
-                          ("clips", "evenly spaced clips of each video; one is taken from its middle")):
-        add(CLIP_FLAGS[name], dest=name, type=int, metavar="N", help=f"{meaning} (default: {CLIP_DEFAULTS[name]})")
-    add("--level", choices=LEVELS, help=f"feature map under the head (default: {CLIP_DEFAULTS['level']})")
-    add("--augment", action="store_true", help="train: a random clip, crop, flip and color of each video in each epoch; "
-                                               "the backbone is run every time")
-    add = parser.add_argument_group("training of the head (--mode train)").add_argument
-    add("--epoch", dest="epochs", type=int, metavar="N", help="number of epochs in all")
-    add("--train_batch", dest="batch_pairs", type=int, metavar="B", help="clips per step, each with its reversal: 2 B rows")
-    add("--lr", type=float, help="learning rate of Adam")
-    add("--lr_decay", dest="lr_decay_epoch", type=int, metavar="EPOCH", help="first epoch (from 0) at a tenth of --lr")
-    add("--wd", dest="weight_decay", type=float, help="weight decay (L2)")
-    add = parser.add_argument_group("work").add_argument
-    add("--gpu", metavar="N|none", help="GPU to use; none: the CPU (default: the first GPU, if there is one)")
-    add("--batch", type=int, metavar="M", help="clips in one forward of the backbone")
-    add("--workers", dest="num_workers", type=int, help="DataLoader workers")
-    add("--feature_dir", metavar="DIR",
-        help="features are stored here and used again for the same weights, csv and clips; frames that have changed "
-             "under the same csv are not noticed (default: OUT/features)")
-    add = parser.add_argument_group("output").add_argument
-    add("--out", metavar="DIR", help="run directory of the head")
-    add("--resume", nargs="?", const="auto", metavar="CHECKPOINT",
-        help="train: resume from the newest head in --out, or from the one given")
-    add("--num_videos", type=int, metavar="N", help="visualize: the first N of --test_csv that are long enough; they "
-                                                    "replace all videos in OUT/cam")
-    add("--scale", choices=("clip", "frame"),
-        help="visualize: one color scale for a clip and its reversal; frame: one for each frame, which hides how strong "
-             "the evidence is over time")
-    add("--fps", type=int, metavar="N", help="visualize: frames per second")
-    add("--pos", metavar="NAME", help="visualize: folder of the natural order's images, in OUT/cam")
-    add("--neg", metavar="NAME", help="visualize: folder of the reversed order's images, in OUT/cam")
-    parser.set_defaults(**{name: value for name, value in asdict(OrderSettings("")).items() if name != "weights"})
+    parser.add_argument("--gpu", metavar="N|none", help="GPU to use; none: the CPU (default: the first GPU, if any)")
+    for setting in fields(OrderSettings):
+        parser.add_argument(FLAGS[setting.name], dest=setting.name, default=setting.default, **setting.metadata["argument"])
     return parser
 
 
@@ -118,25 +97,18 @@ def check_order_settings(settings: OrderSettings, mode: str) -> None:
     """Raises InputError for a value that cannot work, or that `mode` lacks or does not use."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise AgreedError(f"WORLD_SIZE {os.environ['WORLD_SIZE']}: this runs in a single process; start it without torchrun")
-    require_at_least({
-        "--seed": (settings.seed, 0), "--seq": (settings.clip_frames, 8), "--ds": (settings.stride, 1),
-        "--img_dim": (settings.img_dim, 32), "--clips": (settings.clips, 1), "--epoch": (settings.epochs, 1),
-        "--train_batch": (settings.batch_pairs, 1), "--lr_decay": (settings.lr_decay_epoch, 0),
-        "--wd": (settings.weight_decay, 0), "--batch": (settings.batch, 1), "--workers": (settings.num_workers, 0),
-        "--num_videos": (settings.num_videos, 1), "--fps": (settings.fps, 1)})
+    require_at_least({FLAGS[setting.name]: (getattr(settings, setting.name), setting.metadata["least"])
+                      for setting in fields(settings) if setting.metadata["least"] is not None})
     problem = find_not_positive({"--lr": settings.lr})
     if problem:
         raise InputError(problem)
     for name in ("train_csv", "test_csv") if mode == "train" else ("test_csv",):
         if getattr(settings, name) is None:
             raise InputError(f"--{name}: needed with --mode {mode}")
-    for name, modes, instead in (
-        ("head", ("eval", "visualize"), "--resume resumes training"), ("resume", ("train",), "--head takes a trained head"),
-        ("augment", ("train",), "leave it out"), ("clips", ("train", "eval"), "leave it out"),
-        ("train_csv", ("train", "eval"), "leave it out"),
-    ):
+    for name, modes in {"head": MODES[1:], "resume": MODES[:1], "augment": MODES[:1], "clips": MODES[:2],
+                        "train_csv": MODES[:2]}.items():
         if getattr(settings, name) and mode not in modes:
-            raise InputError(f"--{name}: without effect in --mode {mode}; {instead}")
+            raise InputError(f"--{name}: without effect in --mode {mode} (only in {' and '.join(modes)}); leave it out")
     for flag, name in (("--pos", settings.pos), ("--neg", settings.neg)):
         if name in ("", os.curdir, os.pardir) or os.path.basename(name) != name:
             raise InputError(f"{flag} {name}: must be the name of a folder in OUT/cam, without {os.sep}")
