@@ -44,8 +44,8 @@ from models.multilevel import MultiLevelModel
 from models.objective import Objective
 from utils.checkpoint import (checkpoint_path, find_checkpoint, pretraining_state, prune_checkpoints,
                               restore_pretraining, write_checkpoint)
-from utils.distributed import (DistContext, run_on_all_ranks, run_on_main, gather_objects, gather_rows, check_same_on_all_ranks,
-                               share_buffers)
+from utils.distributed import (DistContext, check_same_on_all_ranks, gather_objects, gather_rows, run_on_all_ranks,
+                               run_on_main, share_buffers)
 from utils.profiling import dry_run
 from utils.errors import STOPPED, NonFiniteError
 from utils.step_checks import StepUndo, sync_step_status, handle_not_finite, note_bad_videos, require_finite_weights
@@ -54,7 +54,8 @@ from utils.files import hold_directory
 from utils.metrics import EpochMeter, StepValues
 from utils.phases import Phases
 from utils.progress import Progress
-from utils.training_log import RunLog, device_name, file_sha256, write_config
+from utils.files import file_sha256
+from utils.training_log import RunLog, device_name, write_config
 from utils.signals import StopRequest
 
 # Flags that may differ from one machine to the next; all others must be the same in every process.
@@ -170,8 +171,9 @@ def build(context: DistContext, flags: argparse.Namespace) -> Run:
                      f"{batches.global_batch}")
         progress.epoch, progress.step, sums = progress.epoch + 1, 0, None
     # Also waits until every process has looked for checkpoints, before the main one writes anything.
-    check_same_on_all_ranks({"--csv_file (SHA-256)": csv_sha256, "newest checkpoint (is --out on a file system that all share?)":
-                   (progress.epoch, progress.step)}, context)
+    check_same_on_all_ranks({"--csv_file (SHA-256)": csv_sha256,
+                             "newest checkpoint (is --out on a file system that all share?)":
+                             (progress.epoch, progress.step)}, context)
     meter = EpochMeter(batches.global_batch, context.device)
     if sums:
         meter.load_state_dict(sums)

@@ -57,7 +57,7 @@ def print_objective(quick: bool) -> None:
     for videos, prototypes in [(64, 1000), (512, 1000)] if quick else [
             (64, 1000), (256, 1000), (512, 1000), (1024, 1000), (512, 200), (512, 3000)]:
         local, remote = random_output(64, prototypes), random_output(videos - 64, prototypes)
-        others = torch.stack([x.detach() for x in (*remote.instance, *remote.graph)], dim=1)
+        others = torch.stack([x.detach() for x in (*remote.instance, *remote.graph_embeddings)], dim=1)
         objective = Objective(graph_start_epoch=0, queue_start_epoch=0)
         older = torch.rand(1024, 2, prototypes) * 2 - 1
 

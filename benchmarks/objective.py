@@ -42,7 +42,7 @@ def random_output(videos: int, prototypes: int, device: str = "cpu") -> ModelOut
 def rows_by_name(output: ModelOutput) -> dict[str, Tensor]:
     """Returns what is gathered, by name."""
     return {**{f"instance_{level}": x for level, x in zip(LEVELS, output.instance)},
-            **{f"graph_{level}": x for level, x in zip(LEVELS, output.graph)}, "scores": output.scores}
+            **{f"graph_{level}": x for level, x in zip(LEVELS, output.graph_embeddings)}, "scores": output.scores}
 
 
 def make_versions() -> dict:
@@ -80,7 +80,7 @@ def network_pass_s(videos: int) -> float:
 
     def forward_and_backward() -> None:
         output = step.forward("float32")
-        sum(x.sum() for x in (*output.instance, *output.timestamp, *output.graph, output.scores)).backward()
+        sum(x.sum() for x in (*output.instance, *output.timestamp, *output.graph_embeddings, output.scores)).backward()
 
     return statistics.median(time_in_turns({"pass": forward_and_backward}, 1)["pass"])
 

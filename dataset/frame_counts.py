@@ -13,9 +13,9 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 
-from dataset.prepare.worker_pool import show_progress
 from dataset.video_file import count_frames
 from utils.errors import InputError
+from utils.files import show_progress
 
 _THREADS = min(32, 4 * (os.cpu_count() or 1))  # most of the time goes into waiting for the disk
 

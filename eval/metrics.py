@@ -20,7 +20,7 @@ from dataset.transforms import scale_clips
 from eval.features.clip_means import ClipSettings, mean_over_views
 from utils.distributed import DistContext
 from utils.errors import AgreedError
-from utils.training_log import replace_text
+from utils.files import write_atomically
 
 TOP = (1, 5)
 
@@ -104,4 +104,4 @@ def write_per_class(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    replace_text(path, text.getvalue())
+    write_atomically(path, text.getvalue())

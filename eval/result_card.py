@@ -15,7 +15,8 @@ import torch
 from eval.splits import Split
 from eval.table import markdown_rows, percent
 from utils.errors import InputError
-from utils.training_log import device_name, file_sha256, git_commit, library_versions, replace_text
+from utils.files import file_sha256, write_atomically
+from utils.training_log import device_name, git_commit, library_versions
 
 CARD = "result.json"
 # The part of the network whose output is the map of each level.
@@ -97,7 +98,7 @@ def over(values: dict[str, dict[str, list[float]]], statistic: Any) -> Metrics:
 def write_card(out: Path, card: dict[str, Any], name: str = CARD) -> Path:
     """Path of the card `name`, written whole into the folder `out`; an earlier one is replaced."""
     path = out / name
-    replace_text(path, json.dumps(card, indent=2, allow_nan=False) + "\n")
+    write_atomically(path, json.dumps(card, indent=2, allow_nan=False) + "\n")
     return path
 
 

@@ -1,44 +1,41 @@
-"""Other people's checkpoints in our names, strict about every key.
+"""Checkpoints of other projects under this project's names; every key is checked.
 
-The four sources, by what they fill:
+The sources, and what they fill:
 
-    reference      the authors' model, r3d18: all of MultiLevelModel
+    official       the official code's model, r3d18: all of MultiLevelModel
     3d-resnets     3D-ResNets-PyTorch r3d18 / 34 / 50 (projection shortcuts): a backbone
     torchvision    r2plus1d_18 or s3d: a backbone
 """
 from __future__ import annotations
 
 import re
-from typing import Mapping
+from typing import Mapping, MutableMapping
 
 import torch
 from torch import Tensor, nn
 
-REFERENCE_HEADS = {
+OFFICIAL_HEADS = {
     "project.": "instance.high.", "project_mid.": "instance.mid.", "project_low.": "instance.low.",
-    "project_graph.": "graph.high.", "project_mid_graph.": "graph.mid.", "project_low_graph.": "graph.low.",
+    "project_graph.": "graph_heads.high.", "project_mid_graph.": "graph_heads.mid.",
+    "project_low_graph.": "graph_heads.low.",
     "project_fine.": "timestamp.high.", "project_mid_fine.": "timestamp.mid.", "project_low_fine.": "timestamp.low.",
     "project_global.": "prototype_head.projection.", "prototype.": "prototype_head.prototypes.",
 }
 EXCITATION_PARTS = {"conv1": "squeeze", "bn1": "squeeze_norm", "conv2": "shift", "conv3": "expand",
                     "bn3": "expand_norm"}
-# Classifiers, which no backbone of ours has.
-UNUSED = {
-    "reference": ("backbone.fc.",),
-    "3d-resnets": ("fc.",),
-    "torchvision": ("fc.", "classifier."),
-}
+# Classifiers, which no backbone here has.
+UNUSED = {"official": ("backbone.fc.",), "3d-resnets": ("fc.",), "torchvision": ("fc.", "classifier.")}
 
 
 def convert(state: Mapping[str, Tensor], source: str, target: nn.Module) -> dict[str, Tensor]:
-    """State dict for `target` (a MultiLevelModel for "reference", else a backbone) from a checkpoint's `state`.
+    """Returns the state dict for `target` (a MultiLevelModel for "official", else a backbone) of a checkpoint's `state`.
 
-    Only the named classifiers are left out. ValueError names every key that is missing, not wanted, or of another
-    shape; so the result always loads strictly. A `module.` prefix (DataParallel) is taken off.
+    Only the classifiers in UNUSED are left out. ValueError names every key that is missing, unknown, or of another
+    shape; so the result always loads strictly. A `module.` prefix (DataParallel) is removed.
     """
     if source not in UNUSED:
         raise ValueError(f"source {source!r}: choose among {', '.join(UNUSED)}")
-    rename = {"reference": reference_name, "3d-resnets": resnet_name, "torchvision": str}[source]
+    rename = {"official": official_name, "3d-resnets": resnet_name, "torchvision": str}[source]
     converted = {}
     for key, value in state.items():
         key = key.removeprefix("module.")
@@ -53,8 +50,9 @@ def convert(state: Mapping[str, Tensor], source: str, target: nn.Module) -> dict
 
 
 def check_keys(state: Mapping[str, Tensor], target: nn.Module) -> None:
-    """ValueError, in one line, unless `state` holds exactly the entries of `target` in their shapes."""
-    wanted = target.state_dict()
+    """Raises ValueError, in one line, unless `state` holds exactly the entries of `target` in their shapes."""
+    wanted, state = target.state_dict(), dict(state)
+    rename_old_keys(state)
     problems = []
     missing = [key for key in wanted if key not in state]
     unknown = [key for key in state if key not in wanted]
@@ -68,22 +66,28 @@ def check_keys(state: Mapping[str, Tensor], target: nn.Module) -> None:
         raise ValueError("; ".join(problems))
 
 
-def reference_name(key: str) -> str:
-    """Our name of an entry of the reference checkpoint."""
+def rename_old_keys(state: MutableMapping[str, Tensor]) -> None:
+    """Renames entries of MultiLevelModel from before `graph` became `graph_heads`, in place."""
+    for key in [key for key in state if key.startswith("graph.")]:
+        state["graph_heads." + key.removeprefix("graph.")] = state.pop(key)
+
+
+def official_name(key: str) -> str:
+    """Returns the name here of an entry of the official checkpoint."""
     excitation = re.fullmatch(r"backbone\.me(low|mid)\.0\.(\w+)\.(\w+)", key)
     if excitation:
         level, part, leaf = excitation.groups()
         return f"excitation.{level}.{EXCITATION_PARTS.get(part, part)}.{leaf}"
     if key.startswith("backbone."):
         return "backbone." + resnet_name(key.removeprefix("backbone."))
-    for theirs, ours in REFERENCE_HEADS.items():
+    for theirs, ours in OFFICIAL_HEADS.items():
         if key.startswith(theirs):
             return ours + key.removeprefix(theirs)
     return key
 
 
 def resnet_name(key: str) -> str:
-    """Our name (torchvision's) of an entry of a plain 3D ResNet: conv1/bn1 of a block become conv1.0/conv1.1."""
+    """Returns the name here (torchvision's) of an entry of a plain 3D ResNet: conv1/bn1 of a block are conv1.0/conv1.1."""
     key = re.sub(r"^conv1\.", "stem.0.", key)
     key = re.sub(r"^bn1\.", "stem.1.", key)
     key = re.sub(r"^(layer\d\.\d+)\.conv(\d)\.", r"\1.conv\2.0.", key)
@@ -91,7 +95,7 @@ def resnet_name(key: str) -> str:
 
 
 def unwrap(checkpoint: object) -> dict[str, Tensor]:
-    """The state dict inside a loaded checkpoint: itself, or under "state_dict", "model_state_dict" or "model"."""
+    """Returns the state dict in a loaded checkpoint: itself, or under "state_dict", "model_state_dict" or "model"."""
     for name in ("state_dict", "model_state_dict", "model"):
         if isinstance(checkpoint, dict) and isinstance(checkpoint.get(name), dict):
             checkpoint = checkpoint[name]

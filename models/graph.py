@@ -1,4 +1,4 @@
-"""The graph constraint: high-level similarity between videos, cleaned by clusters, as target for every level.
+"""The graph constraint: high-level similarity between videos, filtered by cluster label, as target for every level.
 
 Shapes: B videos of this rank, N videos over all ranks (this rank's are N's rows first_row ... first_row + B - 1),
 D embedding width.
@@ -12,15 +12,14 @@ from torch import Tensor
 from models.losses import TEMPERATURE, unit
 
 
-
 def log_similarity(anchors: Tensor, candidates: Tensor) -> Tensor:
-    """log softmax_j(a_i . c_j / tau) for embeddings [B, D] and [N, D], each L2-normalised first -> [B, N]."""
+    """Returns log softmax_j(a_i . c_j / tau) [B, N] of embeddings [B, D] and [N, D], each L2-normalised first."""
     return F.log_softmax(unit(anchors) @ unit(candidates).T / TEMPERATURE, dim=1)
 
 
 @torch.no_grad()
-def infer_graph(similarity: Tensor, labels: Tensor, first_row: int, threshold: float) -> Tensor:
-    """Edges G [B, N] from B videos to all N, every row summing to 1; it carries no gradient.
+def infer_adjacency(similarity: Tensor, labels: Tensor, first_row: int, threshold: float) -> Tensor:
+    """Returns edge weights G [B, N] from B videos to all N, every row summing to 1, without gradient.
 
     `similarity` [B, N] holds rows of the row-softmaxed similarity A of clip 1 to clip 2, `labels` [N] the cluster
     label of every video. Off-diagonal entries below `threshold` become 0, the diagonal stays; entries between
@@ -34,12 +33,12 @@ def infer_graph(similarity: Tensor, labels: Tensor, first_row: int, threshold: f
     return edges / edges.sum(dim=1, keepdim=True)
 
 
-def graph_contrast(graph: Tensor, anchors: Tensor, candidates: Tensor, reduction: str = "row") -> Tensor:
-    """-sum_j G_ij log P_ij, where P_ij = softmax_j(g_i1 . g_j2 / tau), as a scalar.
+def graph_contrast(adjacency: Tensor, anchors: Tensor, candidates: Tensor, reduction: str = "row") -> Tensor:
+    """Returns -sum_j G_ij log P_ij, where P_ij = softmax_j(g_i1 . g_j2 / tau), as a scalar.
 
-    `graph` [B, N]; `anchors` [B, D] are clip 1 of this rank's videos, `candidates` [N, D] clip 2 of all videos.
+    `adjacency` G [B, N]; `anchors` [B, D] are clip 1 of this rank's videos, `candidates` [N, D] clip 2 of all videos.
     `reduction` "row" sums over j and averages over i, a cross-entropy; "element" averages over all B * N entries, as
-    the reference does, which is N times smaller and so weakens the constraint as the batch grows.
+    the official code does, which is N times smaller and so weakens the constraint as the batch grows.
     """
-    entries = -graph * log_similarity(anchors, candidates)
+    entries = -adjacency * log_similarity(anchors, candidates)
     return entries.mean() if reduction == "element" else entries.sum(dim=1).mean()

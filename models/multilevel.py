@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from models.convert import rename_old_keys
 from models.heads import Projection, PrototypeHead
 from models.levels import LEVELS, LevelFeatures
 from models.motion import MotionExcitation, reverse_time
@@ -23,14 +24,14 @@ BACKBONES = {
     "r3d50": r3d50,
     "r2plus1d18": r2plus1d18,
     "s3d": S3D,
-    "resnet18": r3d18,  # the reference's name for r3d18
+    "resnet18": r3d18,  # the official code's name for it
 }
 
 
 def build_backbone(net: str) -> nn.Module:
-    """A freshly initialised backbone: `.channels` per level, forward [M, 3, T, H, W] -> LevelFeatures of maps.
+    """Returns a freshly initialised backbone: `.channels` per level, forward [M, 3, T, H, W] -> LevelFeatures of maps.
 
-    `net` is a key of BACKBONES; anything else raises ValueError.
+    ValueError unless `net` is a key of BACKBONES.
     """
     if net not in BACKBONES:
         raise ValueError(f"backbone {net!r}: choose among {', '.join(BACKBONES)}")
@@ -41,7 +42,7 @@ class ModelOutput(NamedTuple):
     """Embeddings, not yet L2-normalised, and prototype scores.
 
     The overview takes part in `timestamp` only (and in the statistics of the batch norms, those of the prototype head
-    among them); `graph` is None where it was not asked for.
+    included).
     """
 
     instance: LevelFeatures         # each [B, V, D]
@@ -49,7 +50,7 @@ class ModelOutput(NamedTuple):
     reversed_mid: Tensor            # [B, V, D]
     timestamp: LevelFeatures        # each [B, V+1, D, t]
     scores: Tensor                  # [B, V, K], in [-1, 1] while prototypes have unit length
-    graph: LevelFeatures | None     # each [B, V, D]
+    graph_embeddings: LevelFeatures | None  # each [B, V, D]; None without graph constraint
 
 
 class MultiLevelModel(nn.Module):
@@ -60,12 +61,13 @@ class MultiLevelModel(nn.Module):
         self.backbone = build_backbone(net)
         channels = self.backbone.channels
         self.excitation = nn.ModuleDict({level: MotionExcitation(channels[level]) for level in ("low", "mid")})
-        self.instance, self.timestamp, self.graph = (
+        self.instance, self.timestamp, self.graph_heads = (
             nn.ModuleDict({level: Projection(channels[level], embedding_dim) for level in LEVELS}) for _ in range(3))
         self.prototype_head = PrototypeHead(channels["high"], embedding_dim, num_prototypes)
+        self.register_load_state_dict_pre_hook(lambda _module, state, *_: rename_old_keys(state))
 
     def forward(self, views: Tensor, with_graph: bool = True) -> ModelOutput:
-        """[B, V+1, 3, T, H, W] -> ModelOutput."""
+        """Returns the outputs for views [B, V+1, 3, T, H, W]."""
         b, num_views = views.shape[:2]
         v = num_views - 1
         maps = self.backbone(views.flatten(0, 1))
@@ -84,22 +86,22 @@ class MultiLevelModel(nn.Module):
                 self.timestamp[level](x.flatten(0, 1)).unflatten(0, (b, num_views))
                 for level, x in zip(LEVELS, natural))),
             scores=self.prototype_head(high.mean(dim=3).flatten(0, 1)).unflatten(0, (b, num_views))[:, :v],
-            graph=embed_clips(self.graph, natural, v) if with_graph else None,
+            graph_embeddings=embed_clips(self.graph_heads, natural, v) if with_graph else None,
         )
 
     def excite(self, level: str, maps: Tensor, b: int) -> tuple[Tensor, Tensor]:
-        """Maps [B*(V+1), C, t, h, w] -> excited, space-averaged features [B, V+1, C, t], natural and reversed."""
+        """Returns excited, space-averaged features [B, V+1, C, t], natural and reversed, of maps [B*(V+1), C, t, h, w]."""
         excited = self.excitation[level](reverse_time(maps)).mean(dim=(3, 4))
         natural, reverse = excited.unflatten(0, (2, b, -1))
         return natural, reverse
 
     def set_trainable(self, prototypes: bool, graph: bool) -> bool:
-        """Freeze or release the prototypes and the graph heads; returns whether anything changed.
+        """Freezes or unfreezes the prototypes and the graph heads; returns whether anything changed.
 
-        Frozen parameters get no gradient, so the optimizer leaves them alone, weight decay included.
+        Frozen parameters get no gradient, so the optimizer does not update them, weight decay included.
         """
         changed = False
-        for module, trainable in ((self.prototype_head.prototypes, prototypes), (self.graph, graph)):
+        for module, trainable in ((self.prototype_head.prototypes, prototypes), (self.graph_heads, graph)):
             for parameter in module.parameters():
                 changed |= parameter.requires_grad != trainable
                 parameter.requires_grad_(trainable)
@@ -107,11 +109,11 @@ class MultiLevelModel(nn.Module):
 
 
 def embed_over_time(head: nn.Module, features: Tensor) -> Tensor:
-    """Features [B, V, C, t] -> embeddings [B, V, D]: the mean over time of each timestamp's projection."""
+    """Returns embeddings [B, V, D] of features [B, V, C, t]: the mean over time of each timestamp's projection."""
     b, v = features.shape[:2]
     return head(features.flatten(0, 1)).mean(dim=2).unflatten(0, (b, v))
 
 
 def embed_clips(heads: nn.ModuleDict, features: LevelFeatures, v: int) -> LevelFeatures:
-    """Features of each level [B, V+1, C, t] -> embeddings of the V clips [B, V, D]."""
+    """Returns the embeddings [B, V, D] of the V clips at each level, of features [B, V+1, C, t]."""
     return LevelFeatures(*(embed_over_time(heads[level], x[:, :v]) for level, x in zip(LEVELS, features)))

@@ -1,4 +1,4 @@
-"""The objective: a model's outputs -> named loss terms, their weighted total, and what is worth watching.
+"""The objective: a model's outputs -> named loss terms, their weighted total, and metrics.
 
 Shapes: B videos of this rank, N videos over all ranks (this rank's are rows rank * B ... rank * B + B - 1),
 V clips of a video, D embedding width, K prototypes.
@@ -11,18 +11,22 @@ import torch
 from torch import Tensor
 
 from models.cluster import ScoreQueue, sinkhorn_knopp
-from models.graph import graph_contrast, infer_graph, log_similarity
+from models.graph import graph_contrast, infer_adjacency, log_similarity
 from models.levels import LEVELS
-from models.losses import instance_contrast, swapped_prediction, timestamp_retrieval
+from models.losses import instance_contrast, motion_contrast, swapped_prediction, timestamp_retrieval
 from models.multilevel import ModelOutput
 from models.numerics import at_least_float32
 
-LEVEL_WEIGHTS = {"low": 0.3, "mid": 0.5, "high": 1.0}
-PROTOTYPE_WEIGHT = 0.5
+TERM_WEIGHTS = {
+    "instance_high": 1.0, "motion_mid": 0.5, "motion_low": 0.3,
+    "timestamp_high": 1.0, "timestamp_mid": 0.5, "timestamp_low": 0.3,
+    "prototype": 0.5,
+    "graph_high": 1.0, "graph_mid": 0.5, "graph_low": 0.3,
+}
 
 
 class Loss(NamedTuple):
-    """What one step yields. Every entry of `terms` and `metrics` is a scalar tensor on the device."""
+    """Loss of one step. Every entry of `terms` and `metrics` is a scalar tensor on the device."""
 
     total: Tensor
     terms: dict[str, Tensor]     # unweighted, by name
@@ -30,9 +34,9 @@ class Loss(NamedTuple):
 
 
 class Objective:
-    """All losses of a step and the state that outlives it: the queue of scores.
+    """All losses of a step, and the queue of scores that they keep between steps.
 
-    `queue_start_epoch` is the first epoch whose assignments see the queue, `graph_start_epoch` (`--split`) the first
+    `queue_start_epoch` is the first epoch whose assignments use the queue, `graph_start_epoch` (`--split`) the first
     with the graph constraint, `graph_threshold` (`--thres`) the smallest off-diagonal similarity that makes an edge.
     """
 
@@ -45,29 +49,29 @@ class Objective:
         self.graph_reduction = graph_reduction
 
     def uses_graph(self, epoch: int) -> bool:
-        """Whether the graph constraint is on in `epoch` (0-based)."""
+        """Returns whether the graph constraint is on in `epoch` (0-based)."""
         return epoch >= self.graph_start_epoch
 
     def __call__(self, output: ModelOutput, epoch: int, gather: Callable[[Tensor], Tensor], rank: int) -> Loss:
-        """Loss of this rank's videos; `gather` maps a tensor [B, ...] to every rank's rows [N, ...] in rank order."""
+        """Returns the loss of this rank's videos; `gather` maps [B, ...] to every rank's rows [N, ...] in rank order."""
         b = output.scores.shape[0]
         own = slice(rank * b, (rank + 1) * b)
         use_graph = self.uses_graph(epoch)
 
         local = {f"instance_{level}": x for level, x in zip(LEVELS, output.instance)}
         if use_graph:
-            local |= {f"graph_{level}": x for level, x in zip(LEVELS, output.graph)}
+            local |= {f"graph_{level}": x for level, x in zip(LEVELS, output.graph_embeddings)}
         # One collective for all embeddings [B, 3 or 6, V, D], one for the scores.
         stacked = torch.stack([at_least_float32(x) for x in local.values()], dim=1)
         gathered = dict(zip(local, gather(stacked).unbind(1)))
         scores = gather(at_least_float32(output.scores).detach())                # [N, V, K]
 
         terms, metrics = {}, {}
-        for level, reversed_clips in (("high", None), ("mid", output.reversed_mid), ("low", output.reversed_low)):
-            name = "instance_high" if level == "high" else f"motion_{level}"
-            key = f"instance_{level}"
-            terms[name], metrics[f"accuracy_{name}"] = instance_contrast(
-                local[key], gathered[key], own.start, reversed_clips)
+        terms["instance_high"], metrics["accuracy_instance_high"] = instance_contrast(
+            local["instance_high"], gathered["instance_high"], own.start)
+        for level, negatives in (("mid", output.reversed_mid), ("low", output.reversed_low)):
+            terms[f"motion_{level}"], metrics[f"accuracy_motion_{level}"] = motion_contrast(
+                local[f"instance_{level}"], gathered[f"instance_{level}"], own.start, negatives)
         for level, embeddings in zip(LEVELS, output.timestamp):
             name = f"timestamp_{level}"
             terms[name], metrics[f"accuracy_{name}"] = timestamp_retrieval(embeddings)
@@ -80,27 +84,26 @@ class Objective:
         if use_graph:
             high, high_all = local["instance_high"].detach(), gathered["instance_high"].detach()
             similarity = log_similarity(high[:, 0], high_all[:, 1]).exp()
-            graph = infer_graph(similarity, labels, own.start, self.graph_threshold)
-            metrics["graph_edges_per_row"] = (graph > 0).float().sum(dim=1).mean()
+            adjacency = infer_adjacency(similarity, labels, own.start, self.graph_threshold)
+            metrics["graph_edges_per_row"] = (adjacency > 0).float().sum(dim=1).mean()
             for level in LEVELS:
                 key = f"graph_{level}"
-                terms[key] = graph_contrast(graph, local[key][:, 0], gathered[key][:, 1], self.graph_reduction)
+                terms[key] = graph_contrast(adjacency, local[key][:, 0], gathered[key][:, 1], self.graph_reduction)
         return Loss(weighted_total(terms), terms, metrics)
 
     def assign(self, scores: Tensor, epoch: int) -> Tensor:
-        """Assignments [N, V, K] of the gathered batch, with the queue's help from `queue_start_epoch` on."""
+        """Returns assignments [N, V, K] of the gathered batch, computed with the queue from `queue_start_epoch` on."""
         rows = self.queue.extend(scores)
         return sinkhorn_knopp(rows if epoch >= self.queue_start_epoch else scores, len(scores))
 
 
 def weighted_total(terms: dict[str, Tensor]) -> Tensor:
-    """Sum of the terms, each by its level's weight (low 0.3, mid 0.5, high 1) and the prototypes' 0.5."""
-    return sum(term * (PROTOTYPE_WEIGHT if name == "prototype" else LEVEL_WEIGHTS[name.rsplit("_", 1)[1]])
-               for name, term in terms.items())
+    """Returns the sum of the terms, each times its TERM_WEIGHTS."""
+    return sum(TERM_WEIGHTS[name] * term for name, term in terms.items())
 
 
 def cluster_statistics(assignments: Tensor, labels: Tensor) -> dict[str, Tensor]:
-    """Number of distinct cluster labels among the N videos, and the mean entropy (nats) of the assignments."""
+    """Returns the number of distinct cluster labels among the N videos, and the mean entropy (nats) of the assignments."""
     used = torch.zeros(assignments.shape[-1], device=labels.device).index_fill_(0, labels, 1.0).sum()
     entropy = torch.special.entr(assignments).sum(dim=-1).mean()
     return {"prototypes_in_use": used, "assignment_entropy": entropy}

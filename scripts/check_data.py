@@ -31,11 +31,12 @@ from dataset.prepare.checks import (
     KINDS, Finding, Line, Look, check_labels, check_sides, compare, fix_lines, look_at_all, read_lines,
 )
 from dataset.prepare.csv_files import Row, write_csv
-from dataset.prepare.worker_pool import Crash, available_cores, run_jobs, show_progress
+from dataset.prepare.worker_pool import Crash, available_cores, run_jobs
 from dataset.frames import names_video_file
 from dataset.video_file import require_decoder
 from dataset.prepare.video_tree import FoundVideo
 from utils.errors import INTERRUPTED, InputError, report
+from utils.files import show_progress
 from utils.cli import OneLineParser, find_too_small
 
 EXAMPLES = 3

@@ -1,12 +1,12 @@
 """Convert other people's weights to a checkpoint of ours, strict about every key.
 
-    python scripts/convert_checkpoint.py reference   mfo_k400.pth        mfo.pt       --net r3d18
+    python scripts/convert_checkpoint.py official    mfo_k400.pth        mfo.pt       --net r3d18
     python scripts/convert_checkpoint.py 3d-resnets  r3d50_K_200ep.pth   r3d50.pt     --net r3d50
     python scripts/convert_checkpoint.py torchvision r2plus1d_18.pth     r2plus1d.pt  --net r2plus1d18
 
-"reference" is a checkpoint of the authors' code and gives the whole model, of the width and number of prototypes that
-its shapes say; the two others give a backbone. The classifier of each is left out, as none of ours has one. A key that
-is missing, of another shape or not part of the model is an error that names it, and nothing is written.
+"official" (formerly "reference") is a checkpoint of the official code and gives the whole model, of the width and number
+of prototypes that its shapes say; the two others give a backbone. The classifier of each is left out, as no backbone here
+has one. A key that is missing, of another shape or not part of the model is an error that names it, and nothing is written.
 
 Clips must be scaled as they were in the training of the weights. The authors' code scales by ImageNet's mean and std, as
 this project does; torchvision's video weights want others, which the result keeps under "input" and the evaluations apply.
@@ -39,7 +39,7 @@ from utils.cli import NETS, OneLineParser
 
 # The backbones that each source has weights of.
 SOURCES = {
-    "reference": ("r3d18",),
+    "official": ("r3d18",),
     "3d-resnets": ("r3d18", "r3d34", "r3d50"),
     "torchvision": ("r2plus1d18", "s3d"),
 }
@@ -60,7 +60,7 @@ def convert_file(source: str, path: Path, net: str, scale: dict[str, list[float]
     try:
         state = unwrap(checkpoint)
         with torch.device("meta"):  # names and shapes are all that is needed of the target
-            if source == "reference":
+            if source == "official":
                 sizes = head_sizes(state)
                 converted = convert(state, source, MultiLevelModel(net, **sizes))
             else:
@@ -69,7 +69,7 @@ def convert_file(source: str, path: Path, net: str, scale: dict[str, list[float]
     except ValueError as error:
         raise InputError(f"{path}: no {source} weights of {net}: {error}") from error
     known = {"torchvision": TORCHVISION, "3d-resnets": IMAGENET}
-    return {"format": FORMAT, "kind": "model" if source == "reference" else "backbone", "net": net,
+    return {"format": FORMAT, "kind": "model" if source == "official" else "backbone", "net": net,
             "model": converted, **(sizes or {"input": scale or known[source]}),
             "source": {"name": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}}
 
@@ -90,7 +90,7 @@ def read_scale(flags: argparse.Namespace) -> dict[str, list[float]] | None:
         return None
     if flags.mean is None or flags.std is None:
         raise InputError("--mean, --std: give both or none")
-    if flags.source == "reference":
+    if flags.source == "official":
         raise InputError("--mean, --std: are for a backbone; the authors' model is scaled by ImageNet's")
     return read_input({"input": {"mean": flags.mean, "std": flags.std}}, "--mean, --std")
 
@@ -98,7 +98,8 @@ def read_scale(flags: argparse.Namespace) -> dict[str, list[float]] | None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0, or 2 after one line on stderr about what cannot be converted."""
     parser = OneLineParser(prog="convert_checkpoint.py", description=__doc__)
-    parser.add_argument("source", choices=tuple(SOURCES), help="whose names the weights have")
+    parser.add_argument("source", choices=tuple(SOURCES), help="where the weights come from",
+                        type=lambda name: "official" if name == "reference" else name)
     parser.add_argument("input", metavar="IN", type=Path, help="checkpoint to read")
     parser.add_argument("output", metavar="OUT", type=Path, help="checkpoint to write; an older one is replaced")
     parser.add_argument("--net", choices=NETS, required=True, help="backbone; resnet18 is r3d18")

@@ -30,9 +30,10 @@ from dataset.prepare.extraction import Outcome, Settings, extract_video
 from dataset.prepare.extraction_plan import (
     REPORT, Plan, list_videos, plan_extraction, remove_leftovers, sole_writer, write_report,
 )
-from dataset.prepare.worker_pool import Crash, available_cores, run_jobs, show_progress
+from dataset.prepare.worker_pool import Crash, available_cores, run_jobs
 from dataset.video_file import require_decoder
 from utils.errors import INTERRUPTED, InputError, report
+from utils.files import show_progress
 from utils.cli import OneLineParser, find_too_small
 
 NAMED_BROKEN = 5

@@ -34,12 +34,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it starts from any folder
 
 from dataset.frames import find_series, is_video_file, read_folder, split_packed_path
-from dataset.prepare.worker_pool import available_cores, show_progress
+from dataset.prepare.worker_pool import available_cores
 from dataset.packed import Shard, write_shard
 from dataset.records import read_rows as records_of
 from utils.errors import INTERRUPTED, InputError, report
 from utils.cli import OneLineParser, find_too_small
-from utils.files import take
+from utils.files import show_progress, take
 
 LOCK = ".packing.lock"
 SHARD_NAME = "shard_{:05d}.tar"

@@ -94,7 +94,7 @@ def objective(output, gathered: dict[str, Tensor], queue: Tensor, first_row: int
     graph = graph_rows(output.instance.high[:, 0].detach(), gathered["instance_high"][:, 1].detach(), labels,
                        first_row, threshold)
     total = 0.5 * prototypes(output.scores, assignments[own])
-    for name, instance, stamps, nodes in zip(levels, output.instance, output.timestamp, output.graph):
+    for name, instance, stamps, nodes in zip(levels, output.instance, output.timestamp, output.graph_embeddings):
         term = contrast(instance, gathered[f"instance_{name}"], first_row, reverse[name]) + timestamps(stamps)
         edges = [-(row * (cosine(node, gathered[f"graph_{name}"][:, 1]) / TAU).log_softmax(0)).sum()
                  for row, node in zip(graph, nodes[:, 0])]

@@ -126,12 +126,12 @@ def test_what_is_frozen_stays_untouched(straight, videos, tmp_path):
     start, after = start.state_dict(), load(tmp_path / "run", 1)["model"]
     torch.testing.assert_close(after["prototype_head.prototypes.weight"], start["prototype_head.prototypes.weight"])
     for name in start:
-        if name.startswith("graph."):
+        if name.startswith("graph_heads."):
             assert torch.equal(start[name], after[name]), name
     assert not torch.equal(start["instance.high.0.weight"], after["instance.high.0.weight"])
     early, late = load(straight, 2)["model"], load(straight, 4)["model"]
-    assert torch.equal(early["graph.low.0.weight"], start["graph.low.0.weight"])
-    assert not torch.equal(late["graph.low.0.weight"], start["graph.low.0.weight"])
+    assert torch.equal(early["graph_heads.low.0.weight"], start["graph_heads.low.0.weight"])
+    assert not torch.equal(late["graph_heads.low.0.weight"], start["graph_heads.low.0.weight"])
     assert not torch.equal(early["prototype_head.prototypes.weight"], start["prototype_head.prototypes.weight"])
 
 

@@ -16,6 +16,7 @@ import torch
 from utils.checkpoint_form import find_problem, is_flags
 from utils.distributed import DistContext, gather_objects
 from utils.errors import InputError
+from utils.files import write_atomically
 from utils.progress import Progress
 
 FORMAT = "mfo"
@@ -79,25 +80,19 @@ def read_safetensors(path: str | os.PathLike[str]) -> dict[str, Any]:
 def write_safetensors(state: dict[str, torch.Tensor], configuration: dict[str, Any], path: Path) -> None:
     """Write weights and, as metadata, their `configuration` (plain values), as safely as `write_checkpoint`."""
     data = safetensors.torch.save(state, {"configuration": json.dumps(configuration)})
-    write_whole(lambda file: file.write(data), len(data), path)
+    write_with_advice(data, len(data), path)
 
 
 def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
     """Write so that `path` holds either what it held before or all of `checkpoint`, whatever happens meanwhile."""
-    write_whole(lambda file: torch.save(checkpoint, file), num_bytes(checkpoint), path)
+    write_with_advice(lambda file: torch.save(checkpoint, file), num_bytes(checkpoint), path)
 
 
-def write_whole(write: Callable[[BinaryIO], object], size: int, path: Path) -> None:
-    """Have `write` fill a file beside `path`, then put it there; InputError, with the `size` needed, where that fails."""
-    partial = path.with_name(path.name + ".partial")
+def write_with_advice(content: bytes | Callable[[BinaryIO], object], size: int, path: Path) -> None:
+    """Writes a checkpoint atomically; InputError, with the `size` in bytes that it needs, where that fails."""
     try:
-        with open(partial, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
+        write_atomically(path, content)
     except (OSError, RuntimeError) as error:
-        partial.unlink(missing_ok=True)
         cause = error if isinstance(error, OSError) else error.__context__  # torch.save hides why it could not write
         if not isinstance(cause, OSError):
             raise
@@ -105,13 +100,8 @@ def write_whole(write: Callable[[BinaryIO], object], size: int, path: Path) -> N
         if not path.parent.is_dir():
             raise InputError(f"{path}: cannot be written: there is no folder {path.parent}") from error
         raise InputError(f"{path}: the checkpoint could not be written: {reason}; it needs about {size / 1e6:.1f} MB, "
-                         f"{shutil.disk_usage(path.parent).free / 1e6:.1f} MB are free there; earlier checkpoints are as "
-                         "they were") from error
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+                         f"{shutil.disk_usage(path.parent).free / 1e6:.1f} MB are free there; earlier checkpoints are "
+                         "unchanged") from error
 
 
 def num_bytes(value: Any) -> int:

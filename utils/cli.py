@@ -6,7 +6,10 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Mapping
 from typing import NoReturn
+
+from utils.errors import InputError
 
 NETS = ("r3d10", "r3d18", "r3d34", "r3d50", "r2plus1d18", "s3d", "resnet18")
 
@@ -49,6 +52,13 @@ def add_launch_flags(parser: argparse.ArgumentParser) -> None:
                         help="seconds after which a silent process ends the run")
 
 
+def check_launch_flags(flags: argparse.Namespace) -> None:
+    """Raises InputError for a value of `add_launch_flags` that cannot work."""
+    problem = find_launch_problem(flags)
+    if problem:
+        raise InputError(problem)
+
+
 def find_launch_problem(flags: argparse.Namespace) -> str | None:
     """What cannot work among the flags of `add_launch_flags`, as a line, or None."""
     problem = (find_too_small({"--nproc": (flags.nproc, 1), "--world-size": (flags.num_nodes, 1),
@@ -67,6 +77,24 @@ def find_launch_problem(flags: argparse.Namespace) -> str | None:
         if not all(part.isdecimal() for part in ids) or len(set(ids)) < len(ids):
             return f"--gpu {flags.gpu}: must be none, or distinct numbers such as 0,1,2,3"
     return None
+
+
+def check_values(at_least: Mapping[str, tuple[float | None, float]] = {}, positive: Mapping[str, float | None] = {},
+                 fraction: Mapping[str, float | None] = {}) -> None:
+    """Raises InputError for the first value that is out of its range or not finite; a value of None is not checked.
+
+    `at_least`: flag -> (value, smallest accepted value); `positive`: flag -> value above 0; `fraction`: flag -> value
+    from 0 to 1.
+    """
+    for flag, (value, least) in at_least.items():
+        if value is not None and not (value >= least and math.isfinite(value)):
+            raise InputError(f"{flag} {value}: must be at least {least}")
+    for flag, value in positive.items():
+        if value is not None and not (value > 0 and math.isfinite(value)):
+            raise InputError(f"{flag} {value}: must be positive")
+    for flag, value in fraction.items():
+        if value is not None and not 0 <= value <= 1:
+            raise InputError(f"{flag} {value}: must be between 0 and 1")
 
 
 def find_too_small(values: dict[str, tuple[float | None, float]]) -> str | None:

@@ -1,40 +1,120 @@
-"""Locks by which one process, or one program's processes, write into a folder at a time."""
+"""Files: written whole or not at all, hashed, locked against other processes; and the progress of work on many of them."""
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
+import hashlib
+import os
 import sys
 import time
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TextIO
+from typing import BinaryIO, TypeVar
+
+import filelock
+from tqdm import tqdm
 
 from utils.errors import InputError
 
-PATIENCE_S = 150  # longer than file servers keep the locks of a machine that is lost
-_RETRY_S = 0.1
+Item = TypeVar("Item")
+
+LOCK_WAIT_S = 150  # longer than file servers keep the locks of a machine that is lost
+SECONDS_BETWEEN_LINES = 30
 
 
-def hold_directory(folder: Path, longest_s: float) -> TextIO:
-    """A file whose lock keeps every other process that asks for this out of `folder` while this process lives.
+def write_atomically(path: str | os.PathLike[str], content: bytes | str | Callable[[BinaryIO], object]) -> None:
+    """Replaces a file so that, whatever happens meanwhile, it holds its old content or all of the new.
 
-    Waits up to PATIENCE_S, and not longer than `longest_s`, for another one, as a machine that was lost, or its file
-    server, may give a lock back late; then InputError.
+    `content`: what to write, or a function that writes it into an open file. An OSError has `path` as its filename.
+    """
+    path = Path(path)
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with open(partial, "wb") as file:
+            if callable(content):
+                content(file)
+            else:
+                file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException as error:
+        if isinstance(error, OSError):
+            error.filename = str(path)
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def file_sha256(path: str | os.PathLike[str]) -> str:
+    """Returns the SHA-256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def hold_lock(path: str | os.PathLike[str], busy: str, wait_s: float = 0,
+              waiting: str | None = None) -> filelock.AcquireReturnProxy | None:
+    """Returns the lock of the file `path`: held to the end of a `with` statement, or for as long as it is referenced.
+
+    Waits `wait_s` for another process that holds it, after printing the line `waiting`; then raises InputError(`busy`).
+    A process that ends, however it ends, frees its locks. On a file system without locks that is reported, and None
+    returned.
+    """
+    lock = filelock.FileLock(path)
+    try:
+        try:
+            return lock.acquire(timeout=0)
+        except filelock.Timeout:
+            if waiting:
+                print(waiting, flush=True)
+            return lock.acquire(timeout=wait_s)
+    except filelock.Timeout as error:
+        raise InputError(busy) from error
+    except (OSError, NotImplementedError) as error:
+        if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EROFS, errno.ENOSPC, errno.ENOENT):
+            raise
+        print(f"{path}: cannot be locked ({error}): make sure that no other process writes there", file=sys.stderr)
+        return None
+
+
+def hold_directory(folder: Path, longest_s: float) -> filelock.AcquireReturnProxy | None:
+    """Returns the lock that keeps every other run out of the run directory `folder`, which is made where it is missing.
+
+    Waits up to LOCK_WAIT_S, and not longer than `longest_s`, for another run to end; then raises InputError.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    file, patience_s = open(folder / ".lock", "w"), min(PATIENCE_S, longest_s)
-    other = f"{folder}: another process writes there"
-    take(file.fileno(), file.name, f"--out {other}; wait for its end, or name another directory", patience_s,
-         f"{other}; waiting {patience_s:g} s for its end", shared=False)
-    return file
+    wait_s = min(LOCK_WAIT_S, longest_s)
+    return hold_lock(folder / ".lock", f"--out {folder}: another process writes there; wait for its end, or name another "
+                     "directory", wait_s, f"{folder}: another process writes there; waiting {wait_s:g} s for its end")
 
 
+def show_progress(items: Iterable[Item], total: int, doing: str, unit: str) -> Iterator[Item]:
+    """Yields the items, with a progress bar on a terminal, and else with a line on stderr every half minute."""
+    if sys.stderr.isatty():
+        yield from tqdm(items, doing, total, unit=f" {unit}", smoothing=0.05)
+        return
+    start = last = time.monotonic()
+    for number, item in enumerate(items, start=1):
+        yield item
+        now = time.monotonic()
+        if now - last >= SECONDS_BETWEEN_LINES:
+            last = now
+            rate = number / (now - start)
+            print(f"{doing}: {number:,} of {total:,} {unit}, {rate:.1f}/s", file=sys.stderr, flush=True)
+
+
+# Until its callers use hold_lock:
 def take(descriptor: int, name: str, busy: str, patience_s: float = 0, waiting: str = "", *, shared: bool) -> None:
-    """Take the lock of the open file `name`; the InputError `busy` where another process has it for `patience_s`.
-
-    `shared`: processes that get the descriptor from this one, as forked ones do, hold the lock too; otherwise it is of
-    this process alone, and free when that ends. The line `waiting` is shown before the first wait. Where the file system
-    has no locks, that is said, and all is as if it was taken.
-    """
+    """Takes the lock of the open file `name`; the InputError `busy` where another process has it for `patience_s`."""
     lock, give_up = (fcntl.flock if shared else fcntl.lockf), time.monotonic() + patience_s
     while True:
         try:
@@ -47,7 +127,4 @@ def take(descriptor: int, name: str, busy: str, patience_s: float = 0, waiting: 
                 return
             if time.monotonic() >= give_up:
                 raise InputError(busy) from error
-        if waiting:
-            print(waiting, flush=True)
-            waiting = ""
-        time.sleep(_RETRY_S)
+        time.sleep(0.1)

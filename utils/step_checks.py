@@ -16,7 +16,8 @@ from torch import nn
 from utils.distributed import DistContext, gather_objects, sum_counts
 from utils.errors import AgreedError, NonFiniteError
 from utils.progress import Progress
-from utils.training_log import RunLog, replace_text
+from utils.files import write_atomically
+from utils.training_log import RunLog
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def handle_not_finite(report: StepReport, progress: Progress, policy: str, max_s
     dump = out / "not_finite" / f"epoch_{epoch + 1:04d}_step_{step:06d}.json"
     if log.writes:
         dump.parent.mkdir(exist_ok=True)
-        replace_text(dump, json.dumps({"epoch": epoch, "step": step, "processes": [
+        write_atomically(dump, json.dumps({"epoch": epoch, "step": step, "processes": [
             {"values": {name: str(value) for name, value in part["values"].items()}, "videos": part["videos"]}
             for part in report.not_finite]}, indent=2) + "\n")
     where = f"epoch {epoch + 1}, step {step}: not finite: {named}"

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import platform
@@ -18,6 +17,8 @@ import torch
 import torchvision
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
+
+from utils.files import file_sha256, write_atomically
 
 LIBRARIES = (torch, torchvision, numpy, cv2, simplejpeg)
 
@@ -39,7 +40,7 @@ class RunLog:
         lines, num_broken = self._lines()
         kept = [line for step, _, line in lines if step <= steps_done]
         self.looked = {step for step, kind, _ in lines if kind == "monitor" and step <= steps_done}
-        replace_text(self.path, "".join(kept))
+        write_atomically(self.path, "".join(kept))
         if num_broken:
             self.say(f"{self.path}: {num_broken} line(s) could not be read and are left out")
         self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=steps_done + 1)
@@ -135,26 +136,7 @@ def write_config(folder: Path, flags: dict[str, Any], facts: dict[str, Any]) -> 
         **facts,
         "earlier_starts": earlier,
     }
-    replace_text(path, json.dumps(config, indent=2) + "\n")
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Give `path` the content `text`, all of it or, if interrupted, none."""
-    partial = path.with_name(path.name + ".partial")
-    with open(partial, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
-
-
-def file_sha256(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
+    write_atomically(path, json.dumps(config, indent=2) + "\n")
 
 
 def library_versions() -> dict[str, str]:

@@ -53,7 +53,8 @@ from utils.checkpoint import (checkpoint_path, find_checkpoint, list_checkpoints
 from utils.distributed import DistContext
 from utils.errors import InputError, NonFiniteError
 from utils.launch import print_any_name, run_told
-from utils.training_log import RunLog, device_name, file_sha256, write_config
+from utils.files import file_sha256
+from utils.training_log import RunLog, device_name, write_config
 from visualization.cam import cam_name, remove_cams, require_h264, write_cams
 from visualization.temporal_order.clips import (PairBatches, augmented_rows, both_orders, order_features, order_targets,
                                                 read_clips, read_long_enough, read_train_and_test, stored_rows)

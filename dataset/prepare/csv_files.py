@@ -11,10 +11,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dataset.prepare.annotations import Annotations
-from dataset.prepare.worker_pool import Crash, run_jobs, show_progress
+from dataset.prepare.worker_pool import Crash, run_jobs
 from dataset.video_file import count_frames
 from dataset.prepare.video_tree import FoundVideo
 from utils.errors import InputError
+from utils.files import show_progress
 
 
 NAMES_OF_SETS = {"train", "val", "valid", "validation", "test"}

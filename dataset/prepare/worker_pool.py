@@ -4,27 +4,20 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import sys
 import threading
-import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import TypeVar
 
 import cv2
-from tqdm import tqdm
-
 from utils.errors import InputError
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
-Item = TypeVar("Item")
-
-SECONDS_BETWEEN_LINES = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,18 +124,3 @@ def _serve(work: Callable, connection: Connection, held: Connection | None) -> N
 def _end_with_parent() -> None:
     multiprocessing.parent_process().join()
     os._exit(1)
-
-
-def show_progress(items: Iterable[Item], total: int, doing: str, unit: str) -> Iterator[Item]:
-    """Yields the items, with a progress bar on a terminal, and else with a line on stderr every half minute."""
-    if sys.stderr.isatty():
-        yield from tqdm(items, doing, total, unit=f" {unit}", smoothing=0.05)
-        return
-    start = last = time.monotonic()
-    for number, item in enumerate(items, start=1):
-        yield item
-        now = time.monotonic()
-        if now - last >= SECONDS_BETWEEN_LINES:
-            last = now
-            rate = number / (now - start)
-            print(f"{doing}: {number:,} of {total:,} {unit}, {rate:.1f} a second", file=sys.stderr, flush=True)

@@ -34,7 +34,8 @@ from eval.result_card import CARD, Outcome, build_card, make_out_dir, markdown_t
 from eval.splits import Split, find_splits, read_split
 from utils.distributed import DistContext, run_on_all_ranks
 from utils.errors import STOPPED, InputError
-from utils.training_log import device_name, file_sha256
+from utils.files import file_sha256
+from utils.training_log import device_name
 
 HOLDOUT_FLAGS = ("val_holdout", "group", "seed")
 

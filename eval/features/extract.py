@@ -24,7 +24,7 @@ from models.convert import check_keys, unwrap
 from utils.checkpoint import FORMAT, canonical, read_checkpoint
 from utils.distributed import DistContext
 from utils.errors import InputError
-from utils.training_log import file_sha256
+from utils.files import file_sha256
 
 RANDOM = "random"
 IMAGENET = {"mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD)}  # by which pretraining scales colors

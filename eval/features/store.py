@@ -18,7 +18,7 @@ from dataset.video_file import decoder_version
 from eval.features.extract import RANDOM, ClipSettings
 from models.levels import LEVELS
 from utils.errors import InputError
-from utils.training_log import file_sha256
+from utils.files import file_sha256
 
 FEATURE_FORMAT = 2  # raised whenever the same checkpoint, csv and settings would give another file
 

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from dataset.prepare.worker_pool import Crash, run_jobs, show_progress
+from dataset.prepare.worker_pool import Crash, run_jobs
 from utils.errors import InputError
+from utils.files import show_progress
 
 ROOT = Path(__file__).resolve().parents[2]
 

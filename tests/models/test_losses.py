@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
-from models.losses import instance_contrast, swapped_prediction, timestamp_retrieval
+from models.losses import instance_contrast, motion_contrast, swapped_prediction, timestamp_retrieval
 
 TAU = 0.07
 
@@ -20,7 +20,7 @@ def cosine(a: torch.Tensor, b: torch.Tensor) -> float:
     return (a @ b / (a.norm() * b.norm())).item()
 
 
-def contrast_by_loops(anchors, candidates, first_row, reversed_anchors=None) -> float:
+def contrast_by_loops(anchors, candidates, first_row, reversed_negatives=None) -> float:
     """Mean over the anchors of -log(positives / (positives + negatives))."""
     b, v, _ = anchors.shape
     losses = []
@@ -34,8 +34,8 @@ def contrast_by_loops(anchors, candidates, first_row, reversed_anchors=None) -> 
                         negatives += e
                     elif w != clip:
                         positives += e
-            if reversed_anchors is not None:
-                negatives += sum(math.exp(cosine(anchors[i, clip], reversed_anchors[i, w]) / TAU) for w in range(v))
+            if reversed_negatives is not None:
+                negatives += sum(math.exp(cosine(anchors[i, clip], reversed_negatives[i, w]) / TAU) for w in range(v))
             losses.append(-math.log(positives / (positives + negatives)))
     return sum(losses) / len(losses)
 
@@ -47,7 +47,8 @@ def test_contrast_equals_loops(v, b, n, first_row, motion):
     candidates = randn(n, v, 5)
     anchors = candidates[first_row:first_row + b]
     reverse = randn(b, v, 5, seed=1) if motion else None
-    loss, _ = instance_contrast(anchors, candidates, first_row, reverse)
+    loss, _ = (motion_contrast(anchors, candidates, first_row, reverse) if motion
+               else instance_contrast(anchors, candidates, first_row))
     assert loss.item() == pytest.approx(contrast_by_loops(anchors, candidates, first_row, reverse), rel=1e-12)
 
 
@@ -57,17 +58,17 @@ def test_contrast_of_equal_embeddings_counts_candidates(v):
     same = torch.ones(4, v, 6, dtype=torch.float64)
     loss, _ = instance_contrast(same, same, 0)
     assert loss.item() == pytest.approx(math.log((4 * v - 1) / (v - 1)))
-    loss, _ = instance_contrast(same, same, 0, same)
+    loss, _ = motion_contrast(same, same, 0, same)
     assert loss.item() == pytest.approx(math.log((5 * v - 1) / (v - 1)))
 
 
 def test_contrast_does_not_see_lengths_order_of_videos_or_the_place_of_others():
     x, reverse = randn(5, 2, 4), randn(5, 2, 4, seed=1)
-    loss, accuracy = instance_contrast(x, x, 0, reverse)
+    loss, accuracy = motion_contrast(x, x, 0, reverse)
     scales = randn(5, 2, 1, seed=2).abs() + 0.1
-    scaled = instance_contrast(x * scales, x * 3, 0, reverse * scales)
+    scaled = motion_contrast(x * scales, x * 3, 0, reverse * scales)
     order = torch.tensor([3, 0, 4, 1, 2])
-    permuted = instance_contrast(x[order], x[order], 0, reverse[order])
+    permuted = motion_contrast(x[order], x[order], 0, reverse[order])
     for other in (scaled, permuted):
         torch.testing.assert_close(other[0], loss)
         assert other[1] == accuracy
@@ -78,8 +79,8 @@ def test_contrast_accuracy():
     x = torch.tensor([[[1.0, 0.0], [1.0, 0.05]], [[1.0, 0.5], [-1.0, -0.5]]])
     away = -x.new_tensor([[[1.0, 0.0]] * 2, [[0.0, 1.0]] * 2])
     assert instance_contrast(x, x, 0)[1] == 0.5
-    assert instance_contrast(x, x, 0, away)[1] == 0.5
-    assert instance_contrast(x, x, 0, x)[1] == 0.0
+    assert motion_contrast(x, x, 0, away)[1] == 0.5
+    assert motion_contrast(x, x, 0, x)[1] == 0.0
     assert instance_contrast(x[1:], x, 1)[1] == 0.0
 
 
@@ -167,7 +168,7 @@ def test_swapped_prediction_accuracy():
 @pytest.mark.parametrize("v", [2, 3])
 def test_gradients_equal_finite_differences(v):
     x, own, reverse = randn(4, v, 3), randn(2, v, 3, seed=1), randn(2, v, 3, seed=2)
-    assert gradcheck(lambda a, c, r: instance_contrast(a, c, 2, r)[0],
+    assert gradcheck(lambda a, c, r: motion_contrast(a, c, 2, r)[0],
                      [y.requires_grad_() for y in (own, x, reverse)])
     assert gradcheck(lambda y: timestamp_retrieval(y)[0], [randn(2, v + 1, 3, 2 * v).requires_grad_()])
     q = randn(2, v, 4, seed=3).softmax(2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from models.convert import check_keys
 from models.levels import LEVELS
 from models.multilevel import BACKBONES, MultiLevelModel, build_backbone
 
@@ -58,7 +59,7 @@ def test_output_shapes(net, v, frames):
     torch.manual_seed(0)
     output = MultiLevelModel(net, 20, 7)(torch.randn(2, v + 1, 3, frames, 32, 32))
     for level, stride in zip(LEVELS, (2, 4, 8)):
-        assert getattr(output.instance, level).shape == getattr(output.graph, level).shape == (2, v, 20)
+        assert getattr(output.instance, level).shape == getattr(output.graph_embeddings, level).shape == (2, v, 20)
         assert getattr(output.timestamp, level).shape == (2, v + 1, 20, frames // stride)
     assert output.reversed_low.shape == output.reversed_mid.shape == (2, v, 20)
     assert output.scores.shape == (2, v, 7)
@@ -83,7 +84,7 @@ def test_a_view_reaches_its_own_embeddings_alone(small):
             changed = views.clone()
             changed[1, view] += torch.randn_like(changed[1, view])
             after = model(changed)
-            pairs = [*zip(before.instance, after.instance), *zip(before.graph, after.graph),
+            pairs = [*zip(before.instance, after.instance), *zip(before.graph_embeddings, after.graph_embeddings),
                      *zip(before.timestamp, after.timestamp), (before.scores, after.scores),
                      (before.reversed_low, after.reversed_low), (before.reversed_mid, after.reversed_mid)]
             for a, b in pairs:
@@ -107,7 +108,7 @@ def test_without_graph_the_rest_is_the_same(small):
     model, views = small
     with torch.no_grad():
         with_graph, without = model(views), model(views, with_graph=False)
-    assert without.graph is None
+    assert without.graph_embeddings is None
     assert torch.equal(with_graph.scores, without.scores)
     assert all(torch.equal(a, b) for a, b in zip(with_graph.timestamp, without.timestamp))
 
@@ -116,7 +117,7 @@ def test_frozen_parameters_stay_bit_identical_under_weight_decay(small):
     model, views = small
     assert model.set_trainable(prototypes=False, graph=False)
     assert not model.set_trainable(prototypes=False, graph=False)
-    frozen = [*model.prototype_head.prototypes.parameters(), *model.graph.parameters()]
+    frozen = [*model.prototype_head.prototypes.parameters(), *model.graph_heads.parameters()]
     before = [p.clone() for p in frozen]
     moving = model.prototype_head.projection[0].weight
     start = moving.clone()
@@ -125,7 +126,7 @@ def test_frozen_parameters_stay_bit_identical_under_weight_decay(small):
     def train_step():
         optimizer.zero_grad(set_to_none=True)
         output = model.train()(views)
-        (output.scores.square().sum() + sum(x.square().sum() for x in output.graph)).backward()
+        (output.scores.square().sum() + sum(x.square().sum() for x in output.graph_embeddings)).backward()
         optimizer.step()
 
     train_step()
@@ -134,3 +135,16 @@ def test_frozen_parameters_stay_bit_identical_under_weight_decay(small):
     assert model.set_trainable(prototypes=True, graph=True)
     train_step()
     assert not any(torch.equal(p, old) for p, old in zip(frozen, before))
+
+
+def test_checkpoints_from_before_graph_heads_were_named_so_load(small):
+    model, _ = small
+    state = model.state_dict()
+    old = {name.replace("graph_heads.", "graph."): torch.rand_like(value, dtype=torch.float)
+           for name, value in state.items()}
+    check_keys(old, model)
+    model.load_state_dict(old)
+    for name, value in old.items():
+        loaded = model.state_dict()[name.replace("graph.", "graph_heads.")]
+        assert torch.equal(loaded, value.to(loaded.dtype)), name
+    assert "graph.low.0.weight" in old  # the caller's dict is left alone

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from models.cluster import sinkhorn_knopp
-from models.graph import graph_contrast, infer_graph, log_similarity
+from models.graph import graph_contrast, infer_adjacency, log_similarity
 from models.levels import LEVELS, LevelFeatures
-from models.losses import instance_contrast, swapped_prediction, timestamp_retrieval
+from models.losses import instance_contrast, motion_contrast, swapped_prediction, timestamp_retrieval
 from models.multilevel import ModelOutput
 from models.objective import Objective, cluster_statistics
 
@@ -24,7 +24,7 @@ def random_output(b: int, v: int = 2, seed: int = 0) -> ModelOutput:
         instance=LevelFeatures(*(randn(b, v, D) for _ in LEVELS)), reversed_low=randn(b, v, D),
         reversed_mid=randn(b, v, D), timestamp=LevelFeatures(*(randn(b, v + 1, D, 2 * v * s) for s in (4, 2, 1))),
         scores=(torch.rand(b, v, K, dtype=torch.float64, generator=generator) * 2 - 1).requires_grad_(),
-        graph=LevelFeatures(*(randn(b, v, D) for _ in LEVELS)))
+        graph_embeddings=LevelFeatures(*(randn(b, v, D) for _ in LEVELS)))
 
 
 def alone(objective: Objective, output: ModelOutput, epoch: int):
@@ -38,17 +38,17 @@ def test_terms_are_the_losses_of_their_tensors(v):
     q = sinkhorn_knopp(output.scores)
     labels = q[:, :2].sum(1).argmax(1)
     high = output.instance.high
-    graph = infer_graph(log_similarity(high[:, 0], high[:, 1]).exp(), labels, 0, 0.1)
+    adjacency = infer_adjacency(log_similarity(high[:, 0], high[:, 1]).exp(), labels, 0, 0.1)
     expected = {
         "instance_high": instance_contrast(high, high, 0)[0],
-        "motion_mid": instance_contrast(output.instance.mid, output.instance.mid, 0, output.reversed_mid)[0],
-        "motion_low": instance_contrast(output.instance.low, output.instance.low, 0, output.reversed_low)[0],
+        "motion_mid": motion_contrast(output.instance.mid, output.instance.mid, 0, output.reversed_mid)[0],
+        "motion_low": motion_contrast(output.instance.low, output.instance.low, 0, output.reversed_low)[0],
         "prototype": swapped_prediction(output.scores, q)[0],
     }
     for level in LEVELS:
         expected[f"timestamp_{level}"] = timestamp_retrieval(getattr(output.timestamp, level))[0]
-        g = getattr(output.graph, level)
-        expected[f"graph_{level}"] = graph_contrast(graph, g[:, 0], g[:, 1])
+        g = getattr(output.graph_embeddings, level)
+        expected[f"graph_{level}"] = graph_contrast(adjacency, g[:, 0], g[:, 1])
     assert loss.terms.keys() == expected.keys()
     for name in expected:
         torch.testing.assert_close(loss.terms[name], expected[name], msg=name)
@@ -65,13 +65,13 @@ def test_total_is_the_published_weighting():
 
 def test_graph_terms_from_their_epoch_on_only():
     output = random_output(4)
-    before = alone(Objective(graph_start_epoch=3), output._replace(graph=None), 2)
+    before = alone(Objective(graph_start_epoch=3), output._replace(graph_embeddings=None), 2)
     assert not [name for name in before.terms if name.startswith("graph")]
     after = alone(Objective(graph_start_epoch=3), output, 3)
     assert {name for name in after.terms if name.startswith("graph")} == {f"graph_{level}" for level in LEVELS}
     assert after.terms["instance_high"] == before.terms["instance_high"]
     graph_terms = sum(after.terms[f"graph_{level}"] for level in LEVELS)
-    target, source = torch.autograd.grad(graph_terms, [output.instance.high, output.graph.high])
+    target, source = torch.autograd.grad(graph_terms, [output.instance.high, output.graph_embeddings.high])
     assert target.count_nonzero() == 0 and source.count_nonzero() > 0  # the graph is a target
 
 
@@ -100,7 +100,7 @@ def test_mean_over_ranks_is_the_loss_of_one_process(epoch):
         return ModelOutput(*(LevelFeatures(*(y[rows] for y in x)) if isinstance(x, LevelFeatures) else x[rows]
                              for x in whole))
 
-    kinds = [whole.instance, *([whole.graph] if epoch else [])]
+    kinds = [whole.instance, *([whole.graph_embeddings] if epoch else [])]
     embeddings = torch.stack([x for kind in kinds for x in kind], dim=1)
 
     def gather(rows):

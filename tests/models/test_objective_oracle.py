@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_leaves
 
 from models.levels import LEVELS, LevelFeatures
 from models.multilevel import ModelOutput
-from models.objective import Objective, weighted_total
+from models.objective import TERM_WEIGHTS, Objective, weighted_total
 from tests import loop_objective
 
 WIDTH, PROTOTYPES = 12, 20
@@ -41,8 +41,8 @@ def test_total_and_gradients_equal_the_loop_over_anchors(v):
     local, remote, first_row = random_output(3, v, prototypes=2), random_output(9, v, prototypes=2), 3
     older = torch.randn(5, v, 2, dtype=torch.float64)
     names = [*(f"instance_{level}" for level in LEVELS), *(f"graph_{level}" for level in LEVELS), "scores"]
-    rows = dict(zip(names, (*local.instance, *local.graph, local.scores)))
-    others = dict(zip(names, (x.detach() for x in (*remote.instance, *remote.graph, remote.scores))))
+    rows = dict(zip(names, (*local.instance, *local.graph_embeddings, local.scores)))
+    others = dict(zip(names, (x.detach() for x in (*remote.instance, *remote.graph_embeddings, remote.scores))))
     gathered = {name: torch.cat([x[:3], rows[name], x[6:]]) for name, x in others.items()}
 
     def gather(x: torch.Tensor) -> torch.Tensor:
@@ -79,7 +79,7 @@ class Operations(TorchDispatchMode):
 def operations(b: int, n: int, device: str = "meta", backward: bool = True) -> Operations:
     """Of one call with all terms, b local of n gathered videos, the queue full."""
     local, remote = random_output(b, 2, device, torch.float32), random_output(n, 2, device, torch.float32)
-    everything = torch.stack([*remote.instance, *remote.graph], dim=1)
+    everything = torch.stack([*remote.instance, *remote.graph_embeddings], dim=1)
     objective = Objective(queue_rows=2 * n, queue_start_epoch=0, graph_start_epoch=0)
     objective.queue.rows = torch.rand(n, 2, PROTOTYPES).to(device)
     with Operations() as seen:
@@ -122,8 +122,9 @@ def test_one_matrix_product_a_similarity():
 
 
 def test_total_weights_every_term():
-    names = [f"{kind}_{level}" for kind in ("timestamp", "graph") for level in LEVELS]
-    names += ["instance_high", "motion_mid", "motion_low", "prototype"]
-    weights = {"low": 0.3, "mid": 0.5, "high": 1.0, "prototype": 0.5}
-    for name in names:
-        assert weighted_total({name: torch.tensor(2.0)}) == 2 * weights[name.rsplit("_", 1)[-1]]
+    for name, weight in TERM_WEIGHTS.items():
+        assert weighted_total({name: torch.tensor(2.0)}) == 2 * weight
+    assert TERM_WEIGHTS == {
+        "instance_high": 1.0, "motion_mid": 0.5, "motion_low": 0.3, "prototype": 0.5,
+        **{f"{kind}_{level}": weight for kind in ("timestamp", "graph")
+           for level, weight in (("low", 0.3), ("mid", 0.5), ("high", 1.0))}}

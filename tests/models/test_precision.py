@@ -25,7 +25,8 @@ NETS = [net for net in BACKBONES if net != "resnet18"]
 
 def flat(output) -> list[torch.Tensor]:
     """All tensors of a ModelOutput."""
-    return [*output.instance, output.reversed_low, output.reversed_mid, *output.timestamp, output.scores, *output.graph]
+    return [*output.instance, output.reversed_low, output.reversed_mid, *output.timestamp, output.scores,
+            *output.graph_embeddings]
 
 
 def backward(model: nn.Module, views: torch.Tensor, bfloat16: bool) -> None:

@@ -14,12 +14,12 @@ import torch
 from torch import nn
 
 from models.cluster import ScoreQueue, sinkhorn_knopp
-from models.graph import graph_contrast, infer_graph, log_similarity
+from models.graph import graph_contrast, infer_adjacency, log_similarity
 from models.levels import LEVELS
-from models.losses import instance_contrast, swapped_prediction
+from models.losses import instance_contrast, motion_contrast, swapped_prediction
 from models.multilevel import MultiLevelModel
 from models.objective import Objective
-from models.convert import convert, reference_name
+from models.convert import convert, official_name
 from tests.reference_checkpoint import reference_shapes, reference_state
 
 VALUES = dict(np.load(Path(__file__).resolve().parents[1] / "data" / "reference_values.npz"))
@@ -48,8 +48,8 @@ def agree(name: str, ours: torch.Tensor, expected: torch.Tensor, tolerance: floa
 
 def flat_outputs(output) -> dict[str, torch.Tensor]:
     """Every tensor of a ModelOutput by name."""
-    named = {f"{kind}_{level}": getattr(getattr(output, kind), level)
-             for kind in ("instance", "timestamp", "graph") for level in LEVELS}
+    kinds = {"instance": output.instance, "timestamp": output.timestamp, "graph": output.graph_embeddings}
+    named = {f"{kind}_{level}": getattr(tensors, level) for kind, tensors in kinds.items() for level in LEVELS}
     return named | {"reversed_low": output.reversed_low, "reversed_mid": output.reversed_mid, "scores": output.scores}
 
 
@@ -89,7 +89,7 @@ def switch(model: nn.Module, recorded: dict[str, list] | None) -> dict[str, list
 def step(dtype: torch.dtype, recorded: dict[str, list] | None = None) -> SimpleNamespace:
     """One step of the model case: outputs, loss, gradients of outputs and of parameters by reference name."""
     model = MultiLevelModel("r3d18", 128, NUM_PROTOTYPES).to(dtype)
-    model.load_state_dict(convert(reference_state(NUM_PROTOTYPES), "reference", model))
+    model.load_state_dict(convert(reference_state(NUM_PROTOTYPES), "official", model))
     model.prototype_head.normalize_()
     choices = switch(model, recorded)
     views = torch.from_numpy(np.random.default_rng(7).normal(size=(6, 3, 3, 16, 32, 32))).to(dtype)
@@ -102,7 +102,7 @@ def step(dtype: torch.dtype, recorded: dict[str, list] | None = None) -> SimpleN
     loss.total.backward()
     parameters = dict(model.named_parameters())
     names = [name for name in reference_shapes(NUM_PROTOTYPES) if not name.startswith("backbone.fc.")]
-    gradients = {name: parameters[reference_name(name)].grad for name in names if reference_name(name) in parameters}
+    gradients = {name: parameters[official_name(name)].grad for name in names if official_name(name) in parameters}
     assert len(gradients) == len(parameters)
     return SimpleNamespace(outputs=outputs, loss=loss, gradients=gradients, choices=choices)
 
@@ -125,7 +125,7 @@ def test_size_of_the_published_model():
     theirs = reference_shapes(1000)
     ours = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     assert len(theirs) == 194
-    assert ours == {reference_name(name): shape for name, shape in theirs.items()
+    assert ours == {official_name(name): shape for name, shape in theirs.items()
                     if not name.startswith("backbone.fc.")}
 
 
@@ -166,7 +166,7 @@ def test_assignments_labels_and_graph(request, precision, dtype, tolerance):
     assert labels.tolist() == VALUES["label"].tolist()
     high = outputs["instance_high"].detach()
     similarity = log_similarity(high[:, 0], high[:, 1]).exp()
-    agree("graph", infer_graph(similarity, labels, 0, 0.05), values("graph"), tolerance)
+    agree("graph", infer_adjacency(similarity, labels, 0, 0.05), values("graph"), tolerance)
 
 
 def test_float64_gradients(double):
@@ -187,7 +187,7 @@ def test_float32_gradients_of_outputs(single):
     output = SimpleNamespace(
         instance=tuple(there[f"instance_{level}"] for level in LEVELS),
         timestamp=tuple(there[f"timestamp_{level}"] for level in LEVELS),
-        graph=tuple(there[f"graph_{level}"] for level in LEVELS),
+        graph_embeddings=tuple(there[f"graph_{level}"] for level in LEVELS),
         reversed_low=there["reversed_low"], reversed_mid=there["reversed_mid"], scores=there["scores"])
     objective = Objective(queue_start_epoch=1, graph_start_epoch=0, graph_threshold=0.05, graph_reduction="element")
     objective(output, epoch=0, gather=lambda rows: rows, rank=0).total.backward()
@@ -232,7 +232,7 @@ class TestGathered:
     def test_motion(self, dtype, tolerance):
         rows = values("w2_motion_in", dtype)
         natural = torch.cat([rows[:5], rows[10:15]])
-        loss, _ = instance_contrast(natural[5:], natural, first_row=5, reversed_anchors=rows[15:])
+        loss, _ = motion_contrast(natural[5:], natural, first_row=5, reversed_negatives=rows[15:])
         agree("w2_motion", loss, values("w2_motion"), tolerance)
 
     def test_prototype(self, dtype, tolerance):
@@ -256,13 +256,13 @@ class TestGathered:
         high = values("w2_inst_in", dtype)
         labels = values("w2_label", torch.long)
         own = slice(5, 10)
-        graph = infer_graph(log_similarity(high[own, 0], high[:, 1]).exp(), labels, 5, 0.05)
+        graph = infer_adjacency(log_similarity(high[own, 0], high[:, 1]).exp(), labels, 5, 0.05)
         agree("w2_graph", graph, values("w2_graph")[own], tolerance)
         embeddings = values("w2_graph_in", dtype)
         loss = graph_contrast(graph, embeddings[own, 0], embeddings[:, 1], "element")
         agree("w2_graph_loss_element", loss, values("w2_graph_loss_element"), LOG_TERMS)
 
     def test_graph_of_several_edges(self, dtype, tolerance):
-        graph = infer_graph(values("g_sim", dtype), values("g_label", torch.long), 0, 0.05)
+        graph = infer_adjacency(values("g_sim", dtype), values("g_label", torch.long), 0, 0.05)
         assert ((graph > 0).sum(dim=1) > 1).any()
         agree("g_graph", graph, values("g_graph"), tolerance)

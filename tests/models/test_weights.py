@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from models.multilevel import MultiLevelModel, build_backbone
-from models.convert import check_keys, convert, reference_name, unwrap
+from models.convert import check_keys, convert, official_name, unwrap
 from tests.reference_checkpoint import reference_shapes
 
 
@@ -21,7 +21,7 @@ def reference() -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("prefix", ["", "module."])
 def test_every_reference_entry_has_its_place(prefix):
     state, model = reference(), meta_model()
-    converted = convert({prefix + name: value for name, value in state.items()}, "reference", model)
+    converted = convert({prefix + name: value for name, value in state.items()}, "official", model)
     assert converted.keys() == model.state_dict().keys()
     assert len(converted) == len(state) - 2
 
@@ -30,17 +30,17 @@ def test_every_reference_entry_has_its_place(prefix):
                                   "project_global.1.num_batches_tracked", "prototype.weight"])
 def test_each_missing_or_reshaped_entry_is_named(name):
     state, model = reference(), meta_model()
-    gone = reference_name(name)
+    gone = official_name(name)
     with pytest.raises(ValueError, match=f"^1 missing: {gone}$"):
-        convert({key: value for key, value in state.items() if key != name}, "reference", model)
+        convert({key: value for key, value in state.items() if key != name}, "official", model)
     with pytest.raises(ValueError, match=f"^1 of another shape: {gone} "):
-        convert(state | {name: torch.empty(3, 3)}, "reference", model)
+        convert(state | {name: torch.empty(3, 3)}, "official", model)
 
 
 def test_unknown_entries_and_sources_are_named():
     with pytest.raises(ValueError, match="^1 not part of the model: project_high.0.weight$"):
-        convert(reference() | {"project_high.0.weight": torch.empty(1)}, "reference", meta_model())
-    with pytest.raises(ValueError, match="'tensorflow'.*reference, 3d-resnets, torchvision"):
+        convert(reference() | {"project_high.0.weight": torch.empty(1)}, "official", meta_model())
+    with pytest.raises(ValueError, match="'tensorflow'.*official, 3d-resnets, torchvision"):
         convert({}, "tensorflow", meta_model())
 
 

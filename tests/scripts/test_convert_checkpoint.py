@@ -61,7 +61,7 @@ def test_reference_becomes_a_whole_model(tmp_path, capsys):
         "backbone.melow.0.conv2.weight": "excitation.low.shift.weight",
         "backbone.memid.0.bn3.bias": "excitation.mid.expand_norm.bias",
         "project.0.weight": "instance.high.0.weight", "project_mid.2.bias": "instance.mid.2.bias",
-        "project_graph.0.weight": "graph.high.0.weight", "project_low_graph.2.weight": "graph.low.2.weight",
+        "project_graph.0.weight": "graph_heads.high.0.weight", "project_low_graph.2.weight": "graph_heads.low.2.weight",
         "project_fine.2.weight": "timestamp.high.2.weight", "project_mid_fine.0.bias": "timestamp.mid.0.bias",
         "project_global.1.weight": "prototype_head.projection.1.weight",
         "prototype.weight": "prototype_head.prototypes.weight",

@@ -15,7 +15,7 @@ from eval.features.extract import load_backbone
 from models.multilevel import MultiLevelModel
 from utils.checkpoint import FORMAT, read_checkpoint, write_checkpoint
 from utils.errors import InputError
-from utils.training_log import file_sha256
+from utils.files import file_sha256
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from utils.checkpoint import (checkpoint_path, find_checkpoint, list_checkpoints, prune_checkpoints, read_checkpoint,
-                              write_checkpoint, write_whole)
+                              write_checkpoint, write_with_advice)
 from utils.checkpoint_form import is_flags
 from utils.errors import InputError
 
@@ -151,7 +151,7 @@ def test_another_error_than_the_disk_s_stays_what_it_is(tmp_path):
         raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
 
     with pytest.raises(RuntimeError, match="worker .pid 7. is killed"):
-        write_whole(write, 10, tmp_path / "a.pt")
+        write_with_advice(write, 10, tmp_path / "a.pt")
     assert not list(tmp_path.iterdir())
 
 

@@ -11,7 +11,7 @@ import torch
 
 from eval.features.extract import load_backbone
 from utils.checkpoint import read_checkpoint
-from utils.training_log import file_sha256
+from utils.files import file_sha256
 from visualization import main_temporal
 from visualization.main_temporal import main, train_order_head
 from visualization.temporal_order.settings import OrderSettings

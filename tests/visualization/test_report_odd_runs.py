@@ -154,7 +154,7 @@ def test_a_full_disk_leaves_no_part_of_a_page(tmp_path, monkeypatch, capsys):
         path.with_name(path.name + ".partial").write_text(text[:10])
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("visualization.report.__main__.replace_text", fill)
+    monkeypatch.setattr("visualization.report.__main__.write_atomically", fill)
     run = write_run(tmp_path / "run")
     assert main([str(run), "--logs_only", "--gpu", "none"]) == 2
     assert "report.html: cannot write there: No space left" in capsys.readouterr().err

@@ -12,7 +12,7 @@ from torch import nn
 from dataset.records import VideoRecord
 from eval.features.extract import ClipSettings
 from models.graph import graph_contrast
-from models.losses import instance_contrast, swapped_prediction, timestamp_retrieval
+from models.losses import instance_contrast, motion_contrast, swapped_prediction, timestamp_retrieval
 from tests.planted_run import FLAGS, write_run
 from visualization.report.measure import Measured, State
 from visualization.report.run import batch_in, chance_losses, read_run
@@ -40,7 +40,7 @@ def test_chance_is_the_loss_of_embeddings_that_are_all_alike():
     alike = torch.ones(N, V, 4)
     expected = {
         "instance_high": instance_contrast(alike, alike, 0)[0],
-        "motion_mid": instance_contrast(alike, alike, 0, alike)[0],
+        "motion_mid": motion_contrast(alike, alike, 0, alike)[0],
         "prototype": swapped_prediction(torch.zeros(N, V, K), torch.full((N, V, K), 1 / K))[0],
         "graph_mid": graph_contrast(torch.eye(N), alike[:, 0], alike[:, 1]),
         **{f"timestamp_{level}": timestamp_retrieval(torch.ones(N, V + 1, 4, T // part))[0]

@@ -33,7 +33,8 @@ from utils.distributed import DistContext
 from utils.errors import InputError, one_line
 from utils.cli import OneLineParser
 from utils.launch import print_any_name, run_told
-from utils.training_log import file_sha256, git_commit, replace_text
+from utils.files import file_sha256, write_atomically
+from utils.training_log import git_commit
 from visualization.cam import require_h264
 from visualization.main_temporal import train_order_head, write_order_videos
 from visualization.temporal_order.settings import CLIP_DEFAULTS, OrderSettings, check_order_settings, choose_device
@@ -227,7 +228,7 @@ def write_report(context: DistContext, flags: argparse.Namespace) -> None:
     # A name that is not UTF-8 is shown by its codes.
     text = build_report(run, flags, context.device).encode("utf-8", "backslashreplace").decode()
     try:
-        replace_text(out, text)
+        write_atomically(out, text)
     except OSError as error:
         with contextlib.suppress(OSError):
             out.with_name(f"{out.name}.partial").unlink()
