@@ -12,7 +12,6 @@ import pytest
 
 from dataset.prepare.worker_pool import Crash, run_jobs
 from utils.errors import InputError
-from utils.files import show_progress
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -84,9 +83,3 @@ def test_processes_end_with_a_killed_caller_and_with_a_caller_that_stops(tmp_pat
     worker = wait_for(tmp_path / "second")
     jobs.close()
     assert gone(worker)
-
-
-def test_progress_without_a_terminal_is_plain_lines(monkeypatch, capsys):
-    monkeypatch.setattr("dataset.prepare.worker_pool.SECONDS_BETWEEN_LINES", 0)
-    assert list(show_progress(iter("ab"), 2, "reading", "videos")) == ["a", "b"]
-    assert capsys.readouterr().err.startswith("reading: 1 of 2 videos, ")

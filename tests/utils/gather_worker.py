@@ -32,7 +32,8 @@ def make_output(videos: int, seed: int = 0) -> tuple[ModelOutput, list[torch.Ten
 def assemble(leaves: list[torch.Tensor]) -> ModelOutput:
     """A ModelOutput of twelve tensors."""
     return ModelOutput(instance=LevelFeatures(*leaves[:3]), reversed_low=leaves[3], reversed_mid=leaves[4],
-                       graph=LevelFeatures(*leaves[5:8]), timestamp=LevelFeatures(*leaves[8:11]), scores=leaves[11])
+                       graph_embeddings=LevelFeatures(*leaves[5:8]),
+                       timestamp=LevelFeatures(*leaves[8:11]), scores=leaves[11])
 
 
 def main(out: str) -> None:
