@@ -1,124 +1,189 @@
-"""Pictures and films of a report, as data URIs: nothing is loaded from anywhere when the page is read.
+"""Figures of a report: charts as inline SVG, images and videos as data URIs, so that the page loads nothing.
 
-Shapes: T frames of a clip; P videos side by side in a film.
+Shapes: T frames of a clip; P videos side by side.
 """
 from __future__ import annotations
 
 import base64
 import io
+import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import cv2
+import matplotlib
 import numpy as np
+from cycler import cycler
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+from PIL import Image
 
 from dataset.frames import read_frames
 from dataset.records import VideoRecord
 from eval.features.extract import ClipSettings
 from utils.errors import InputError
 from visualization.cam import encode_video
-from visualization.embedding import LEAST_VIDEOS, draw_embedding, project_levels
-from visualization.report.measure import Measured
+
+# Color names of report.css, which are different in light and dark -> what matplotlib draws, replaced by the name afterwards.
+COLORS = {"c0": "#1f5fa8", "c1": "#c2571a", "c2": "#1e7f57", "c3": "#9b3b8c", "c4": "#8a6d00", "c5": "#4f5b66",
+          "soft": "#5c6166", "faint": "#e3e4e0"}
+LINES = (cycler(color=2 * list(COLORS.values())[:6])
+         + cycler(linestyle=3 * ["-", (0, (7, 2)), (0, (3, 1)), (0, (7, 2, 1, 2))]))  # 12 lines that differ
+STYLE = {
+    "svg.fonttype": "none", "svg.hashsalt": "report", "text.parse_math": False, "font.size": 7.5, "axes.labelsize": 7.5,
+    "xtick.labelsize": 7.5, "ytick.labelsize": 7.5, "legend.fontsize": 7.5, "legend.frameon": False, "lines.linewidth": 1.3,
+    "axes.prop_cycle": LINES, "axes.edgecolor": COLORS["soft"], "grid.color": COLORS["faint"], "axes.grid": True,
+    "axes.grid.axis": "y", "axes.spines.left": False, "axes.spines.right": False, "axes.spines.top": False,
+    "ytick.left": False, "xtick.bottom": False,
+}
+WIDTH, PLOT, LEFT, RIGHT, BOTTOM, ROW = 5.2, 1.75, 0.5, 0.12, 0.4, 0.15  # inches: chart, plotted area, margins, text line
+LEGEND_CHARACTERS = 90  # of a line of the legend
 
 TILE_SIZE = (160, 120)  # width, height of a video, px
 GAP_PX, GAP_COLOR = 4, 128
-FILM_FPS = 8
-JPEG_QUALITY = 85
-PERPLEXITY = 30.0       # of t-SNE, where there are enough videos
-PHOTOGRAPHS = ("retrieval",)  # written as PNG, and a fifth of the size as JPEG
+VIDEO_FPS = 8
+WEBP_QUALITY, MAX_WEBP_PX = 80, 16383
+PHOTOGRAPHS = ("retrieval",)  # images stored as photographs; all others are drawings, stored losslessly
 
 
-class Film(NamedTuple):
-    """A film and its still picture, as data URIs, and the number of videos in it."""
+class ChartLine(NamedTuple):
+    """A line of a chart; its `chance` level is dotted in the same color and named by `note` in the legend."""
 
-    film: str
-    still: str
-    num_videos: int
+    name: str
+    places: Sequence[float]
+    values: Sequence[float]
+    chance: float | None = None
+    note: str = ""
+
+
+class Chart(NamedTuple):
+    """A chart as SVG content of `width` x `height` units, and a description for those who do not see it."""
+
+    title: str
+    description: str
+    width: float
+    height: float
+    svg: Markup
+
+
+def draw_lines(axes: Axes, lines: Sequence[ChartLine], marks: Sequence[tuple[float, str]], percent: bool = False) -> None:
+    """Draws lines, and vertical `marks` (place, label) with a row above the plot for each label.
+
+    Non-finite values are gaps. `percent`: values are fractions.
+    """
+    for line in lines:
+        values = np.where(np.isfinite(line.values), line.values, np.nan)
+        label = f"{line.name}  {format_value(line.values[-1], percent)}" + (f" ({line.note})" if line.note else "")
+        [drawn] = axes.plot(line.places, values, label=label, marker="o" if len(values) == 1 else None)
+        if line.chance is not None:
+            axes.axhline(line.chance, color=drawn.get_color(), linewidth=0.9, linestyle=":")
+    for row, (place, label) in enumerate(sorted(marks)):
+        axes.axvline(place, color=COLORS["soft"], linewidth=0.7, linestyle="--")
+        axes.annotate(label, (place, 1), (3, 3 + 9 * row), xycoords=axes.get_xaxis_transform(), textcoords="offset points",
+                      horizontalalignment="left" if place < sum(axes.get_xlim()) / 2 else "right")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    if percent:
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
+
+
+def line_chart(
+    title: str, lines: Sequence[ChartLine], place_name: str, *, marks: Sequence[tuple[float, str]] = (),
+    level: tuple[float, str] | None = None, percent: bool = False, extent: tuple[float, float] | None = None,
+    from_zero: bool = True,
+) -> Chart:
+    """Returns a chart of the lines with any finite value, with a legend of their last values below.
+
+    `place_name`: what is on the horizontal axis, from `extent[0]` to `extent[1]` where other charts reach further than
+    these lines. `level`: a horizontal line (value, label) of its own. `from_zero`: unless there are negative values.
+    """
+    lines = [line for line in lines if np.isfinite(line.values).any()]
+    places = [place for line in lines for place in line.places] + list(extent or ())
+    marks = [mark for mark in marks if min(places) <= mark[0] <= max(places)]
+    with matplotlib.rc_context(STYLE):
+        figure = Figure()
+        axes = figure.add_axes((0, 0, 1, 1), xlabel=place_name)
+        if min(places) < max(places):
+            axes.set_xlim(min(places), max(places))
+        draw_lines(axes, lines, marks, percent)
+        if level:
+            axes.axhline(level[0], color=COLORS["soft"], linewidth=0.9, linestyle=":", label=level[1])
+        if from_zero and axes.dataLim.y0 >= 0:
+            axes.set_ylim(bottom=0)
+        handles, labels = axes.get_legend_handles_labels()
+        columns = max(1, min(len(labels), LEGEND_CHARACTERS // (max(map(len, labels)) + 8)))
+        below = BOTTOM + ROW * math.ceil(len(labels) / columns)
+        height = below + PLOT + 0.1 + ROW * len(marks)
+        figure.set_size_inches(WIDTH, height)
+        axes.set_position((LEFT / WIDTH, below / height, (WIDTH - LEFT - RIGHT) / WIDTH, PLOT / height))
+        figure.legend(handles, labels, loc="lower left", ncols=columns, borderaxespad=0, borderpad=0, labelspacing=0.3)
+        ends = [f"{line.name} from {format_value(line.values[0], percent)} to {format_value(line.values[-1], percent)}"
+                for line in lines]
+        return Chart(title, f"{title} over {place_name}: {'; '.join(ends)}", 72 * WIDTH, round(72 * height, 1),
+                     svg_content(figure))
+
+
+def svg_content(figure: Figure) -> Markup:
+    """Returns the paths and texts that matplotlib draws, in the colors and the font of the page."""
+    file = io.StringIO()
+    figure.savefig(file, format="svg", transparent=True)
+    content = ""
+    for part in re.findall(r"<defs>\s*<path.*?</defs>|<(?:path|use) [^>]*/>|<text.*?</text>", file.getvalue(), re.DOTALL):
+        part = re.sub(r'font[^"]*sans-serif(; )?| (transform="rotate\(-0|clip-path=")[^"]*"|\n', "", part)
+        content += part if part.startswith("<text") else re.sub(r"(\.\d)\d+", r"\1", part)
+    for name, color in COLORS.items():
+        content = content.replace(color, f"var(--{name})")
+    return Markup(content)
+
+
+def format_value(value: float, percent: bool) -> str:
+    """Returns a value, or a fraction as a percentage, as text."""
+    return f"{100 * value:.1f} %" if percent else f"{value:.3g}"
 
 
 def data_uri(data: bytes, kind: str) -> str:
-    """`data` as a URI of the MIME type `kind`."""
+    """Returns `data` as a URI of the MIME type `kind`."""
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
-def picture_uri(path: Path) -> str:
-    """A PNG file as it is, one made of photographs as JPEG. InputError where it cannot be read."""
-    data = read_bytes(path)
-    picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
-    if picture is None:
-        raise InputError(f"{path}: not a readable picture")
-    return data_uri(encode_jpeg(picture), "image/jpeg") if path.stem in PHOTOGRAPHS else data_uri(data, "image/png")
+def webp_uri(image: Image.Image, lossless: bool = False) -> str:
+    """Returns an image as a WebP data URI, smaller than PNG and JPEG."""
+    file = io.BytesIO()
+    image.thumbnail((MAX_WEBP_PX, MAX_WEBP_PX))
+    image.save(file, "WEBP", lossless=lossless, quality=WEBP_QUALITY)
+    return data_uri(file.getvalue(), "image/webp")
 
 
-def film_uri(path: Path) -> str:
-    """An MP4 file."""
-    return data_uri(read_bytes(path), "video/mp4")
+def figure_uri(figure: Figure) -> str:
+    """Returns a figure as a WebP data URI, for what has too many points for SVG."""
+    file = io.BytesIO()
+    figure.savefig(file, format="webp", pil_kwargs={"lossless": True})
+    return data_uri(file.getvalue(), "image/webp")
 
 
-def read_bytes(path: Path) -> bytes:
-    """The file's content. InputError where it cannot be read."""
+def image_uri(path: Path) -> str:
+    """Returns an image file as a data URI. InputError where it cannot be read."""
     try:
-        return path.read_bytes()
+        with Image.open(path) as image:
+            return webp_uri(image.convert("RGB"), lossless=path.stem not in PHOTOGRAPHS)
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise InputError(f"{path}: not a readable image") from error
+
+
+def video_uri(path: Path) -> str:
+    """Returns an MP4 file as a data URI. InputError where it cannot be read."""
+    try:
+        return data_uri(path.read_bytes(), "video/mp4")
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
 
 
-def encode_jpeg(picture: np.ndarray) -> bytes:
-    """A BGR picture as JPEG."""
-    encoded, data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
-    assert encoded
-    return data.tobytes()
-
-
-def film_of(records: Sequence[VideoRecord], settings: ClipSettings) -> Film:
-    """The test clips of P videos side by side, and as still picture their middle frames."""
+def side_by_side(records: Sequence[VideoRecord], settings: ClipSettings) -> tuple[str, str]:
+    """Returns the test clips of P videos side by side as (video, its middle frame), two data URIs."""
     clips = [read_frames(record.path, settings.sampler()(record.num_frames)[0], record.num_frames, TILE_SIZE)
              for record in records]
     gap = np.full((*clips[0].shape[:2], GAP_PX, 3), GAP_COLOR, np.uint8)
-    parts = [part for clip in clips for part in (gap, clip)][1:]
-    pictures = np.concatenate(parts, axis=2)
-    film = encode_video(pictures, FILM_FPS)
-    still = encode_jpeg(np.ascontiguousarray(pictures[len(pictures) // 2, ..., ::-1]))
-    return Film(data_uri(film, "video/mp4"), data_uri(still, "image/jpeg"), len(records))
-
-
-class Row(NamedTuple):
-    """A prototype of the contact sheet: its number, how many videos are nearest to it, and the nearest of these."""
-
-    prototype: int
-    used: int
-    videos: list[VideoRecord]
-    scores: list[float]
-    film: Film
-
-
-def contact_sheet(measured: Measured, num_prototypes: int, num_neighbors: int) -> list[Row]:
-    """The most used prototypes, each with those of its videos that have the highest scores."""
-    nearest = measured.nearest
-    counts = np.bincount(nearest, minlength=measured.scores.shape[1])
-    rows = []
-    for prototype in np.argsort(-counts, kind="stable")[:num_prototypes]:
-        own = np.flatnonzero(nearest == prototype)
-        if not len(own):
-            break
-        scores = measured.scores[own, prototype]
-        best = np.argsort(-scores, kind="stable")[:num_neighbors]
-        videos = [measured.records[index] for index in own[best]]
-        rows.append(Row(int(prototype), len(own), videos, scores[best].tolist(), film_of(videos, measured.settings)))
-    return rows
-
-
-def embedding_uri(features: dict[str, np.ndarray], labels: np.ndarray, names: Sequence[str], seed: int,
-                  title: str) -> tuple[str, float]:
-    """(t-SNE and PCA of each level as a PNG, t-SNE's perplexity).
-
-    InputError for too few videos, and for features that are all alike.
-    """
-    if len(labels) < LEAST_VIDEOS:
-        raise InputError(f"{len(labels)} labelled video(s); {LEAST_VIDEOS} are needed for a picture")
-    perplexity = min(PERPLEXITY, (len(labels) - 1) / 3)
-    points = project_levels(features, list(features), perplexity, seed)
-    named, png = {label: names[label] for label in np.unique(labels).tolist()}, io.BytesIO()
-    draw_embedding(points, labels, named, title).savefig(png)
-    return data_uri(png.getvalue(), "image/png"), perplexity
+    frames = np.concatenate([part for clip in clips for part in (gap, clip)][1:], axis=2)  # [T, H, W P + gaps, 3]
+    return data_uri(encode_video(frames, VIDEO_FPS), "video/mp4"), webp_uri(Image.fromarray(frames[len(frames) // 2]))

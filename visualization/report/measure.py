@@ -1,4 +1,4 @@
-"""What the network makes of videos at the checkpoints of a run: effective rank, spread, and nearest prototypes.
+"""Measures videos at the checkpoints of a run: effective rank and spread of their features, scores of the prototypes.
 
 Shapes: N videos, one deterministic test clip of each; C channels of a level; K prototypes.
 """
@@ -21,27 +21,27 @@ from models.convert import check_keys, unwrap
 from utils.checkpoint import FORMAT, read_checkpoint
 from utils.distributed import DistContext
 from utils.errors import InputError
-from visualization.report.run import Run
+from visualization.report.run import RunDirectory
 
 
 @dataclass(frozen=True)
-class State:
-    """The network at one moment; each value by level."""
+class NetworkState:
+    """The network at one moment; dictionaries by level."""
 
     name: str
-    epochs: float             # done; 0 for the random start
-    ranks: dict[str, float]   # `effective_rank`
-    spreads: dict[str, float]  # `spread`
+    epochs: float               # finished; 0 for the random start
+    ranks: dict[str, float]     # `effective_rank`
+    spreads: dict[str, float]   # `spread`
     channels: dict[str, int]
 
 
 @dataclass(frozen=True)
-class Measured:
-    """Videos as the states of the network see them, the newest in full."""
+class Measurement:
+    """Videos as seen by the network at several moments, the newest in full."""
 
-    records: list[VideoRecord]       # N, those that can be read
-    skipped: list[str]               # why each of the others cannot
-    states: list[State]              # the random start, then checkpoints, oldest first
+    records: list[VideoRecord]       # N readable ones
+    skipped: list[str]               # why each of the others cannot be read
+    states: list[NetworkState]       # the random start, then checkpoints, oldest first
     features: dict[str, np.ndarray]  # level -> float32 [N, C], of the newest
     scores: np.ndarray               # float32 [N, K], of the newest
     backbone: nn.Module              # of the newest
@@ -53,52 +53,44 @@ class Measured:
         return self.scores.argmax(axis=1)
 
 
-def pick_videos(records: Sequence[VideoRecord], most: int) -> list[VideoRecord]:
-    """At most `most` of the videos that have any frame, evenly spread over the list."""
-    whole = [record for record in records if record.num_frames]
-    chosen = np.unique(np.rint(np.linspace(0, len(whole) - 1, min(most, len(whole)))).astype(int))
-    return [whole[index] for index in chosen]
+def spread_evenly(length: int, most: int) -> list[int]:
+    """Returns at most `most` of the indices 0 ... length - 1, evenly spread, the last one among them."""
+    return np.unique(np.rint(np.linspace(length - 1, 0, min(most, length))).astype(int)).tolist()
 
 
-def measure(run: Run, records: Sequence[VideoRecord], max_checkpoints: int, device: torch.device, *, batch: int,
-            num_workers: int) -> Measured:
-    """The random start and at most `max_checkpoints` of the run's checkpoints, evenly spread and with the newest.
+def measure_run(run: RunDirectory, records: Sequence[VideoRecord], max_checkpoints: int, device: torch.device, *,
+                batch: int, num_workers: int) -> Measurement:
+    """Measures the random start and at most `max_checkpoints` checkpoints, evenly spread, the newest among them.
 
-    InputError where no checkpoint is there, one does not fit, or no video can be read.
+    InputError where there is no checkpoint, one does not fit, or no video can be read.
     """
     if not run.checkpoints:
         raise InputError(f"{run.folder}/checkpoints: holds no checkpoint")
-    flags, context = run.flags, DistContext(0, 1, device)
-    settings = ClipSettings(1, flags["clip_frames"], 1, flags["img_dim"])
-    skipped: dict[int, str] = {}
-
-    def state_of(name: str, epochs: float, backbone: nn.Module, videos: Sequence[VideoRecord],
-                 bad: dict[int, str] | None) -> tuple[State, dict[str, np.ndarray]]:
-        features = extract_features(backbone, videos, settings, context, batch=batch, num_workers=num_workers,
-                                    skipped=bad, label=name)
-        features = {level: np.delete(rows, list(bad or ()), axis=0) for level, rows in features.items()}
-        if not len(next(iter(features.values()))):
-            raise InputError(f"none of {len(videos)} video(s) can be read; the first: {next(iter(skipped.values()))}")
-        return State(name, epochs, {level: effective_rank(rows) for level, rows in features.items()},
-                     {level: spread(rows) for level, rows in features.items()}, dict(backbone.channels)), features
-
-    backbone, _ = load_backbone(RANDOM, flags["net"], flags["seed"])
-    first, features = state_of("random start", 0.0, backbone, records, skipped)
-    states, kept = [first], [record for index, record in enumerate(records) if index not in skipped]
-    places = np.unique(np.rint(np.linspace(len(run.checkpoints) - 1, 0, min(max_checkpoints, len(run.checkpoints)))))
-    for epochs, path in (run.checkpoints[int(place)] for place in places):
-        model = load_model(path)
-        state, features = state_of(path.stem, epochs, model.backbone, kept, None)
-        states.append(state)
+    settings = ClipSettings(1, run.flags["clip_frames"], 1, run.flags["img_dim"])
+    records, states, skipped = list(records), [], {}
+    chosen = [run.checkpoints[index] for index in spread_evenly(len(run.checkpoints), max_checkpoints)]
+    for epochs, path in [(0.0, None), *chosen]:
+        model = load_model(path) if path else None
+        backbone = model.backbone if model else load_backbone(RANDOM, run.flags["net"], run.flags["seed"])[0]
+        name = path.stem if path else "random start"
+        features = extract_features(backbone, records, settings, DistContext(0, 1, device), batch=batch,
+                                    num_workers=num_workers, skipped=None if path else skipped, label=name)
+        if not path:  # later states see the readable videos alone
+            features = {level: np.delete(rows, list(skipped), axis=0) for level, rows in features.items()}
+            records = [record for index, record in enumerate(records) if index not in skipped]
+        if not records:
+            raise InputError(f"none of {len(skipped)} video(s) can be read; the first: {next(iter(skipped.values()))}")
+        states.append(NetworkState(name, epochs, {level: effective_rank(rows) for level, rows in features.items()},
+                                   {level: spread(rows) for level, rows in features.items()}, dict(backbone.channels)))
     scores = prototype_scores(model.prototype_head, features["high"], device)
-    return Measured(kept, list(skipped.values()), states, features, scores, model.backbone, settings)
+    return Measurement(records, list(skipped.values()), states, features, scores, backbone, settings)
 
 
 def load_model(path: Path) -> MultiLevelModel:
-    """The whole model of a pretraining checkpoint, on the CPU. InputError unless every entry fits."""
+    """Returns the whole model of a pretraining checkpoint, on the CPU. InputError unless every entry fits."""
     checkpoint = read_checkpoint(path)
     if checkpoint.get("format") != FORMAT or checkpoint.get("kind") != "model":
-        raise InputError(f"{path}: no pretraining checkpoint of this project (format {checkpoint.get('format')!r}, "
+        raise InputError(f"{path}: not a pretraining checkpoint of this project (format {checkpoint.get('format')!r}, "
                          f"kind {checkpoint.get('kind')!r})")
     try:
         model = MultiLevelModel(checkpoint["net"], checkpoint["embedding_dim"], checkpoint["num_prototypes"])
@@ -111,9 +103,9 @@ def load_model(path: Path) -> MultiLevelModel:
 
 
 def prototype_scores(head: PrototypeHead, features: np.ndarray, device: torch.device) -> np.ndarray:
-    """float32 [N, K]: cosine similarity of each video's embedding to each prototype, in eval mode.
+    """Returns float32 [N, K]: cosine similarity of each video's embedding to each prototype, in eval mode.
 
-    `features` [N, C]: the high level's, mean over time and space of one clip, which is what the head sees in training.
+    `features` [N, C]: of the high level, mean over time and space of one clip: what the head gets in training.
     """
     head.to(device).eval()
     with torch.inference_mode():
@@ -122,9 +114,9 @@ def prototype_scores(head: PrototypeHead, features: np.ndarray, device: torch.de
 
 
 def effective_rank(features: np.ndarray) -> float:
-    """exp of the entropy of the singular values of features [N, C], their mean taken off (Roy and Vetterli 2007).
+    """Returns exp of the entropy of the singular values of centered features [N, C] (Roy and Vetterli 2007).
 
-    From 1 (one direction) to min(N - 1, C) (all directions alike); 0 where all rows are the same.
+    From 1 (one direction) to min(N - 1, C) (all directions equally); 0 where all rows are the same.
     """
     centered = features.astype(np.float64) - features.mean(axis=0, dtype=np.float64)
     values = np.linalg.svd(centered, compute_uv=False)
@@ -135,7 +127,7 @@ def effective_rank(features: np.ndarray) -> float:
 
 
 def spread(features: np.ndarray) -> float:
-    """Standard deviation of features [N, C] around their mean as a share of their root mean square; 0 to 1."""
+    """Returns the standard deviation of features [N, C] as a fraction, 0 to 1, of their root mean square."""
     rows = features.astype(np.float64)
     size = np.sqrt((rows ** 2).sum())
     return float(np.sqrt(((rows - rows.mean(axis=0)) ** 2).sum()) / size) if size else 0.0

@@ -1,223 +1,299 @@
-"""The sections of a report, each as HTML: what there is, or why there is nothing and which command fills it."""
+"""What each section of a report shows, as values for report.html.j2."""
 from __future__ import annotations
 
+import argparse
+import json
 import math
-from collections.abc import Sequence
-from html import escape
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
+import torch
+
+from dataset.records import VideoRecord, read_records, read_rows
+from eval.compare import differences, read_card, rows as card_rows
+from eval.confusion import class_names
+from eval.features.extract import extract_features
+from eval.result_card import CARD
 from models.levels import LEVELS
+from utils.distributed import DistContext
+from utils.errors import InputError, one_line
 from utils.pretraining_flags import pretraining_parser
+from utils.files import file_sha256
 from visualization.curves import PANELS, schedule_marks
-from visualization.report.charts import Level, Series, bar_chart, line_chart
-from visualization.report.html import details, facts, film, missing, paragraph, table
-from visualization.report.measure import Measured
-from visualization.report.figures import Row
-from visualization.report.run import MONITOR, MONITOR_SKIPPED, Run, batch_of, chance_losses
-from visualization.report.warnings import Finding
+from visualization.embedding import LEAST_VIDEOS, draw_embedding, project_levels
+from visualization.main_temporal import EVAL_CARD
+from visualization.report.figures import (PHOTOGRAPHS, Chart, ChartLine, figure_uri, image_uri, line_chart, side_by_side,
+                                          video_uri)
+from visualization.report.measure import Measurement, measure_run, spread_evenly
+from visualization.report.run import MONITOR, MONITOR_SKIPPED, RunDirectory, chance_losses
 
-MAX_LISTED = 20        # events shown one by one
-MAX_TABLE_EPOCHS = 60  # lines of the table of values
-LOSS_PANELS = ("contrast", "timestamps", "prototypes and graph")
-
-
-def warnings_html(findings: Sequence[Finding], checked: Sequence[str], problem: str) -> str:
-    """The warnings, or that there are none, and what was looked at; `problem`: why nothing was, with the network."""
-    boxes = "".join(
-        f'<div class="warning {"serious" if one.collapse else "notice"}"><h3>{escape(one.title)}</h3>'
-        f"<p><b>Seen:</b> {escape(one.seen)}</p><p><b>Usually means:</b> {escape(one.means)}</p>"
-        f"<p><b>Try:</b> {escape(one.remedy)}</p></div>" for one in findings)
-    if not findings:
-        boxes = ('<div class="warning well"><h3>None</h3>'
-                 "<p>Nothing that was checked looks like collapse or trouble.</p></div>")
-    if problem:
-        boxes += paragraph(f"Only the log was judged, not what the network makes of videos: {problem}")
-    return boxes + details("What was checked", "".join(f"<p>{escape(line)}</p>" for line in checked))
+MAX_TABLE_ROWS = 60  # of the table of values
+PERPLEXITY = 30.0    # of t-SNE, where there are enough videos
+CONFUSION = "Rows: the class; columns: the predicted class."
+IMAGES = {"retrieval.png": "Rows: a query video, left, and its nearest training videos. Green: same class; red: another.",
+          "confusion_*.png": CONFUSION, "split_*/confusion_*.png": CONFUSION,
+          "embedding*.png": "Videos as points, colored by class."}  # files beside a result card -> what they show
 
 
-def configuration_html(run: Run) -> str:
-    """Flags, versions, commit, device, csv hash, earlier starts."""
-    config, flags = run.config, run.flags
-    spelled, defaults = {}, {}
-    for action in pretraining_parser()._actions:
-        spelled[action.dest], defaults[action.dest] = max(action.option_strings, key=len), action.default
-    changed = [name for name in flags if name in defaults and flags[name] != defaults[name]]
-    main = facts({
-        "Backbone": f"{flags['net']}, {flags['clip_frames']} frames of {flags['img_dim']} px",
-        "Videos": f"{config.get('videos', 'unknown')} of {flags['csv_file']}"
-                  f" ({config.get('videos_too_short', 0)} more are too short)",
-        "Global batch": f"{batch_of(config, flags)} videos, {config.get('processes', 1)} process(es)",
-        "Device": config.get("device", "unknown"),
-        "Commit": config.get("git_commit") or "unknown",
-        "csv, SHA-256": config.get("csv_sha256", "unknown"),
-        "Versions": ", ".join(f"{name} {version}" for name, version in config.get("versions", {}).items()),
-    })
-    differing = table(["flag", "value", "default"],
-                      [[spelled[name], *map(or_none, (flags[name], defaults[name]))] for name in changed],
-                      caption="Flags that are not at their default")
-    everything = details(f"All {len(flags)} flags", table(
-        ["flag", "name inside", "value"],
-        [[spelled.get(name, "-"), name, or_none(value)] for name, value in flags.items()]))
-    command = details("Command", f"<pre>{escape(' '.join(map(str, config.get('command', []))))}</pre>")
-    return main + differing + everything + command + starts_html(run)
+def attempt(work: Callable[..., Any], *arguments: Any, **settings: Any) -> tuple[Any, str]:
+    """Returns (what `work` returns, ""), or (None, the InputError's line), for what a page can do without."""
+    try:
+        return work(*arguments, **settings), ""
+    except InputError as error:
+        return None, one_line(error)
 
 
-def or_none(value: Any) -> str:
-    """A flag's value as text; "none" may be one itself."""
-    return "not given" if value is None else str(value)
+def configuration_section(run: RunDirectory) -> dict[str, list[list[Any]]]:
+    """Returns rows of flags that are not at their default, of all flags, and of the run's starts."""
+    def as_text(value: Any) -> str:
+        return "not given" if value is None else str(value)  # "none" may be a value
+
+    actions = {action.dest: action for action in pretraining_parser()._actions}
+    spelled = {name: max(action.option_strings, key=len) for name, action in actions.items()}
+    return {
+        "changed": [[spelled[name], as_text(value), as_text(actions[name].default)]
+                    for name, value in run.flags.items() if name in actions and value != actions[name].default],
+        "all": [[spelled.get(name, "-"), name, as_text(value)] for name, value in run.flags.items()],
+        "starts": [[number, start.get("start_epoch", 0), start.get("start_step", 0), start.get("processes", 1),
+                    run.batch_of(start), start.get("device", ""), start.get("versions", {}).get("torch", ""),
+                    (start.get("git_commit") or "")[:12]] for number, start in enumerate(run.starts, start=1)]}
 
 
-def starts_html(run: Run) -> str:
-    """A table of the starts of a resumed run; of one that was never resumed, a line."""
-    starts = run.starts
-    if len(starts) == 1:
-        return paragraph("Started once.")
-    rows = [[number, start.get("start_epoch", 0), start.get("start_step", 0), start.get("processes", 1),
-             batch_of(start, run.flags), start.get("device", ""), start.get("versions", {}).get("torch", ""),
-             (start.get("git_commit") or "")[:12]]
-            for number, start in enumerate(starts, start=1)]
-    return table(["start", "after epochs", "and steps", "processes", "global batch", "device", "torch", "commit"], rows,
-                 caption=f"Started {len(starts)} times")
-
-
-def events_html(run: Run) -> str:
-    """Unreadable videos, skipped steps, dumps of numbers that are not finite."""
-    if not run.events and not run.dumps:
-        return paragraph("No unreadable video, no skipped step.")
-    rows = [[event["epoch"] + 1, event["step"], event["kind"].replace("_", " "),
-             event.get("reason") or event.get("not_finite") or
-             ", ".join(f"{name}: {value}" for name, value in event.items() if name not in ("kind", "epoch", "step"))]
+def event_rows(run: RunDirectory) -> list[list[Any]]:
+    """Returns (epoch from 1, step, kind, what happened) of each event."""
+    return [[event["epoch"] + 1, event["step"], event["kind"].replace("_", " "),
+             event.get("reason") or event.get("not_finite") or ", ".join(
+                 f"{name}: {value}" for name, value in event.items() if name not in ("kind", "epoch", "step"))]
             for event in run.events]
-    shown = table(["epoch", "step", "event", "what"], rows[:MAX_LISTED])
-    more = paragraph(f"{len(rows) - MAX_LISTED} more in log.jsonl.") if len(rows) > MAX_LISTED else ""
-    names = ", ".join(f"not_finite/{path.name}" for path in run.dumps[:MAX_LISTED])
-    dumps = paragraph(f"Steps with numbers that are not finite are described in {names}.") if names else ""
-    return (shown if rows else "") + more + dumps
 
 
-def curves_html(run: Run) -> str:
-    """Every value of the log over epochs."""
+def curve_section(run: RunDirectory) -> dict[str, Any]:
+    """Returns the values of the log as charts, and as a table of at most MAX_TABLE_ROWS lines, the last among them."""
     if not run.points:
-        return missing("The log has no values yet: no epoch is finished, and no step logged (--log_every).",
-                       f"python train.py --csv_file {run.flags['csv_file']} --out {run.folder} --resume")
-    flags, chances = run.flags, chance_losses(run.flags, run.global_batch)
-    marks = schedule_marks(flags) if run.unit == "epoch" else []
-    places = [line["epoch"] + 1 if run.unit == "epoch" else line["step"] for line in run.points]
-    most, entropy = min(flags["num_prototypes"], run.global_batch), math.log(flags["num_prototypes"])
+        return {}
+    names = [name for name in dict.fromkeys(name for line in run.points for name in line)
+             if name not in ("kind", "epoch", "step")]
+    stride = math.ceil(len(run.points) / MAX_TABLE_ROWS)
+    rows = [[line["epoch"] + 1, line["step"],
+             *(f"{line[name]:.4g}" if isinstance(line.get(name), (int, float)) else "-" for name in names)]
+            for line in run.points[::-stride][::-1]]
+    lacking = [name.replace("_", " ") for name in ("gradient_norm", "graph_edges_per_row") if name not in names]
+    return {"charts": curve_charts(run), "lacking": lacking, "stride": stride, "rows": [["epoch", "step", *names], *rows]}
 
-    def chance_of(name: str) -> tuple[float | None, str]:
-        """Where a line would be by chance, and how its legend says so."""
-        chance = chances.get(short_name(name))
-        if chance is None:
-            return None, ""
-        if name.startswith("accuracy_"):
-            return 1 / chance.candidates, f"chance {100 / chance.candidates:.1f} %"
-        return chance.loss, f"chance {chance}"
 
-    def chart(title: str, names: Sequence[str], *, levels: Sequence[Level] = (), percent: bool = False,
-              least: float | None = None) -> str:
-        lines = [Series(short_name(name), *run.series(name), *chance_of(name)) for name in names]
-        lines = [line for line in lines if any(map(math.isfinite, line.values))]
-        if not lines:
-            return ""
-        return line_chart(title, lines, place_name=run.unit, marks=marks, levels=levels, percent=percent, least=least,
-                          extent=(places[0], places[-1]))
-
-    accuracies = [name for name in PANELS["retrieval accuracy, top-1"] if run.series(name)[1]]
-    of_time = [name for name in accuracies if "timestamp" in name]
-    charts = [
-        chart("Loss, weighted total", ["total"]),
-        *(chart(f"Loss: {panel}", PANELS[panel]) for panel in LOSS_PANELS),
-        chart("Retrieval accuracy: clips and prototypes", [name for name in accuracies if name not in of_time],
-              percent=True, least=0),
-        chart("Retrieval accuracy: timestamps", of_time, percent=True, least=0),
-        chart("Prototypes in use, per batch", ["prototypes_in_use"], least=0,
-              levels=[Level(most, f"most possible, min(K, batch) = {most}; K = {flags['num_prototypes']}")]),
-        chart("Entropy of assignments, nats", ["assignment_entropy"], least=0,
-              levels=[Level(entropy, f"no preference, ln K = {entropy:.2f}")]),
-        chart("Graph edges per row", ["graph_edges_per_row"], least=0, levels=[Level(1, "the video itself alone")]),
-        chart("Gradient norm", ["gradient_norm"], least=0),
-        chart("Learning rate", ["lr"], least=0),
-        chart("Throughput, videos a second", ["samples_per_s"], least=0),
-        chart("Time spent waiting for data", ["data_wait"], percent=True, least=0),
-        chart("Monitor, on labelled videos", [name for name in run.names(MONITOR) if name != MONITOR_SKIPPED],
-              percent=True, least=0),
+def curve_charts(run: RunDirectory) -> list[Chart]:
+    """Returns a chart for each group of values in the log."""
+    num_prototypes, chances = run.flags["num_prototypes"], chance_losses(run.flags, run.global_batch)
+    most, entropy = min(num_prototypes, run.global_batch), math.log(num_prototypes)
+    accuracies = PANELS["retrieval accuracy, top-1"]
+    monitored = dict.fromkeys(name for line in run.monitored for name in line if name.startswith(MONITOR))
+    percent, loss = {"percent": True}, {"from_zero": False}
+    panels = [
+        ("Loss, weighted total", ["total"], loss),
+        *((f"Loss: {panel}", PANELS[panel], loss) for panel in ("contrast", "timestamps", "prototypes and graph")),
+        ("Retrieval accuracy: clips and prototypes", [name for name in accuracies if "timestamp" not in name], percent),
+        ("Retrieval accuracy: timestamps", [name for name in accuracies if "timestamp" in name], percent),
+        ("Prototypes in use, per batch", ["prototypes_in_use"],
+         {"level": (most, f"upper bound, min(K, batch) = {most}; K = {num_prototypes}")}),
+        ("Entropy of assignments, nats", ["assignment_entropy"],
+         {"level": (entropy, f"no preference, ln K = {entropy:.2f}")}),
+        ("Graph edges per row", ["graph_edges_per_row"], {"level": (1, "the video itself alone")}),
+        ("Gradient norm", ["gradient_norm"], {}),
+        ("Learning rate", ["lr"], {}),
+        ("Throughput, videos per second", ["samples_per_s"], {}),
+        ("Time spent waiting for data", ["data_wait"], percent),
+        ("Monitor, on labelled videos", [name for name in monitored if name != MONITOR_SKIPPED], percent),
     ]
-    lacking = [title for title, name in (("gradient norm", "gradient_norm"), ("graph edges", "graph_edges_per_row"))
-               if not run.series(name)[1]]
-    notes = [f"Means over each {run.unit}. Dotted: by chance, where all candidates look alike. Dashed: what changes on "
-             "the way."]
-    if len(run.alike) < len(run.points):
-        notes.append(f"The global batch has changed on the way; by chance is that of the last {run.unit}, with "
-                     f"{run.global_batch} videos.")
-    notes += [f"Not in this log: {', '.join(lacking)}."] if lacking else []
-    return "".join(map(paragraph, notes)) + f'<div class="charts">{"".join(charts)}</div>' + values_html(run)
+    shared = {"marks": schedule_marks(run.flags) if run.unit == "epoch" else [],
+              "extent": (run.place(run.points[0]), run.place(run.points[-1]))}
+    charts = []
+    for title, names, options in panels:
+        lines = []
+        for name in names:
+            term = name.removeprefix("accuracy_").removeprefix(MONITOR)
+            chance, places_and_values = chances.get(term), run.series(name)
+            if chance and term == name:
+                lines.append(ChartLine(term, *places_and_values, chance.loss, f"chance {chance}"))
+            elif chance:
+                lines.append(ChartLine(term, *places_and_values, 1 / chance.candidates,
+                                       f"chance {100 / chance.candidates:.1f} %"))
+            else:
+                lines.append(ChartLine(term, *places_and_values))
+        if any(math.isfinite(value) for line in lines for value in line.values):
+            charts.append(line_chart(title, lines, run.unit, **shared, **options))
+    return charts
 
 
-def short_name(name: str) -> str:
-    """A name of the log without what its chart's title says."""
-    return name.removeprefix("accuracy_").removeprefix(MONITOR)
+class ReportVideos(NamedTuple):
+    """Videos of one csv file that are measured."""
+
+    csv_path: str
+    records: list[VideoRecord]
+    unlabelled: str  # why they have no labels, which all videos of the csv must have; "" where they have
+    note: str        # which they are
 
 
-def values_html(run: Run) -> str:
-    """The same values as a table, on demand."""
-    names = [name for name in run.names("") if name not in ("kind", "epoch", "step")]
-    stride = math.ceil(len(run.points) / MAX_TABLE_EPOCHS)
-    points = run.points[::-stride][::-1]  # the last one always
-    rows = [[point["epoch"] + 1, point["step"],
-             *(f"{point[name]:.4g}" if isinstance(point.get(name), (int, float)) else "-" for name in names)]
-            for point in points]
-    every = f", every {stride}th" if stride > 1 else ""
-    return "<br>" + details(f"All values as a table{every}", table(["epoch", "step", *names], rows, numbers_from=0))
+def read_report_videos(csv_path: str, most: int) -> ReportVideos:
+    """Returns at most `most` videos of a csv that pretraining accepts, evenly spread; with labels if all have one.
+
+    InputError where the csv cannot be read or no video has frames.
+    """
+    records = read_records(csv_path, labelled=False)
+    with_frames = [record for record in records if record.num_frames]  # those without are not shown, and need no label
+    if not with_frames:
+        raise InputError(f"{csv_path}: none of its {len(records)} video(s) has a frame")
+    chosen = [with_frames[index] for index in spread_evenly(len(with_frames), most)]
+    which = "all" if len(chosen) == len(records) else f"{len(chosen)} evenly spread ones of the"
+    labelled, bad_rows = read_rows(csv_path, labelled=True)
+    labels, lines = {row.line: row.label for row in labelled}, {record.line for record in with_frames}
+    unlabelled = next((f"{csv_path}:{row.line}: {row.reason}" for row in bad_rows if row.line in lines), "")
+    if not unlabelled:
+        chosen = [replace(record, label=labels[record.line]) for record in chosen]
+    return ReportVideos(csv_path, chosen, unlabelled, f"{which} {len(records)} videos of {csv_path}")
 
 
-def prototypes_html(measured: Measured, rows: Sequence[Row], label_names: Sequence[str] | None) -> str:
-    """Usage of prototypes, and the nearest videos of the most used ones."""
-    num_videos, num_prototypes = measured.scores.shape
-    counts = sorted((measured.nearest == k).sum() for k in range(num_prototypes))[::-1]
-    used = sum(count > 0 for count in counts)
+def label_names(csv_path: str, labels: Iterable[int]) -> tuple[dict[int, str], str]:
+    """Returns (label -> its name in classes.txt beside the csv, ""), or (label -> its number, why)."""
+    labels = sorted(set(map(int, labels)))
+    names, problem = attempt(class_names, None, csv_path, labels)
+    if problem:
+        return {label: str(label) for label in labels}, f" Classes have numbers, not names: {problem}."
+    return names, ""
+
+
+def network_sections(run: RunDirectory, flags: argparse.Namespace, device: torch.device) -> dict[str, Any]:
+    """Returns what was measured ("measurement", None where nothing was; why is in "note") and the sections made of it.
+
+    The videos are those of --csv_file or else of the run; where none can be read, those of --test_csv.
+    """
+    if flags.logs_only:
+        return {"measurement": None, "note": "--logs_only: nothing was computed with the network."}
+    own = run.flags["csv_file"]
+    if flags.csv_file:
+        videos, problem = read_report_videos(flags.csv_file, flags.max_videos), ""
+    elif Path(own).exists():
+        videos, problem = attempt(read_report_videos, own, flags.max_videos)
+    else:
+        videos, problem = None, f"The csv that this run was trained on, {own}, is not here; --csv_file names another."
+    held_out = read_report_videos(flags.test_csv, flags.max_videos) if flags.test_csv else None
+    for tried in filter(None, (videos, held_out)):
+        note = f"{problem.removesuffix('.')}. " if problem else ""
+        measurement, problem = attempt(measure_run, run, tried.records, flags.max_checkpoints, device,
+                                       batch=flags.batch, num_workers=flags.num_workers)
+        if measurement:
+            return {"measurement": measurement, "rank": rank_section(measurement),
+                    "prototypes": prototype_section(run, measurement, tried, note, flags),
+                    "embedding": embedding_section(run, measurement, tried, held_out or tried, flags, device)}
+    return {"measurement": None, "note": problem}
+
+
+def prototype_section(run: RunDirectory, measurement: Measurement, videos: ReportVideos, note: str,
+                      flags: argparse.Namespace) -> dict[str, Any]:
+    """Returns the use of prototypes, and the most used ones, each with those of its videos that have the highest scores."""
+    note += f"Computed from {videos.note} (--max_videos {flags.max_videos})."
+    if Path(videos.csv_path).exists() and file_sha256(videos.csv_path) != run.config.get("csv_sha256"):
+        note += " It is another file than the one that the run was trained on."
+    if measurement.skipped:
+        note += f" {len(measurement.skipped)} of them cannot be read; the first: {measurement.skipped[0]}"
+    names, names_note = {}, ""
+    if not videos.unlabelled:
+        names, names_note = label_names(videos.csv_path, {record.label for record in videos.records})
+    nearest, (num_videos, num_prototypes) = measurement.scores.argmax(axis=1), measurement.scores.shape
+    counts = np.bincount(nearest, minlength=num_prototypes)
+    shown = []
+    for prototype in np.argsort(-counts, kind="stable")[:min(flags.prototypes, np.count_nonzero(counts))]:
+        own = np.flatnonzero(nearest == prototype)
+        best = own[np.argsort(-measurement.scores[own, prototype], kind="stable")[:flags.neighbors]]
+        records = [measurement.records[index] for index in best]
+        video, still = side_by_side(records, measurement.settings)
+        shown.append({"number": prototype, "used": len(own), "video": video, "still": still, "videos": [
+            {"path": record.path, "score": score, "text": names.get(record.label, Path(record.path).stem)}
+            for record, score in zip(records, measurement.scores[best, prototype].tolist())]})
     even = num_videos / num_prototypes
-    charts = bar_chart("Videos nearest to each prototype, most used first", list(map(float, counts)),
-                       place_name="prototypes by use", level=Level(even, f"even use: {even:.2g} videos each"))
-    sheet = []
-    for row in rows:
-        texts = [label_names[video.label] if label_names else Path(video.path).stem for video in row.videos]
-        names = "".join(f'<li title="{escape(f"{video.path}, similarity {score:.3f}")}">{escape(text)}</li>'
-                        for video, text, score in zip(row.videos, texts, row.scores))
-        columns = f"grid-template-columns: repeat({len(row.videos)}, minmax(0, 1fr)); width: "
-        width = f"{100 * len(row.videos) / max(len(other.videos) for other in rows):.1f}%"
-        label = f"The {len(row.videos)} nearest videos of prototype {row.prototype}: {', '.join(texts)}"
-        sheet.append(f'<figure><figcaption>Prototype {row.prototype} <span>{row.used} of {num_videos} videos, '
-                     f'similarity {row.scores[0]:.2f} to {row.scores[-1]:.2f}</span></figcaption>'
-                     f'<div style="width: {width}">{film(row.film.film, label, row.film.still)}</div>'
-                     f'<ol class="names" style="{columns}{width}">{names}</ol></figure>')
-    lead = paragraph(
-        f"{used} of {num_prototypes} prototypes are the nearest one of some video, by {measured.states[-1].name}. A "
-        "video's nearest prototype is that of highest cosine similarity to its embedding, for one clip from its "
-        "middle, without the balancing of Sinkhorn-Knopp. Below are the most used ones, each with those of its videos "
-        "that are most similar to it.")
-    return f'{lead}<div class="charts">{charts}</div><h3>Nearest videos</h3><div class="sheet">{"".join(sheet)}</div>'
+    used = ChartLine("videos", range(1, num_prototypes + 1), np.sort(counts)[::-1].tolist())
+    chart = line_chart("Videos nearest to each prototype, most used first", [used], "prototypes by use",
+                       level=(even, f"even use: {even:.2g} videos each"))
+    return {"note": note + names_note, "num_used": np.count_nonzero(counts), "num": num_prototypes, "chart": chart,
+            "num_videos": num_videos, "shown": shown, "columns": max(len(one["videos"]) for one in shown)}
 
 
-def rank_html(measured: Measured) -> str:
-    """Effective rank and spread at each state."""
-    states = measured.states
-    levels = LEVELS[::-1]  # high first, as in the other charts
+def rank_section(measurement: Measurement) -> dict[str, Any]:
+    """Returns effective rank and spread at each state of the network, as charts and as a table."""
+    states, levels = measurement.states, LEVELS[::-1]  # high first, as in the other charts
     places = [state.epochs for state in states]
-    chart = line_chart("Effective rank of features", [Series(level, places, [state.ranks[level] for state in states])
-                                                      for level in levels], place_name="epoch", least=0)
-    spread = line_chart("Spread of features around their mean", [
-        Series(level, places, [state.spreads[level] for state in states]) for level in levels], place_name="epoch",
-        percent=True, least=0)
-    most = {level: min(len(measured.records) - 1, states[-1].channels[level]) for level in levels}
+    charts = [line_chart(title, [ChartLine(level, places, [getattr(state, name)[level] for state in states])
+                                 for level in levels], "epoch", percent=percent)
+              for title, name, percent in (("Effective rank of features", "ranks", False),
+                                           ("Spread of features around their mean", "spreads", True))]
     rows = [[state.name, f"{state.epochs:g}", *(f"{state.ranks[level]:.1f}" for level in levels),
              *(f"{100 * state.spreads[level]:.1f} %" for level in levels)] for state in states]
-    rows.append(["most possible", "", *(most[level] for level in levels), *("" for _ in levels)])
-    head = ["state", "epochs", *(f"rank, {level}" for level in levels), *(f"spread, {level}" for level in levels)]
-    lead = paragraph(
-        "Effective rank: the exponential of the entropy of the singular values of the videos' features, their mean "
-        "taken off; about how many directions they fill. Spread: their standard deviation as a share of their size. A "
-        "random start usually fills more directions than a trained network, evenly and without meaning; what warns is "
-        "a rank that falls from one checkpoint to the next, or is near 1.")
-    return f'{lead}<div class="charts">{chart}{spread}</div><br>{table(head, rows, numbers_from=1)}'
+    most = [min(len(measurement.records) - 1, states[-1].channels[level]) for level in levels]
+    head = ["state", "epochs", *(f"{what}, {level}" for what in ("rank", "spread") for level in levels)]
+    return {"charts": charts, "rows": [head, *rows, ["upper bound", "", *most, *("" for _ in levels)]]}
+
+
+def embedding_section(run: RunDirectory, measurement: Measurement, measured: ReportVideos, shown: ReportVideos,
+                      flags: argparse.Namespace, device: torch.device) -> dict[str, str]:
+    """Returns t-SNE and PCA of the labelled videos `shown`; `measurement` has the features of the videos `measured`."""
+    if shown.unlabelled:
+        return {"missing": f"{shown.csv_path} has no labels to color points by: {shown.unlabelled}",
+                "command": f"python -m visualization.report {flags.run} --test_csv LABELLED.csv"}
+    records, features, num_skipped = measurement.records, measurement.features, len(measurement.skipped)
+    if shown is not measured:
+        bad: dict[int, str] = {}
+        features = extract_features(measurement.backbone, shown.records, measurement.settings, DistContext(0, 1, device),
+                                    batch=flags.batch, num_workers=flags.num_workers, skipped=bad, label="held out")
+        features = {level: np.delete(rows, list(bad), axis=0) for level, rows in features.items()}
+        records, num_skipped = [record for index, record in enumerate(shown.records) if index not in bad], len(bad)
+    labels = np.array([record.label for record in records], np.int64)
+    if len(labels) < LEAST_VIDEOS:
+        return {"missing": f"No figure of {shown.note}: {len(labels)} labelled video(s); at least {LEAST_VIDEOS} are needed"}
+    perplexity, seed, newest = min(PERPLEXITY, (len(labels) - 1) / 3), run.flags["seed"], measurement.states[-1].name
+    points, problem = attempt(project_levels, features, list(features), perplexity, seed)
+    if problem:
+        return {"missing": f"No figure of {shown.note}: {problem}"}
+    names, note = label_names(shown.csv_path, labels)
+    figure = draw_embedding(points, labels, names, f"{newest}: {len(labels)} videos of {Path(shown.csv_path).name}")
+    unreadable = f" ({num_skipped} cannot be read)" if num_skipped else ""
+    return {"image": figure_uri(figure), "caption": f"Clip features of {shown.note}{unreadable} at {newest}, colored by "
+            f"class; t-SNE (perplexity {perplexity:.3g}, seed {seed}) above, PCA below.{note}"}
+
+
+def result_section(run: RunDirectory) -> dict[str, Any]:
+    """Returns the result cards below the run directory by task, with differences and images, and what cannot be read."""
+    tasks: dict[str, dict[Path, dict[str, Any]]] = {}
+    problems, sections = [], []
+    for path in sorted(path for name in (CARD, EVAL_CARD) for path in run.folder.rglob(name)):
+        card, problem = attempt(read_card, path)
+        if problem:
+            problems.append(problem)
+        else:
+            tasks.setdefault(card["task"], {})[path] = card
+    for task, cards in tasks.items():
+        images = []
+        for path, meaning in [(path, meaning) for folder in dict.fromkeys(path.parent for path in cards)
+                              for pattern, meaning in IMAGES.items() for path in sorted(folder.glob(pattern))]:
+            uri, problem = attempt(image_uri, path)
+            if problem:
+                problems.append(problem)
+            else:
+                images.append({"uri": uri, "name": path.relative_to(run.folder), "meaning": meaning,
+                               "kind": "photo" if path.stem in PHOTOGRAPHS else "paper"})
+        texts = {(path if path.name == EVAL_CARD else path.parent).relative_to(run.folder): json.dumps(card, indent=1)
+                 for path, card in cards.items()}
+        sections.append({"task": task, "rows": card_rows([*cards.values()]), "texts": texts, "images": images,
+                         "differences": differences([*cards.values()])})
+    return {"problems": problems, "tasks": sections, "probed": any("probe" in task for task in tasks)}
+
+
+def order_section(run: RunDirectory, most: int) -> dict[str, Any]:
+    """Returns at most `most` videos of temporal-order maps below the run directory, the last written folder first."""
+    paths = sorted(run.folder.rglob("cam/*.mp4"))
+    written = {folder: max(path.stat().st_mtime for path in paths if path.parent == folder)
+               for folder in {path.parent for path in paths}}
+    paths = sorted(paths, key=lambda path: -written[path.parent])
+    videos = [(path.relative_to(run.folder), *attempt(video_uri, path)) for path in paths[:most]]
+    return {"videos": videos, "num_more": len(paths) - len(videos)}

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from models.multilevel import MultiLevelModel
-from tests.planted_run import write_run
+from tests.visualization.report.planted_run import write_run
 from utils.checkpoint import FORMAT, write_checkpoint
 from visualization.report.__main__ import main
 

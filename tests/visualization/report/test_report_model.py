@@ -5,12 +5,11 @@ import numpy as np
 import pytest
 import torch
 
-from dataset.records import VideoRecord
 from eval.features.extract import pool_levels
 from dataset.transforms import scale_clips
 from models.multilevel import MultiLevelModel
 from utils.errors import InputError
-from visualization.report.measure import effective_rank, load_model, pick_videos, prototype_scores, spread
+from visualization.report.measure import effective_rank, load_model, prototype_scores, spread, spread_evenly
 
 
 def test_effective_rank_counts_directions():
@@ -52,17 +51,13 @@ def test_scores_are_those_that_training_sees():
     np.testing.assert_allclose(scores, expected, atol=1e-5)
 
 
-def test_videos_are_spread_evenly_and_empty_ones_left_out():
-    records = [VideoRecord(str(index), index % 3) for index in range(30)]
-    whole = [record for record in records if record.num_frames]
-    assert pick_videos(records, 100) == whole
+def test_videos_and_checkpoints_are_spread_evenly():
+    assert spread_evenly(20, 100) == list(range(20)) and spread_evenly(0, 5) == []
     for most in (1, 2, 7, 19):
-        chosen = [whole.index(record) for record in pick_videos(records, most)]
-        assert len(chosen) == most and chosen == sorted(chosen)
+        chosen = spread_evenly(20, most)
+        assert len(chosen) == most and chosen == sorted(chosen) and chosen[-1] == 19
         if most > 1:
-            assert chosen[0] == 0 and chosen[-1] == len(whole) - 1
-            assert max(np.diff(chosen)) - min(np.diff(chosen)) <= 1
-    assert pick_videos([VideoRecord("a", 0)], 5) == []
+            assert chosen[0] == 0 and max(np.diff(chosen)) - min(np.diff(chosen)) <= 1
 
 
 def test_what_is_no_model_is_refused(tmp_path, full_run):

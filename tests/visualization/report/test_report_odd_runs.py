@@ -12,13 +12,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from tests.planted_run import write_run
-from tests.visualization.report_page import report
+from tests.visualization.report.planted_run import write_run
+from tests.visualization.report.report_page import report
 from utils.checkpoint import list_checkpoints
 from visualization.report.__main__ import main
-from visualization.report.videos import label_names, read_videos
+from visualization.report.sections import label_names, read_report_videos
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def test_videos_are_read_as_pretraining_reads_them(tmp_path):
@@ -26,7 +26,7 @@ def test_videos_are_read_as_pretraining_reads_them(tmp_path):
                               ("a,40,1\nc,40,cat\n", [None, None], "a.csv:2: label (third column) is 'cat'"),
                               ("a,40,1\nc,40\n", [None, None], "a.csv:2: 2 column(s)")):
         (tmp_path / "a.csv").write_text(text)
-        videos = read_videos(str(tmp_path / "a.csv"), 9)
+        videos = read_report_videos(str(tmp_path / "a.csv"), 9)
         assert [record.label for record in videos.records] == labels and why in videos.unlabelled, text
         assert bool(why) == bool(videos.unlabelled)
 
@@ -70,7 +70,7 @@ def test_one_torn_file_costs_no_more_than_itself(tmp_path):
     assert cv2.imwrite(str(run / "good" / "embedding_high.png"), np.eye(20, dtype=np.uint8) * 255)
     page = report(run, "--logs_only")
     text = page.texts["results"]
-    assert [text.count(part) for part in ("Left out: ", "not a result card", "not a readable picture")] == [7, 4, 3]
+    assert [text.count(part) for part in ("Left out: ", "not a result card", "not a readable image")] == [7, 4, 3]
     assert [one["alt"] for one in page.of("img")] == ["Videos as points, colored by class. of good"]
     assert re.search(r"retrievala \| b.?high41\.5", text), "a cell each"
 
@@ -150,11 +150,10 @@ def test_any_name_of_a_run_can_be_shown(tmp_path):
 
 
 def test_a_full_disk_leaves_no_part_of_a_page(tmp_path, monkeypatch, capsys):
-    def fill(path, text):
-        path.with_name(path.name + ".partial").write_text(text[:10])
+    def fail(_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("visualization.report.__main__.write_atomically", fill)
+    monkeypatch.setattr("utils.files.os.fsync", fail)
     run = write_run(tmp_path / "run")
     assert main([str(run), "--logs_only", "--gpu", "none"]) == 2
     assert "report.html: cannot write there: No space left" in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """Reports read back: their elements, and the text of each section."""
 from __future__ import annotations
 
+import re
 from html.parser import HTMLParser
 
 from visualization.report.__main__ import main
@@ -35,7 +36,7 @@ class Page(HTMLParser):
     def handle_data(self, data):
         for tag, attributes in self.open:
             if tag == "section":
-                self.texts[attributes["id"]] += data
+                self.texts[attributes["id"]] += re.sub(r"\s+", " ", data)
 
     def of(self, tag: str) -> list[dict[str, str]]:
         return [attributes for name, attributes in self.elements if name == tag]

@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 import torch
 
-from tests.planted_run import write_run
-from tests.visualization.report_page import SECTIONS, read_page, report
+from tests.visualization.report.planted_run import write_run
+from tests.visualization.report.report_page import SECTIONS, read_page, report
 from visualization.report.__main__ import main
 
 def test_every_section_is_there_and_says_what_it_should(full_report):
@@ -59,7 +59,7 @@ def test_pictures_and_films_are_whole_and_described(full_report):
         kinds.add(kind)
         picture = cv2.imdecode(np.frombuffer(base64.b64decode(data), np.uint8), cv2.IMREAD_COLOR)
         assert picture is not None and picture.std() > 0
-    assert kinds == {"image/png", "image/jpeg"}
+    assert kinds == {"image/webp"}
     assert all(len(one["alt"]) > 10 for one in page.of("img"))
     assert all(one["aria-label"] for one in page.of("video"))
     drawings = [one for one in page.of("svg") if "aria-hidden" not in one]

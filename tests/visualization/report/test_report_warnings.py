@@ -13,23 +13,23 @@ from dataset.records import VideoRecord
 from eval.features.extract import ClipSettings
 from models.graph import graph_contrast
 from models.losses import instance_contrast, motion_contrast, swapped_prediction, timestamp_retrieval
-from tests.planted_run import FLAGS, write_run
-from visualization.report.measure import Measured, State
-from visualization.report.run import batch_in, chance_losses, read_run
-from visualization.report.warnings import find_warnings, what_was_checked
+from tests.visualization.report.planted_run import FLAGS, write_run
+from visualization.report.measure import Measurement, NetworkState
+from visualization.report.run import RunDirectory, chance_losses
+from visualization.report.warnings import find_warnings, list_checks
 
 N, V, T, K = 6, 3, 48, 10
 LEVELS = ("low", "mid", "high")
 
 
 def warn(folder, measured=None, **planted):
-    return find_warnings(read_run(write_run(folder, **planted)), measured)
+    return find_warnings(RunDirectory(write_run(folder, **planted)), measured)
 
 
-def measure_states(*states: tuple[float, float, float], num_videos: int = 100) -> Measured:
+def measure_states(*states: tuple[float, float, float], num_videos: int = 100) -> Measurement:
     """States of (epochs, rank, spread), alike at all levels of 128 channels."""
-    return Measured([VideoRecord("v", 1)] * num_videos, [], [
-        State(f"epoch {epochs:g}", epochs, dict.fromkeys(LEVELS, rank), dict.fromkeys(LEVELS, spread),
+    return Measurement([VideoRecord("v", 1)] * num_videos, [], [
+        NetworkState(f"epoch {epochs:g}", epochs, dict.fromkeys(LEVELS, rank), dict.fromkeys(LEVELS, spread),
               dict.fromkeys(LEVELS, 128)) for epochs, rank, spread in states],
         {}, np.zeros((num_videos, 2)), nn.Identity(), ClipSettings())
 
@@ -57,9 +57,9 @@ def test_chance_is_the_loss_of_embeddings_that_are_all_alike():
 def test_a_healthy_run_has_none(tmp_path):
     measured = measure_states((0, 90, 0.3), (6, 40, 0.6), (12, 38, 0.6))
     assert warn(tmp_path / "run", measured) == []
-    checked = what_was_checked(read_run(tmp_path / "run"), measured)
+    checked = list_checks(RunDirectory(tmp_path / "run"), measured)
     assert "instance_high" in checked[0] and any("100 videos at 3 states" in line for line in checked)
-    assert any("not computed" in line for line in what_was_checked(read_run(tmp_path / "run"), None))
+    assert any("not computed" in line for line in list_checks(RunDirectory(tmp_path / "run"), None))
 
 
 @pytest.mark.parametrize(("planted", "title", "seen"), [
@@ -72,7 +72,7 @@ def test_a_healthy_run_has_none(tmp_path):
     ({"changes": {"assignment_entropy": 5.25}}, "assignments are uniform", "ln K = 5.298"),
     ({"changes": {"graph_edges_per_row": 1.01}}, "only diagonal edges", "1.010 edges"),
     ({"changes": {"data_wait": 0.45}}, "waits for data", "45%"),
-    ({"events": [{"kind": "skipped_step", "not_finite": "motion_mid = nan"}] * 2}, "not finite", "2 step(s)"),
+    ({"events": [{"kind": "skipped_step", "not_finite": "motion_mid = nan"}] * 2}, "Non-finite", "2 step(s)"),
     ({"events": [{"kind": "bad_video", "path": "a/b", "reason": "gone"}]}, "Unreadable videos", "1 of 640"),
 ])
 def test_each_is_found_where_it_is_planted_and_nothing_else(tmp_path, planted, title, seen):
@@ -97,15 +97,15 @@ def test_epochs_are_judged_by_the_batch_that_they_had(tmp_path, first, chance, t
     stuck = {**few, "instance_high": lambda epoch: math.log(255 if epoch >= first else 63)}
     [found] = warn(tmp_path / "stuck", changes=stuck, **resumed_at(first, 128, then=32))
     assert found.title.startswith("Collapse: instance_high") and chance in found.seen
-    lines = [line for line in what_was_checked(read_run(tmp_path / "stuck"), None) if line.startswith("global batch")]
+    lines = [line for line in list_checks(RunDirectory(tmp_path / "stuck"), None) if line.startswith("global batch")]
     assert len(lines) == len(told) and all(part in line for part, line in zip(told, lines))
 
 
 def test_a_start_that_repeats_epochs_decides_their_batch(tmp_path):
     earlier = [{"start_epoch": 0, "processes": 1}, {"start_epoch": 8, "processes": 4}]
-    run = read_run(write_run(tmp_path / "run", config={"earlier_starts": earlier, "start_epoch": 5, "processes": 2}))
-    assert run.global_batch == 64 and [line["epoch"] for line in run.alike] == list(range(5, 12))
-    assert batch_in(run.config, 4) == 32 and batch_in(run.config, 9) == 64
+    run = RunDirectory(write_run(tmp_path / "run", config={"earlier_starts": earlier, "start_epoch": 5, "processes": 2}))
+    assert run.global_batch == 64 and [line["epoch"] for line in run.comparable] == list(range(5, 12))
+    assert run.batch_at(4) == 32 and run.batch_at(9) == 64
 
 
 def test_the_first_epochs_are_no_false_alarm(tmp_path):
@@ -115,8 +115,8 @@ def test_the_first_epochs_are_no_false_alarm(tmp_path):
         if not epochs:
             (run / "log.jsonl").write_text(json.dumps(
                 {"kind": "step", "epoch": 0, "step": 1, "prototypes_in_use": 1.0, "data_wait": 0.9}) + "\n")
-        assert find_warnings(read_run(run), None) == []
-    checked = "; ".join(what_was_checked(read_run(tmp_path / "run1"), None))
+        assert find_warnings(RunDirectory(run), None) == []
+    checked = "; ".join(list_checks(RunDirectory(tmp_path / "run1"), None))
     assert "prototypes in use: not judged before 5 epochs; there are 1" in checked
     assert "waiting for data: not judged in the first epoch" in checked
 
@@ -124,22 +124,22 @@ def test_the_first_epochs_are_no_false_alarm(tmp_path):
 def test_values_that_are_not_finite_are_not_judged(tmp_path):
     nan = dict.fromkeys(("instance_high", "graph_edges_per_row"), math.nan)
     assert warn(tmp_path / "run", changes=nan) == []
-    checked = "; ".join(what_was_checked(read_run(tmp_path / "run"), None))
-    assert "graph edges: not judged: no finite value" in checked
+    checked = "; ".join(list_checks(RunDirectory(tmp_path / "run"), None))
+    assert "graph edges: not judged: no finite recent value" in checked
     assert "not judged before 5 epochs of a term; there are 12 finished epoch(s): instance_high;" in checked
 
 
 def test_a_check_that_is_not_made_is_told(tmp_path):
-    run = read_run(write_run(tmp_path / "run", epochs=6))
-    [judged, not_judged] = [line for line in what_was_checked(run, None) if line.startswith("losses")]
+    run = RunDirectory(write_run(tmp_path / "run", epochs=6))
+    [judged, not_judged] = [line for line in list_checks(run, None) if line.startswith("losses")]
     assert "instance_high" in judged and not_judged.endswith("graph_low, graph_mid, graph_high")
     for measured, told in (
         (measure_states((0, 90, 0.3), (6, 40, 0.6), num_videos=12), "effective rank: not judged: 12 video(s)"),
         (measure_states((0, 90, 0.3), (6, 40, 0.6)), "falling effective rank: not judged: one checkpoint"),
     ):
-        assert [line for line in what_was_checked(run, measured) if "rank" in line][0].startswith(told)
+        assert [line for line in list_checks(run, measured) if "rank" in line][0].startswith(told)
     both = measure_states((0, 90, 0.3), (6, 40, 0.6), (12, 40, 0.6))
-    assert not any("rank" in line for line in what_was_checked(run, both))
+    assert not any("rank" in line for line in list_checks(run, both))
 
 
 def test_videos_that_the_monitor_leaves_out_are_told(tmp_path):
@@ -174,8 +174,8 @@ def test_a_stopped_run_is_named_by_its_dump(tmp_path):
     run = write_run(tmp_path / "run")
     (run / "not_finite").mkdir()
     (run / "not_finite" / "epoch_0003_step_000001.json").write_text("{}")
-    [found] = find_warnings(read_run(run), None)
-    assert "not finite" in found.title
+    [found] = find_warnings(RunDirectory(run), None)
+    assert "Non-finite" in found.title
 
 
 @pytest.mark.parametrize(("states", "title", "seen"), [
