@@ -58,7 +58,7 @@ def report_parser() -> OneLineParser:
     add("--cam", action="store_true", help="first train a temporal-order head on the newest checkpoint and write videos "
                                            "of its maps, in RUN_DIR/order_CHECKPOINT; resumes an earlier head")
     add("--cam_level", choices=LEVELS, help=f"level of that head (default: {CLIP_DEFAULTS['level']})")
-    add("--cam_img_dim", type=int, metavar="PX", help="side of its clips, whatever that of pretraining; their length is that "
+    add("--cam_img_dim", type=int, metavar="PX", help="side of its clips, not that of pretraining; their length is that "
                                                       f"of pretraining (default: {CLIP_DEFAULTS['img_dim']})")
     add("--logs_only", action="store_true", help="compute nothing with the network")
     add = parser.add_argument_group("work").add_argument
