@@ -83,7 +83,7 @@ def test_a_torn_shard_is_refused(shard: str, left: int) -> None:
     with pytest.raises(InputError) as caught:
         list(read_packed(shard, "v1", [0], 3))
     assert (
-        str(caught.value) == f"{shard}: no whole shard: cut short, or not written by scripts/pack_frames.py"
+        str(caught.value) == f"{shard}: no complete shard: cut short, or not written by scripts/pack_frames.py"
     )
 
 
@@ -121,7 +121,7 @@ def test_zeros_over_the_index(shard: str, part: str) -> None:
         file.seek(places[part][0])
         file.write(bytes(places[part][1]))
     for name in VIDEOS:
-        with pytest.raises(InputError, match=r"s.tar: (the shard's index is damaged: copy it again|no whole shard)"):
+        with pytest.raises(InputError, match=r"s.tar: (the shard's index is damaged: copy it again|no complete shard)"):
             packed.open_shard(shard).find(name)
 
 
@@ -149,7 +149,7 @@ def test_a_disk_that_fails(shard: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_shard_that_is_cut_while_it_is_open(shard: str) -> None:
     opened = packed.open_shard(shard)
     os.truncate(shard, 1000)
-    with pytest.raises(InputError, match=r"s.tar: no whole shard: cut short"):
+    with pytest.raises(InputError, match=r"s.tar: no complete shard: cut short"):
         opened.find("v1")
 
 
@@ -157,7 +157,7 @@ def test_another_version_is_told(shard: str) -> None:
     whole = Path(shard).read_bytes()
     assert whole[-1064:-1048] == b"packed frames 2\n"
     Path(shard).write_bytes(whole[:-1064] + b"packed frames 1\n" + whole[-1048:])
-    with pytest.raises(InputError, match=r"s.tar: a shard of another version of the format: remove it, and pack it anew$"):
+    with pytest.raises(InputError, match=r"s.tar: a shard of another version of the format: remove it and pack it again$"):
         packed.Shard(shard)
 
 
@@ -170,7 +170,7 @@ def test_a_shard_is_known_again(tmp_path: Path) -> None:
 def test_bytes_too_few_or_too_many_before_the_index(shard: str, replacement: bytes) -> None:
     whole = Path(shard).read_bytes()
     Path(shard).write_bytes(whole[:512] + replacement + whole[1024:])
-    with pytest.raises(InputError, match=r"s.tar: no whole shard: cut short"):
+    with pytest.raises(InputError, match=r"s.tar: no complete shard: cut short"):
         packed.Shard(shard)
 
 
@@ -178,13 +178,13 @@ def test_what_a_shard_does_not_hold(shard: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"s.tar: no video 'v9' in the shard, it has 3 others$"):
         list(read_packed(shard, "v9", [0], 3))
     with pytest.raises(
-        InputError, match=r"s.tar/v1: frame 4 of the 9 that the csv gives is asked for, the shard has 3$"
+        InputError, match=r"s.tar/v1: frame 4 of the 9 given in the csv is missing, the shard has 3$"
     ):
         list(read_packed(shard, "v1", [0, 3], 9))
     with pytest.raises(InputError, match=r"none.tar: cannot read the shard: No such file or directory$"):
         list(read_packed(str(tmp_path / "none.tar"), "v1", [0], 3))
     (tmp_path / "plain.tar").write_bytes(bytes(10240))
-    with pytest.raises(InputError, match="no whole shard"):
+    with pytest.raises(InputError, match="no complete shard"):
         list(read_packed(str(tmp_path / "plain.tar"), "v1", [0], 3))
 
 
@@ -224,7 +224,7 @@ def test_few_files_stay_open(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("limit", "most"), [(64, 16), (1024, 256), (4096, 512), (resource.RLIM_INFINITY, 512)])
 def test_the_open_files_follow_the_limit(monkeypatch: pytest.MonkeyPatch, limit: int, most: int) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda which: (limit, limit) if which == resource.RLIMIT_NOFILE else None)
-    assert packed._most_open() == most
+    assert packed._max_open_shards() == most
 
 
 def test_memory_and_work_do_not_grow_with_the_videos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,6 @@
 """Random access must give the frames of a whole decode, bit for bit, whatever the file."""
 from __future__ import annotations
 
-import builtins
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -88,7 +87,7 @@ def test_each_frame_is_that_of_a_whole_decode(
             wanted
         )
     with video_file._open_video(path) as opened:
-        assert (video_file._read_index(path, *opened) is not None) == indexed
+        assert (video_file._read_index(opened) is not None) == indexed
     assert len(video_file._kept_indexes) == (keep and indexed)
 
 
@@ -116,7 +115,7 @@ def test_indexes_of_long_videos_are_read_once(tmp_path: Path, monkeypatch: pytes
     paths = [str(write(tmp_path / f"{number}.mp4", "libx264", GOP)) for number in range(3)]
     read: list[str] = []
     read_index = video_file._read_index
-    monkeypatch.setattr(video_file, "_read_index", lambda *args: read.append(args[0]) or read_index(*args))
+    monkeypatch.setattr(video_file, "_read_index", lambda *args: read.append(args[0].path) or read_index(*args))
 
     def draw(*numbers: int) -> list[int]:
         read.clear()
@@ -206,7 +205,7 @@ def test_an_index_behind_the_end_names_both_counts(tmp_path: Path) -> None:
         with pytest.raises(InputError) as caught:
             list(read_video(path, [3, 40], 50))
         assert str(caught.value) == (
-            f"{path}: frame 41 of the 50 that the csv gives is asked for, the video file has 40"
+            f"{path}: frame 41 of the 50 given in the csv is missing, the video file has 40"
         )
 
 
@@ -237,7 +236,7 @@ def cut_in_the_middle(path: Path) -> None:
         (cut_in_the_middle, "the video file breaks on the way: Invalid data"),
         (
             lambda path: turned(write(path.with_name("a.mp4"), "libx264", GOP), path, (1, 1, -1, 1)),
-            "turned by no multiple of 90 degrees",
+            "rotated by an angle that is no multiple of 90 degrees",
         ),
     ],
 )
@@ -279,19 +278,12 @@ def test_a_process_that_was_forked_while_reading_reads_on(tmp_path: Path) -> Non
     assert len(list(reading)) == NUM_FRAMES - 1
 
 
-def test_without_pyav_the_command_that_helps_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real = builtins.__import__
-
-    def without_av(name: str, *args: Any) -> Any:
-        if name == "av":
-            raise ImportError(name)
-        return real(name, *args)
-
-    monkeypatch.setattr(builtins, "__import__", without_av)
-    with pytest.raises(InputError, match=r"^v.mp4: reading video files needs PyAV: pip install 'av>=17,<19'$"):
-        next(iterate_frames("v.mp4"))
+def test_without_pyav_the_command_that_installs_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(video_file, "av", None)
+    for read in (lambda: next(iterate_frames("v.mp4")), video_file.require_decoder):
+        with pytest.raises(InputError, match=r"^reading video files needs PyAV: pip install -r requirements.txt$"):
+            read()
+    assert video_file.decoder_version() is None
 
 
 def test_names_of_video_files() -> None:
