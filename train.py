@@ -33,7 +33,6 @@ from typing import TextIO
 
 import torch
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from dataset.records import read_records, usable_for_pretraining
@@ -42,10 +41,10 @@ from eval.features.extract import ClipSettings
 from eval.monitor import Monitor
 from models.multilevel import MultiLevelModel
 from models.objective import Objective
-from utils.checkpoint import (checkpoint_path, find_checkpoint, pretraining_state, prune_checkpoints,
-                              restore_pretraining, write_checkpoint)
-from utils.distributed import (DistContext, check_same_on_all_ranks, gather_objects, gather_rows, run_on_all_ranks,
-                               run_on_main, share_buffers)
+from utils.checkpoint import (checkpoint_path, find_checkpoint, pretraining_state, restore_pretraining,
+                              save_checkpoint)
+from utils.distributed import (DistContext, average_gradients, check_same_on_all_ranks, gather_objects, gather_rows,
+                               place_model, run_on_all_ranks, run_on_main, share_buffers)
 from utils.profiling import dry_run
 from utils.errors import STOPPED, NonFiniteError
 from utils.step_checks import StepUndo, sync_step_status, handle_not_finite, note_bad_videos, require_finite_weights
@@ -102,7 +101,7 @@ def pretrain(context: DistContext, flags: argparse.Namespace) -> int:
         # What is not in use yet is frozen and so unknown to the wrapper, which is made anew when that changes.
         changed = run.model.set_trainable(prototypes=progress.epoch > 0, graph=run.objective.uses_graph(progress.epoch))
         if changed or train_model is None:
-            train_model = wrap(run.model, context, flags)
+            train_model = average_gradients(torch.compile(run.model) if flags.compile else run.model, context)
         for group in run.optimizer.param_groups:
             group.update(lr=flags.lr * (0.1 if progress.epoch >= flags.lr_decay_epoch else 1.0),
                          weight_decay=flags.weight_decay)
@@ -141,12 +140,8 @@ def build(context: DistContext, flags: argparse.Namespace) -> Run:
     loader = build_loader(dataset, batches, flags.num_workers, context.device, collate_pretraining, flags.dist_timeout)
 
     torch.manual_seed(flags.seed)
-    model = MultiLevelModel(flags.net, flags.embedding_dim, flags.num_prototypes).to(context.device)
+    model = place_model(MultiLevelModel(flags.net, flags.embedding_dim, flags.num_prototypes), context, flags.channels_last)
     model.backbone.checkpoint_activations = flags.checkpoint_activations
-    if flags.channels_last:
-        model.backbone.to(memory_format=torch.channels_last_3d)
-    if context.device.type == "cuda" and context.world_size > 1:
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     optimizer = torch.optim.Adam(model.parameters(), flags.lr, weight_decay=flags.weight_decay, fused=True)
     objective = Objective(flags.queue_rows, flags.queue_start_epoch, flags.graph_start_epoch, flags.graph_threshold,
                           flags.graph_reduction)
@@ -293,26 +288,11 @@ def save(run: Run) -> None:
     """Write a checkpoint; returns when it is safe, in every process. Nothing in a dry run."""
     if run.flags.dry_run:
         return
-    progress, folder = run.progress, run.out / "checkpoints"
+    progress = run.progress
     state = pretraining_state(run.model, run.optimizer, run.objective.queue, progress, run.meter.state_dict(),
                               run.batches.global_batch, run.csv_sha256, run.flags, run.context)
-    run.saved = checkpoint_path(folder, progress.epoch, progress.step)
-
-    def write() -> None:
-        run.log.sync()
-        write_checkpoint(state, run.saved)
-        prune_checkpoints(folder, run.flags.save_every, run.saved)
-
-    run_on_main(run.context, write)
-
-
-def wrap(model: MultiLevelModel, context: DistContext, flags: argparse.Namespace) -> nn.Module:
-    """`model` as it is trained: compiled on demand, its gradients averaged over processes."""
-    train_model = torch.compile(model) if flags.compile else model
-    if context.world_size == 1:
-        return train_model
-    return DistributedDataParallel(train_model, device_ids=[context.device] if context.device.type == "cuda" else None,
-                                   gradient_as_bucket_view=True)
+    run.saved = checkpoint_path(run.out / "checkpoints", progress.epoch, progress.step)
+    run_on_main(run.context, lambda: save_checkpoint(state, run.saved, run.flags.save_every, run.log))
 
 
 def run_directory(flags: argparse.Namespace) -> Path:

@@ -18,6 +18,7 @@ from utils.distributed import DistContext, gather_objects
 from utils.errors import InputError
 from utils.files import write_atomically
 from utils.progress import Progress
+from utils.training_log import RunLog
 
 FORMAT = "mfo"
 NAME = re.compile(r"epoch_(\d+)(?:_step_(\d+))?\.pt")
@@ -136,6 +137,13 @@ def prune_checkpoints(folder: Path, save_every: int, written: Path) -> None:
             path.unlink()
     for path in folder.glob("*.partial"):
         path.unlink()
+
+
+def save_checkpoint(state: dict[str, Any], path: Path, save_every: int, log: RunLog) -> None:
+    """Writes a checkpoint, after what has been logged is on the disk, and deletes those that it replaces."""
+    log.sync()
+    write_checkpoint(state, path)
+    prune_checkpoints(path.parent, save_every, path)
 
 
 def find_checkpoint(out: Path, resume: str | None) -> tuple[Path | None, dict[str, Any] | None, list[str]]:

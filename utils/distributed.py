@@ -10,6 +10,7 @@ from typing import Callable, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from utils.errors import AgreedError, InputError, one_line
 
@@ -112,6 +113,25 @@ def share_buffers(module: nn.Module) -> None:
     if world_size() > 1:
         for buffer in module.buffers():
             dist.broadcast(buffer, 0)
+
+
+def place_model(model: nn.Module, context: DistContext, channels_last: bool) -> nn.Module:
+    """Returns `model` on this process's device: `channels_last` is its backbone's memory format; batch norms of several
+    GPUs share their statistics."""
+    model = model.to(context.device)
+    if channels_last:
+        model.backbone.to(memory_format=torch.channels_last_3d)
+    if context.device.type == "cuda" and context.world_size > 1:
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    return model
+
+
+def average_gradients(model: nn.Module, context: DistContext) -> nn.Module:
+    """Returns `model`, wrapped so that gradients are averaged over processes where there are several."""
+    if context.world_size == 1:
+        return model
+    return DistributedDataParallel(model, device_ids=[context.device] if context.device.type == "cuda" else None,
+                                   gradient_as_bucket_view=True)
 
 
 def wait_for_all() -> None:

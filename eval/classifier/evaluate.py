@@ -32,7 +32,7 @@ from eval.holdout import draw_holdout
 from eval.metrics import accuracies, named, per_class, predict, write_per_class, write_probabilities
 from eval.result_card import CARD, Outcome, build_card, make_out_dir, markdown_table, write_card
 from eval.splits import Split, find_splits, read_split
-from utils.distributed import DistContext, run_on_all_ranks
+from utils.distributed import DistContext, place_model, run_on_all_ranks
 from utils.errors import STOPPED, InputError
 from utils.files import file_sha256
 from utils.training_log import device_name
@@ -181,11 +181,7 @@ def train_split(context: DistContext, flags: argparse.Namespace, task: Classifie
     """Returns the classifier after training, which may have been stopped."""
     backbone, weights = run_on_all_ranks(lambda: load_backbone(flags.weights, flags.net, flags.seed))
     torch.manual_seed(flags.seed)
-    model = task.build_model(backbone, len(videos.classes)).to(context.device)
-    if flags.channels_last:
-        model.backbone.to(memory_format=torch.channels_last_3d)
-    if context.device.type == "cuda" and context.world_size > 1:
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    model = place_model(task.build_model(backbone, len(videos.classes)), context, flags.channels_last)
     optimizer = task.build_optimizer(parameter_groups(model, flags.lr, getattr(flags, "backbone_lr", None)))
     centre, skipped_held_out = replace(read_clip_settings(flags), clips=1, crops=1), []
 

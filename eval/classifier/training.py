@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from dataset.records import VideoRecord
@@ -20,8 +19,9 @@ from dataset.transforms import FinetuneAugmentation, scale_clips
 from dataset.videos import EpochBatchSampler, LabelledVideos, build_loader
 from eval.classifier.model import VideoClassifier, decay_lr
 from eval.classifier.state import classifier_state, restore_classifier
-from utils.checkpoint import checkpoint_path, find_checkpoint, prune_checkpoints, write_checkpoint
-from utils.distributed import DistContext, check_same_on_all_ranks, run_on_all_ranks, run_on_main, share_buffers, sum_counts
+from utils.checkpoint import checkpoint_path, find_checkpoint, save_checkpoint
+from utils.distributed import (DistContext, average_gradients, check_same_on_all_ranks, run_on_all_ranks, run_on_main,
+                               share_buffers, sum_counts)
 from utils.errors import AgreedError
 from utils.files import hold_directory
 from utils.metrics import EpochMeter, StepValues
@@ -92,9 +92,7 @@ def fit_classifier(model: VideoClassifier, optimizer: torch.optim.Optimizer, vid
                  f"{device_name(context.device)}", *notes):
         log.say(line)
 
-    train_model, stopped = model, False
-    if context.world_size > 1:
-        train_model = DistributedDataParallel(model, gradient_as_bucket_view=True)
+    train_model, stopped = average_gradients(model, context), False
     end = min(flags.epochs, progress.epoch + (flags.stop_after or flags.epochs))
     while not stopped and progress.epoch < end:
         decay_lr(optimizer, progress.epoch, flags.lr_decay_epochs)
@@ -120,13 +118,6 @@ def fit_classifier(model: VideoClassifier, optimizer: torch.optim.Optimizer, vid
     stopped = sum_counts([int(stopped or stop.requested)], context)[0] > 0
     stop.release()
     return TrainedClassifier(model, state, path, stopped)
-
-
-def save_checkpoint(state: dict[str, Any], path: Path, save_every: int, log: RunLog) -> None:
-    """Writes a checkpoint, after what has been logged, and deletes those that it replaces."""
-    log.sync()
-    write_checkpoint(state, path)
-    prune_checkpoints(path.parent, save_every, path)
 
 
 def refuse_lost_class(videos: Sequence[VideoRecord], bad_videos: Mapping[str, str], train_csv: str) -> None:
