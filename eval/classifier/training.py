@@ -111,8 +111,7 @@ def fit_classifier(model: VideoClassifier, optimizer: torch.optim.Optimizer, vid
         path = checkpoint_path(out / "checkpoints", progress.epoch)
         run_on_main(context, lambda: save_checkpoint(state, path, flags.save_every, log))
     log.close()
-    if lock:
-        lock.close()
+    del lock  # releases it
     share_buffers(model)
     # A request since the last step counts too: the test would take longer than a batch system waits.
     stopped = sum_counts([int(stopped or stop.requested)], context)[0] > 0
