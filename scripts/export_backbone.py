@@ -1,12 +1,11 @@
-"""Write the backbone of a checkpoint for use elsewhere.
+"""Export the backbone of a checkpoint for use in other code.
 
     python scripts/export_backbone.py runs/k400/checkpoints/epoch_0100.pt exported/k400
 
-writes `exported/k400.safetensors`: the backbone's weights, and as metadata its configuration (architecture, channels
-of each level, epochs of pretraining, SHA-256 of the checkpoint, how clips are scaled). Of a finetuned checkpoint the
-epochs are those of the pretraining that finetuning started from. Every command here that takes `--weights` reads it
-back. Where torchvision has the same architecture (r2plus1d18: r2plus1d_18, s3d: s3d) it also writes
-`exported/k400_torchvision.pt`, a state dict without classifier:
+writes `exported/k400.safetensors`: the weights, with the configuration as metadata (architecture, channels of each level,
+epochs of pretraining, SHA-256 of the checkpoint, mean and std of the input). For a finetuned checkpoint the epochs are those
+of the pretraining that it started from. `--weights` of every command reads this file. For an architecture of torchvision
+(r2plus1d18: r2plus1d_18, s3d: s3d) it also writes `exported/k400_torchvision.pt`, a state dict without classifier:
 
     model = torchvision.models.video.r2plus1d_18()
     model.load_state_dict(torch.load("exported/k400_torchvision.pt"), strict=False)    # only fc.* is missing
@@ -22,14 +21,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it start
 
 from eval.features.extract import load_backbone
 from utils.checkpoint import FORMAT, write_checkpoint, write_safetensors
-from utils.errors import InputError, report
 from utils.cli import OneLineParser
+from utils.errors import InputError, report
 
-TORCHVISION = {"r2plus1d18": "r2plus1d_18", "s3d": "s3d"}
 
-
-def export(weights: str, prefix: Path) -> list[Path]:
-    """The files written; InputError where `weights` is no checkpoint of ours or the place cannot be written to."""
+def export_backbone(weights: str, prefix: Path) -> list[Path]:
+    """Returns the files written; InputError for weights that are not of this project and a folder that is not writable."""
+    if weights == "random":
+        raise InputError("random: name a checkpoint")
+    if prefix.name in ("", ".."):
+        raise InputError(f"{prefix}: is a folder; name the files in it, such as {prefix / 'backbone'}")
     backbone, info = load_backbone(weights, None, seed=0)
     state = {name: value.contiguous() for name, value in backbone.state_dict().items()}
     configuration = {
@@ -43,24 +44,20 @@ def export(weights: str, prefix: Path) -> list[Path]:
         raise InputError(f"{prefix.parent}: cannot make this folder: {error.strerror}") from error
     files = [prefix.with_name(f"{prefix.name}.safetensors")]
     write_safetensors(state, configuration, files[0])
-    if info["net"] in TORCHVISION:
+    if info["net"] in ("r2plus1d18", "s3d"):
         files.append(prefix.with_name(f"{prefix.name}_torchvision.pt"))
         write_checkpoint(state, files[1])
     return files
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status: 0, or 2 after one line on stderr about what cannot be exported."""
+    """Returns the exit status: 0, or 2 after a one-line error."""
     parser = OneLineParser(prog="export_backbone.py", description=__doc__)
-    parser.add_argument("weights", metavar="CHECKPOINT", help="a checkpoint of this project")
+    parser.add_argument("weights", metavar="CHECKPOINT", help="checkpoint of this project")
     parser.add_argument("prefix", metavar="OUT", type=Path, help="files to write, without their endings")
     flags = parser.parse_args(arguments)
     try:
-        if flags.weights == "random":
-            raise InputError("random: name a checkpoint")
-        if flags.prefix.name in ("", ".."):
-            raise InputError(f"{flags.prefix}: is a folder; name the files in it, such as {flags.prefix / 'backbone'}")
-        files = export(flags.weights, flags.prefix)
+        files = export_backbone(flags.weights, flags.prefix)
     except InputError as error:
         return report(error, parser.prog)
     for path in files:
