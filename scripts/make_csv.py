@@ -1,185 +1,162 @@
-"""Write the csv files that pretraining and evaluation read, from videos on disk and the official split files.
+"""Write the csv files of pretraining and evaluation from videos on disk and the official split files.
 
     python scripts/make_csv.py ucf101 ucf101/frames --annotations ucfTrainTestlist --out ucf101
     python scripts/make_csv.py hmdb51 hmdb51/frames --annotations testTrainMulti_7030_splits --out hmdb51 --split 1 2 3
     python scripts/make_csv.py kinetics400 k400/frames --annotations k400_annotations --out k400 --allow_missing
     python scripts/make_csv.py folder my_videos --test_fraction 0.2 --out mine
 
-The tree has frame folders (of extract_frames.py, whose counts are taken, or others', which are counted) or video files,
-whose number of frames stays empty, to be found by who reads the csv, unless --count asks for it here. Videos are
-matched by their own names, so any layout of the tree will do: by class, flat, train and val.
+TREE has frame folders (the frame counts of extract_frames.py are used, other folders are counted) or video files, whose
+frame count stays empty unless --count is given. Videos are matched by name, in any layout: by class, flat, train and val.
 
-Written to --out: train_S.csv and test_S.csv for each split S (kinetics400: train.csv and val.csv; folder: train.csv,
-test.csv), pretrain.csv (the first training set without labels), classes.txt (line 1 is the class of label 0) and
-differences.csv (what is missing, unusable, extra or there twice).
+Files in --out: train_S.csv and test_S.csv of each split S (kinetics400: train.csv, val.csv; folder: train.csv, test.csv),
+pretrain.csv (the first training set without labels), classes.txt (line 1 is the class of label 0) and differences.csv
+(missing, unusable, extra and duplicate videos).
 
-Exit status: 0; 1 videos of the official lists are missing or unusable, which --allow_missing accepts; 2 a user's
-mistake.
+Exit status: 0; 1 videos of the official lists are missing or unusable, without --allow_missing; 2 a user's mistake.
 """
 # ruff: noqa: E402
 from __future__ import annotations
 
 import argparse
 import sys
-from collections import Counter
 from pathlib import Path
 from typing import Sequence
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it starts from any folder
 
+import pandas as pd
+
 from dataset.prepare.annotations import (
-    GROUP_PATTERN, OFFICIAL_COUNTS, Annotations, group_finder, read_hmdb51, read_kinetics400, read_ucf101,
+    GROUP_PATTERN, OFFICIAL_COUNTS, OfficialLists, group_finder, read_hmdb51, read_kinetics400, read_ucf101,
 )
-from dataset.prepare.csv_files import (
-    Difference, Row, count_files, match_videos, split_classes, write_classes, write_csv, write_differences,
-)
-from dataset.prepare.worker_pool import available_cores
-from dataset.video_file import require_decoder
+from dataset.prepare.csv_files import ListDifference, count_files, match_videos, split_classes, write_text
 from dataset.prepare.video_tree import FoundVideo, find_videos
-from utils.errors import INTERRUPTED, InputError, report
-from utils.cli import OneLineParser, find_too_small
+from dataset.prepare.worker_pool import available_cores
+from dataset.records import VideoRecord, write_records
+from dataset.video_file import require_decoder
+from utils.cli import OneLineParser, check_values
+from utils.errors import InputError, exit_status_of
 
-NAMED = 3
-DIFFERENCES = "differences.csv"
+EXAMPLES = 3
+DATA_SETS = {
+    "ucf101": "folder of classInd.txt, trainlist0S.txt, testlist0S.txt",
+    "hmdb51": "folder of CLASS_test_splitS.txt",
+    "kinetics400": "folder of train.csv, val.csv (or validate.csv)",
+    "folder": "",
+}
 
 
-def make_parser() -> OneLineParser:
-    """One subcommand for each data set."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit status."""
     parser = OneLineParser(prog="make_csv.py", description=__doc__)
     commands = parser.add_subparsers(dest="data_set", required=True, metavar="DATASET")
-    for name, what in (("ucf101", "folder of classInd.txt, trainlist0S.txt, testlist0S.txt"),
-                       ("hmdb51", "folder of CLASS_test_splitS.txt"),
-                       ("kinetics400", "folder of train.csv, val.csv (or validate.csv)"), ("folder", "")):
+    for name, lists in DATA_SETS.items():
         command = commands.add_parser(name, prog=f"make_csv.py {name}", description=__doc__,
-                                      help=what or "a folder of videos for each class")
+                                      help=lists or "a folder of videos for each class")
         command.add_argument("tree", metavar="TREE", type=Path, help="folder with frame folders or video files")
         command.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the csv files")
         command.add_argument("--source", choices=("frames", "files"),
-                             help="which to take where the tree has frame folders and video files")
+                             help="which to use if the tree has frame folders and video files")
         command.add_argument("--count", action="store_true", help="count the frames of video files")
         command.add_argument("--workers", type=int, default=available_cores(), metavar="N", help="processes of --count")
-        if what:
-            command.add_argument("--annotations", type=Path, required=True, metavar="DIR", help=what)
-            command.add_argument("--allow_missing", action="store_true", help="exit status 0 though videos are missing")
+        if lists:
+            command.add_argument("--annotations", type=Path, required=True, metavar="DIR", help=lists)
+            command.add_argument("--allow_missing", action="store_true", help="exit status 0 even if videos are missing")
         if name in OFFICIAL_COUNTS:
             command.add_argument("--split", type=int, nargs="+", choices=(1, 2, 3), default=[1], metavar="S",
                                  help="official splits; pretrain.csv has the training videos of the first")
         if name == "folder":
             command.add_argument("--test_fraction", type=float, default=0.0, metavar="P",
-                                 help="share of each class's videos that become test videos, 0 to below 1")
-            command.add_argument("--seed", type=int, default=0, help="seed of the draw, from 0")
+                                 help="fraction of each class's videos to use as test videos, in [0, 1)")
+            command.add_argument("--seed", type=int, default=0, help="seed of the random split, from 0")
             command.add_argument("--group_pattern", default=GROUP_PATTERN, metavar="REGEX",
-                                 help="matched on a video's whole name; its first (...) names the group, which stays "
+                                 help="matched against a video's whole name; its first (...) is the group, which stays "
                                       "on one side")
-    return parser
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status, as the module's docstring has it."""
-    parser = make_parser()
     flags = parser.parse_args(arguments)
-    problem = find_too_small({"--workers": (flags.workers, 1), "--seed": (getattr(flags, "seed", None), 0)})
-    if problem:
-        parser.error(problem)
-    try:
-        return make(flags)
-    except InputError as error:
-        return report(error, parser.prog)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return INTERRUPTED
+    return exit_status_of(lambda: make_csv(flags), parser.prog)
 
 
-def make(flags: argparse.Namespace) -> int:
-    """Exit status, after the files are written and what differs is told."""
-    annotations = read_annotations(flags)
-    if annotations is not None:
-        for name in annotations.sets:
-            path = flags.out / f"{name}.csv"
-            if path.exists() and flags.out.resolve() == flags.annotations.resolve():
-                raise InputError(f"--out {flags.out}: {path} is an official list, which would be lost; "
-                                 "name another folder")
+def make_csv(flags: argparse.Namespace) -> int:
+    """Returns the exit status after writing the files and printing the differences."""
+    check_values(at_least={"--workers": (flags.workers, 1), "--seed": (getattr(flags, "seed", None), 0)})
+    lists = None if flags.data_set == "folder" else read_lists(flags)
     found = find(flags.tree, flags.source)
     if flags.count:
         require_decoder()
         found = count_files(found, flags.workers)
-    if annotations is not None:
-        sets, differences = match_videos(annotations, found)
-        classes = annotations.classes
+    if lists:
+        classes = lists.classes
+        sets, differences = match_videos(lists, found)
     else:
         if not 0 <= flags.test_fraction < 1:
             raise InputError(f"--test_fraction {flags.test_fraction}: must be from 0 to below 1")
-        group_of = group_finder(flags.group_pattern)
-        classes, sets, differences = split_classes(found, flags.test_fraction, flags.seed, group_of)
+        classes, sets, differences = split_classes(found, flags.test_fraction, flags.seed, group_finder(flags.group_pattern))
     first = next(iter(sets))
-    write_csv(flags.out / "pretrain.csv", sets[first], labelled=False)
-    for name, rows in sets.items():
-        write_csv(flags.out / f"{name}.csv", rows, labelled=True)
-    write_classes(flags.out / "classes.txt", classes)
-    write_differences(flags.out / DIFFERENCES, differences)
+    write_records(flags.out / "pretrain.csv", sets[first], labelled=False)
+    for name, records in sets.items():
+        write_records(flags.out / f"{name}.csv", records, labelled=True)
+    write_text(flags.out / "classes.txt", "".join(f"{name}\n" for name in classes))
+    table = pd.DataFrame(differences, columns=ListDifference._fields)
+    write_text(flags.out / "differences.csv", table.to_csv(index=False))
     print(f"{flags.out}: pretrain.csv ({len(sets[first]):,} videos of {first}), "
           f"classes.txt ({len(classes):,} classes), " + ", ".join(f"{name}.csv" for name in sets))
-    lacking = tell_sets(flags.data_set, annotations, sets, len(classes))
-    tell_differences(differences, flags.out)
-    if annotations is not None and lacking and not flags.allow_missing:
+    num_missing = print_sets(flags.data_set, lists, sets, len(classes))
+    for kind, videos in table.groupby("kind", sort=False):
+        names = [f"{name} ({reason})" if reason else name for name, reason in zip(videos.video, videos.reason)]
+        print(f"{kind}: {len(names):,}: {', '.join(names[:EXAMPLES])}{', ...' if len(names) > EXAMPLES else ''}")
+    if differences:
+        print(f"all of them: {flags.out / 'differences.csv'}")
+    if lists and num_missing and not flags.allow_missing:
         print("exit status 1, as not all videos of the official lists are there; --allow_missing accepts that")
         return 1
     return 0
 
 
-def read_annotations(flags: argparse.Namespace) -> Annotations | None:
-    """The official lists; None for a folder a class."""
-    if flags.data_set == "folder":
-        return None
+def read_lists(flags: argparse.Namespace) -> OfficialLists:
+    """Returns the official lists; InputError if a file to write would replace one of them."""
     if not flags.annotations.is_dir():
         raise InputError(f"--annotations {flags.annotations}: no such folder")
     if flags.data_set == "kinetics400":
-        return read_kinetics400(flags.annotations)
-    splits = list(dict.fromkeys(flags.split))
-    return (read_ucf101 if flags.data_set == "ucf101" else read_hmdb51)(flags.annotations, splits)
+        lists = read_kinetics400(flags.annotations)
+    else:
+        read = read_ucf101 if flags.data_set == "ucf101" else read_hmdb51
+        lists = read(flags.annotations, list(dict.fromkeys(flags.split)))
+    for name in lists.sets if flags.out.resolve() == flags.annotations.resolve() else ():
+        if (path := flags.out / f"{name}.csv").exists():
+            raise InputError(f"--out {flags.out}: {path} is an official list, which would be lost; name another folder")
+    return lists
 
 
 def find(tree: Path, source: str | None) -> list[FoundVideo]:
-    """The tree's frame folders, or its video files."""
+    """Returns the tree's frame folders, or its video files."""
     folders, files = find_videos(tree)
     if folders and files and source is None:
         raise InputError(f"{tree}: has {len(folders)} frame folders and {len(files)} video files; "
-                         "say which by --source frames or --source files")
+                         "choose by --source frames or --source files")
     found = {"frames": folders, "files": files, None: folders or files}[source]
     if not found:
-        raise InputError(f"{tree}: no {'video' if source is None else source} below it")
+        raise InputError(f"{tree}: no {source or 'video'} below it")
     print(f"{tree}: {len(found):,} {'frame folders' if found is folders else 'video files'}")
     return found
 
 
-def tell_sets(data_set: str, annotations: Annotations | None, sets: dict[str, list[Row]], num_classes: int) -> int:
-    """How many videos the sets lack of the official lists, and of the official counts; prints a table."""
-    lacking = 0
+def print_sets(data_set: str, lists: OfficialLists | None, sets: dict[str, list[VideoRecord]], num_classes: int) -> int:
+    """Prints a table of the sets; returns how many videos of the official lists, or of the official counts, are missing."""
+    num_missing = 0
     print(f"{'set':<10}{'in csv':>10}{'in list':>10}{'official':>10}{'classes':>9}")
-    for name, rows in sets.items():
-        listed = len(annotations.sets[name]) if annotations else len(rows)
+    for name, records in sets.items():
         role, _, split = name.partition("_")
-        official = None
-        if data_set in OFFICIAL_COUNTS:
-            official = OFFICIAL_COUNTS[data_set][int(split)][("train", "test").index(role)]
-        lacking += max(listed, official or 0) - len(rows)
-        print(f"{name:<10}{len(rows):>10,}{listed if annotations else '-':>10{',' if annotations else ''}}"
-              f"{official or '-':>10{',' if official else ''}}{len({row.label for row in rows}):>9,}")
+        official = OFFICIAL_COUNTS[data_set][int(split)][role == "test"] if data_set in OFFICIAL_COUNTS else None
+        listed = len(lists.sets[name]) if lists else None
+        present = len({record.label for record in records})
+        print(f"{name:<10}{len(records):>10,}" + "".join(
+            f"{'-' if count is None else f'{count:,}':>10}" for count in (listed, official)) + f"{present:>9,}")
         if official is not None and listed != official:
-            print(f"{name}: the list names {listed:,} videos, the official one {official:,}: is it complete?")
-        empty = num_classes - len({row.label for row in rows})
-        if empty:
-            print(f"{name}: {empty:,} of {num_classes:,} classes have no video")
-    return lacking
-
-
-def tell_differences(differences: list[Difference], out: Path) -> None:
-    """Prints how many there are of each kind, and the first names."""
-    for kind, count in Counter(difference.kind for difference in differences).items():
-        names = [f"{d.video} ({d.reason})" if d.reason else d.video for d in differences if d.kind == kind]
-        print(f"{kind}: {count:,}: {', '.join(names[:NAMED])}{', ...' if count > NAMED else ''}")
-    if differences:
-        print(f"all of them: {out / DIFFERENCES}")
+            print(f"{name}: the list has {listed:,} videos, the official one {official:,}: is it complete?")
+        if present < num_classes:
+            print(f"{name}: {num_classes - present:,} of {num_classes:,} classes have no video")
+        num_missing += max(listed or 0, official or 0) - len(records)
+    return num_missing
 
 
 if __name__ == "__main__":

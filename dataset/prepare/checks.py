@@ -1,25 +1,29 @@
-"""Faults of csv files and of the videos that they name, found without decoding."""
+"""Checks of csv files and of their videos that do not decode frames."""
 from __future__ import annotations
 
 import os
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import NamedTuple
+
+import pandas as pd
 
 from dataset.frames import find_series, is_video_file, names_video_file, split_packed_path
 from dataset.packed import open_shard
-from dataset.records import read_rows
+from dataset.records import VideoRecord
 from dataset.video_file import promised_frames
 from utils.errors import InputError
 
-NUM_THREADS = 32  # what is waited for is the file system
+NUM_THREADS = 32  # they wait for the file system
 _CHUNK = 1024
+_EXTRACT = "remove its folder and run extract_frames.py again"
 
 
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """A kind of finding: what to do about it, what --fix does ("drop", "count" or ""), whether it is only a note."""
+class FindingKind(NamedTuple):
+    """Advice, what --fix does ("drop" the line, correct its "count", or ""), and whether it is only a note."""
 
     advice: str
     fix: str = ""
@@ -27,30 +31,29 @@ class Kind:
 
 
 KINDS = {
-    "row": Kind("mend the line", "drop"),
-    "unreadable": Kind("look at the path and its permissions, or extract the video anew", "drop"),
-    "no frames": Kind("remove its folder and start extract_frames.py again", "drop"),
-    "gap": Kind("remove its folder and start extract_frames.py again; --fix keeps the frames before the gap", "count"),
-    "count": Kind("write the csv anew with make_csv.py, or let --fix correct it", "count"),
-    "short": Kind("pretraining leaves such videos out by itself", "drop"),
-    "empty file": Kind("remove its folder and start extract_frames.py again, or fetch the video file anew", "drop"),
-    "broken picture": Kind("remove its folder and start extract_frames.py again", "drop"),
-    "picture sizes": Kind("remove its folder and start extract_frames.py again, with --size", "drop"),
-    "broken video": Kind("fetch the video file anew", "drop"),
-    "duplicate": Kind("keep one of the lines", "drop"),
-    "overlap": Kind("a test video must not be trained on: write the csv files anew from the official lists"),
-    "group": Kind("clips of one recording on both sides: split by group"),
-    "label": Kind("labels are line numbers of classes.txt, from 0", "drop"),
-    "label gap": Kind("look for the missing classes' videos, or number the classes anew"),
-    "numbered from 0": Kind("nothing: reading finds it out", note=True),
-    "header": Kind("--decode tells the true count", note=True),
-    "class not tested": Kind("nothing, if it is meant so", note=True),
+    "row": FindingKind("correct the line", "drop"),
+    "unreadable": FindingKind("check the path and its permissions, or extract the video again", "drop"),
+    "no frames": FindingKind(_EXTRACT, "drop"),
+    "gap": FindingKind(f"{_EXTRACT}; --fix keeps the frames before the gap", "count"),
+    "count": FindingKind("write the csv again with make_csv.py, or let --fix correct it", "count"),
+    "short": FindingKind("none needed: pretraining leaves such videos out", "drop"),
+    "empty file": FindingKind(f"{_EXTRACT}, or download the video file again", "drop"),
+    "broken image": FindingKind(_EXTRACT, "drop"),
+    "image sizes": FindingKind(f"{_EXTRACT}, with --size", "drop"),
+    "broken video": FindingKind("download the video file again", "drop"),
+    "duplicate": FindingKind("keep one of the lines", "drop"),
+    "overlap": FindingKind("test videos must not be trained on: write the csv files again from the official lists"),
+    "group": FindingKind("clips of one recording on both sides: split by group"),
+    "label": FindingKind("labels are line numbers of classes.txt, from 0", "drop"),
+    "label gap": FindingKind("find the videos of the missing classes, or renumber the classes"),
+    "numbered from 0": FindingKind("none needed: reading detects it", note=True),
+    "header": FindingKind("--decode finds the true count", note=True),
+    "class not tested": FindingKind("none needed if intended", note=True),
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One fault: its kind, the csv, its line (0: the whole file), the video's path, and what is wrong."""
+class DataFinding(NamedTuple):
+    """One finding: its kind, csv file, line in it (0: the whole file), path of the video, and what is wrong."""
 
     kind: str
     csv: str
@@ -60,192 +63,138 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
-    """A csv line that can be read; ``label`` is None in a csv without labels."""
+class VideoInspection:
+    """State of a video on disk.
 
-    number: int
-    path: str
-    num_frames: int | None
-    label: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Look:
-    """What one look at a video told.
-
-    ``identity`` is equal for two paths to one folder or file; ``num_frames`` can be read from the first on (None:
-    only decoding tells); ``faults`` are (kind, detail).
+    `identity` is equal for all paths to one folder or file. `num_frames` can be read up to a `gap` ("": none), None if
+    only decoding finds out; the header of a video file promises about `promised`. `findings` are (kind, detail).
     """
 
-    identity: tuple
-    num_frames: int | None
-    faults: tuple[tuple[str, str], ...] = ()
+    identity: str
+    num_frames: int | None = None
+    promised: int | None = None
+    gap: str = ""
+    findings: tuple[tuple[str, str], ...] = ()
 
 
-def read_lines(csv_path: str) -> tuple[list[Line], list[Finding]]:
-    """Returns (the lines that can be read, a finding for each other one). Labelled if any line has a label."""
-    records, bad_rows = read_rows(csv_path)
-    return ([Line(record.line, record.path, record.num_frames, record.label) for record in records],
-            [Finding("row", csv_path, row.line, row.path, row.reason) for row in bad_rows])
-
-
-def look_at_all(paths: Sequence[str]) -> Iterator[tuple[str, Look]]:
-    """Yields (path, look) of each, in order, by threads."""
+def inspect_videos(paths: Sequence[str]) -> Iterator[tuple[str, VideoInspection]]:
+    """Yields (path, inspection) in order, inspected by threads."""
     with ThreadPoolExecutor(NUM_THREADS) as pool:
-        for start in range(0, len(paths), _CHUNK):  # a job for each path at once would take memory
+        for start in range(0, len(paths), _CHUNK):  # submitting all at once takes memory
             chunk = paths[start : start + _CHUNK]
-            yield from zip(chunk, pool.map(look_at, chunk))
+            yield from zip(chunk, pool.map(inspect_video, chunk))
 
 
-def look_at(path: str) -> Look:
-    """Returns what the names in a frame folder, the size and header of a video file, or a shard's index tell."""
-    packed = split_packed_path(path)
+def inspect_video(path: str) -> VideoInspection:
+    """Returns the state of a video by the file names in its folder, its file's size and header, or its shard's index."""
+    packed, identity = split_packed_path(path), path
     try:
         if packed:
-            return Look(packed, len(open_shard(packed[0]).find(packed[1])))
-        try:
-            status = os.stat(path)
-        except OSError as error:
-            return Look((path,), None, (("unreadable", error.strerror),))
-        identity = status.st_dev, status.st_ino
+            return VideoInspection(identity, len(open_shard(packed[0]).find(packed[1])))
+        status = os.stat(path)
+        identity = f"{status.st_dev}:{status.st_ino}"
         if is_video_file(path):
-            return _look_at_file(path, identity, status.st_size)
+            if status.st_size == 0:
+                return VideoInspection(identity, findings=(("empty file", "0 bytes"),))
+            with open(path, "rb"):  # a file without permission is not broken
+                return VideoInspection(identity, promised=promised_frames(path))
         series = find_series(path)
+    except OSError as error:
+        return VideoInspection(identity, findings=(("unreadable", error.strerror),))
     except InputError as error:
         reason = str(error).removeprefix(f"{path}: ")
         kind = "unreadable" if packed or "cannot read" in reason else "no frames"
-        return Look(packed or identity, None, ((kind, reason),))
-    faults = []
-    if series.missing:
-        faults.append(("gap", f"{series.missing} missing, {series.naming.file_name(series.usable)} first"))
-    if series.naming.first == 0:
-        faults.append(("numbered from 0", f"the first frame is {series.naming.file_name(0)}"))
-    return Look(identity, series.usable, tuple(faults))
+        return VideoInspection(identity, findings=(("broken video" if is_video_file(path) else kind, reason),))
+    gap = f"{series.missing} missing, {series.naming.file_name(series.usable)} first" if series.missing else ""
+    from_0 = (("numbered from 0", f"the first frame is {series.naming.file_name(0)}"),) if series.naming.first == 0 else ()
+    return VideoInspection(identity, series.usable, None, gap, from_0)
 
 
-def _look_at_file(path: str, identity: tuple, size: int) -> Look:
-    if size == 0:
-        return Look(identity, None, (("empty file", "0 bytes"),))
-    if not os.access(path, os.R_OK):
-        return Look(identity, None, (("unreadable", "no permission to read it"),))
-    try:
-        promised = promised_frames(path)
-    except InputError as error:
-        return Look(identity, None, (("broken video", str(error).removeprefix(f"{path}: ")),))
-    return Look(identity, None, (("header", f"{promised}"),) if promised else ())
+def tabulate_rows(
+    records: Mapping[str, Sequence[VideoRecord]], test: Sequence[str], inspections: Mapping[str, VideoInspection],
+    num_classes: Mapping[str, int | None], group_of: Callable[[str], str | None],
+) -> pd.DataFrame:
+    """Returns a table with a row for each csv line: what the csv and the disk say of it (NA: not known).
 
-
-def compare(csv_path: str, lines: Sequence[Line], looks: dict[str, Look], needed: int | None) -> list[Finding]:
-    """Returns the findings of a csv's lines against the disk; ``needed`` frames are too few (None: any will do)."""
-    findings = []
-    seen: dict[tuple, int] = {}
-    for line in lines:
-        look = looks[line.path]
-
-        def add(kind: str, detail: str) -> None:
-            findings.append(Finding(kind, csv_path, line.number, line.path, detail))
-
-        known = None not in (line.num_frames, look.num_frames)
-        too_many = known and line.num_frames > look.num_frames
-        for kind, detail in look.faults:
-            if kind == "gap":
-                if too_many:  # else no frame behind the gap is asked for
-                    add(kind, f"{detail}; {look.num_frames} can be read, the csv has {line.num_frames}")
-            elif kind == "header":
-                if look.num_frames is None and line.num_frames not in (None, int(detail)):
-                    add(kind, f"the csv has {line.num_frames} frames, the file's header promises about {detail}")
-            else:
-                add(kind, detail)
-        has_gap = any(kind == "gap" for kind, _ in look.faults)
-        if known and line.num_frames != look.num_frames and not (too_many and has_gap):
-            add("count", f"the csv has {line.num_frames} frames, {look.num_frames} can be read")
-        frames = line.num_frames if look.num_frames is None else look.num_frames
-        if needed is not None and frames is not None and frames <= needed:
-            add("short", f"{frames} frames, more than {needed} are needed")
-        if look.identity in seen:
-            add("duplicate", f"the same video as line {seen[look.identity]}")
-        seen.setdefault(look.identity, line.number)
-    return findings
-
-
-def check_labels(csv_path: str, lines: Sequence[Line], num_classes: int | None, is_test: bool) -> list[Finding]:
-    """Returns labels outside of 0 to ``num_classes`` - 1, and classes without a video (a note for a test set).
-
-    Without ``num_classes`` the largest label tells it.
+    `test`: csv files of the test side. `num_classes`: of each csv, None for its largest label + 1.
     """
-    labels = {line.label for line in lines if line.label is not None}
-    if not labels:
-        return []
-    size = max(labels) + 1 if num_classes is None else num_classes
-    findings = [Finding("label", csv_path, line.number, line.path,
-                        f"label {line.label}, but {size} classes: 0 to {size - 1}")
-                for line in lines if line.label is not None and line.label >= size]
-    kind = "class not tested" if is_test else "label gap"
-    present = sorted(labels)
-    previous = -1
-    for label in [*(label for label in present if label < size), size]:
-        if label > previous + 1:
-            last = "" if label == previous + 2 else f" to {label - 1}"
-            findings.append(Finding(kind, csv_path, 0, "", f"no video with label {previous + 1}{last}"))
-        previous = label
-    return findings
+    lines = [(csv, record.line, record.path, record.num_frames, record.label, inspections[record.path])
+             for csv, of_csv in records.items() for record in of_csv]
+    rows = pd.DataFrame(lines, columns=["csv", "line", "path", "in_csv", "label", "video"])
+    for column in ("identity", "num_frames", "promised", "gap"):
+        rows[column] = [getattr(video, column) for video in rows.video]
+    rows = rows.astype({column: "Int64" for column in ("in_csv", "label", "num_frames", "promised")})
+    rows["num_classes"] = rows.csv.map(num_classes).astype("Int64").fillna(rows.groupby("csv").label.transform("max") + 1)
+    rows["group"] = [group_of(video_name(path)) for path in rows.path]
+    rows["is_test"] = rows.csv.isin(test)
+    return rows
 
 
-def check_sides(
-    training: dict[str, list[Line]], testing: dict[str, list[Line]], looks: dict[str, Look],
-    group_of: Callable[[str], str | None],
-) -> list[Finding]:
-    """Returns test videos that are training videos too, and groups that have videos on both sides."""
-    trained: dict[tuple, str] = {}
-    groups: dict[str, str] = {}
-    for csv_path, lines in training.items():
-        for line in lines:
-            trained.setdefault(looks[line.path].identity, f"{csv_path}:{line.number}")
-            group = group_of(own_name(line.path))
-            if group is not None:
-                groups.setdefault(group, f"{csv_path}:{line.number}")
+def check_rows(rows: pd.DataFrame, needed: int | None) -> list[DataFinding]:
+    """Returns the findings of single rows; with `needed` also of videos that have no more frames than that."""
+    places = rows.csv + ":" + rows.line.astype(str)
+    training = rows.assign(place=places)[~rows.is_test]
+    rows = rows.assign(
+        frames=rows.num_frames.fillna(rows.in_csv), needed=-1 if needed is None else needed, last=rows.num_classes - 1,
+        first_line=rows.groupby(["csv", "identity"]).line.transform("first"),
+        members=rows.groupby(["csv", "group"]).line.transform("size"),
+        **{f"training_{column}": rows[column].map(training.drop_duplicates(column).set_index(column).place)
+           for column in ("identity", "group")})
+    cut = (rows.in_csv > rows.num_frames) & (rows.gap != "")  # otherwise no frame behind the gap is read
+    checks = (
+        ("gap", cut, "{gap}; {num_frames} can be read, the csv has {in_csv}"),
+        ("count", (rows.in_csv != rows.num_frames) & ~cut, "the csv has {in_csv} frames, {num_frames} can be read"),
+        ("short", rows.frames <= rows.needed, "{frames} frames, more than {needed} are needed"),
+        ("duplicate", rows.line != rows.first_line, "the same video as line {first_line}"),
+        ("label", rows.label >= rows.num_classes, "label {label}, but {num_classes} classes: 0 to {last}"),
+        ("overlap", rows.is_test & rows.training_identity.notna(), "is trained on: {training_identity}"),
+        ("group", rows.is_test & rows.training_group.notna() & ~rows.duplicated(["csv", "group"]),
+         "{group}: {members:.0f} test video(s), trained on: {training_group}"),
+        ("header", rows.num_frames.isna() & (rows.in_csv != rows.promised),
+         "the csv has {in_csv} frames, the file's header promises about {promised}"),
+    )
+    on_disk = [DataFinding(kind, row.csv, row.line, row.path, detail)
+               for row in rows[rows.video.map(lambda video: bool(video.findings)).astype(bool)].itertuples()
+               for kind, detail in row.video.findings]
+    return on_disk + [DataFinding(kind, row["csv"], row["line"], row["path"], detail.format_map(row))
+                      for kind, found, detail in checks for row in rows[found.fillna(False)].to_dict("records")]
+
+
+def check_classes(rows: pd.DataFrame) -> list[DataFinding]:
+    """Returns findings of classes without a video (a note for a test set)."""
     findings = []
-    for csv_path, lines in testing.items():
-        shared: dict[str, list[Line]] = defaultdict(list)
-        for line in lines:
-            if (where := trained.get(looks[line.path].identity)) is not None:
-                findings.append(Finding("overlap", csv_path, line.number, line.path, f"is trained on: {where}"))
-            group = group_of(own_name(line.path))
-            if group in groups:
-                shared[group].append(line)
-        findings += [Finding("group", csv_path, members[0].number, members[0].path,
-                             f"{group}: {len(members)} test video(s), trained on: {groups[group]}")
-                     for group, members in shared.items()]
+    for (csv, size, is_test), of_csv in rows.groupby(["csv", "num_classes", "is_test"], sort=False):
+        for before, after in pairwise([-1, *sorted(of_csv.label[of_csv.label < size].unique()), size]):
+            if after > before + 1:
+                last = f" to {after - 1}" if after > before + 2 else ""
+                findings.append(DataFinding("class not tested" if is_test else "label gap", csv, 0, "",
+                                            f"no video with label {before + 1}{last}"))
     return findings
 
 
-def own_name(path: str) -> str:
-    """Returns a video's own name, the same for its frame folder, its file and its place in a shard."""
+def video_name(path: str) -> str:
+    """Returns a video's name, the same for its frame folder, its file and its place in a shard."""
     name = os.path.basename(path)
     return os.path.splitext(name)[0] if names_video_file(name) else name
 
 
-def fix_lines(
-    lines: Sequence[Line], looks: dict[str, Look], findings: Sequence[Finding]
-) -> tuple[list[Line], dict[str, int]]:
-    """Returns (the usable lines with the counts on disk, how many lines were dropped or corrected for what).
+def fix_rows(
+    records: Sequence[VideoRecord], inspections: Mapping[str, VideoInspection], findings: Sequence[DataFinding]
+) -> tuple[list[VideoRecord], Counter[str]]:
+    """Returns (usable rows of a csv with the frame counts on disk; how many were dropped or corrected, by reason).
 
-    ``findings`` are those of this csv. A line is dropped for the first of its findings that asks for it.
+    `findings` are those of this csv; the first one that asks for it drops a line.
     """
-    by_line: dict[int, list[Finding]] = defaultdict(list)
-    done: dict[str, int] = defaultdict(int)
+    dropped: dict[int, str] = {}
     for finding in findings:
-        by_line[finding.line].append(finding)
-        done["dropped: row"] += finding.kind == "row"
-    kept = []
-    for line in lines:
-        fatal = [f.kind for f in by_line[line.number] if KINDS[f.kind].fix == "drop"]
-        if fatal:
-            done[f"dropped: {fatal[0]}"] += 1
-            continue
-        frames = looks[line.path].num_frames
-        if frames is not None and frames != line.num_frames:
-            done["count filled in" if line.num_frames is None else "count corrected"] += 1
-            line = replace(line, num_frames=frames)
-        kept.append(line)
-    return kept, {what: number for what, number in done.items() if number}
+        if KINDS[finding.kind].fix == "drop":
+            dropped.setdefault(finding.line, f"dropped: {finding.kind}")
+    kept, done = [], Counter(dropped.values())
+    for record in records:
+        if record.line not in dropped:
+            num_frames = inspections[record.path].num_frames
+            if num_frames is not None and num_frames != record.num_frames:
+                done["count filled in" if record.num_frames is None else "count corrected"] += 1
+                record = replace(record, num_frames=num_frames)
+            kept.append(record)
+    return kept, done

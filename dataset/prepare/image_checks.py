@@ -1,128 +1,77 @@
-"""Every frame of a video decoded, to find those that are empty, broken, or decode to something damaged."""
+"""Checks that decode every frame of a video."""
 from __future__ import annotations
 
-import contextlib
-import os
-import sys
-import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-
-from dataset.frames import decode_image, find_series, is_video_file, split_packed_path
+from dataset.frames import decode_image, find_series, is_video_file, read_folder, split_packed_path
 from dataset.packed import open_shard, read_packed
 from dataset.video_file import iterate_frames
 from utils.errors import InputError
 
 
-@dataclass(slots=True)
-class Decoded:
-    """What decoding a video told: for each kind of fault the first one and their number; frames of a video file."""
+class FrameFindings:
+    """Findings of a video's frames: the details of all of a kind, and the size that every frame must have."""
 
-    first: dict[str, str] = field(default_factory=dict)
-    number: dict[str, int] = field(default_factory=dict)
-    num_frames: int | None = None
+    def __init__(self) -> None:
+        self.details: dict[str, list[str]] = {}
+        self.first_size = ""
 
     def add(self, kind: str, detail: str) -> None:
-        """Adds a fault of this kind."""
-        self.first.setdefault(kind, detail)
-        self.number[kind] = self.number.get(kind, 0) + 1
+        """Adds a finding."""
+        self.details.setdefault(kind, []).append(detail)
 
-    def faults(self) -> list[tuple[str, str]]:
-        """Returns (kind, detail) of each kind found."""
-        return [(kind, detail if self.number[kind] == 1 else f"{detail}; {self.number[kind]} such pictures")
-                for kind, detail in self.first.items()]
+    def add_size(self, name: str, shape: tuple[int, ...]) -> None:
+        """Adds a finding if a frame of `shape` [H, W, 3] differs in size from the first one."""
+        size = f"{shape[1]}x{shape[0]}"
+        self.first_size = self.first_size or size
+        if size != self.first_size:
+            self.add("image sizes", f"{name} is {size}, the first {self.first_size}")
 
-
-def decode_video(path: str) -> Decoded:
-    """Returns what decoding all frames of a frame folder, a video in a shard, or a video file told.
-
-    To be run in a process of its own, whose stderr it takes: libjpeg says only there that a picture's data was
-    damaged, and gives grey or shifted pixels in its place.
-    """
-    decoded = Decoded()
-    packed = split_packed_path(path)
-    try:
-        if packed:
-            count = len(open_shard(packed[0]).find(packed[1]))
-            _decode_pictures(decoded, ((where.removeprefix(f"{path}: "), lambda data=data: data)
-                                       for where, data in read_packed(*packed, range(count), count)))
-        elif is_video_file(path):
-            _decode_file(decoded, path)
-        else:
-            series = find_series(path)
-            names = map(series.naming.file_name, range(series.usable))
-            _decode_pictures(decoded, ((name, lambda name=name: _read(os.path.join(path, name))) for name in names))
-    except InputError as error:
-        decoded.add("unreadable", str(error).removeprefix(f"{path}: "))
-    return decoded
+    def summary(self) -> tuple[tuple[str, str], ...]:
+        """Returns (kind, detail of the first finding and how many there are) of each kind."""
+        return tuple((kind, details[0] if len(details) == 1 else f"{details[0]}; {len(details)} such frames")
+                     for kind, details in self.details.items())
 
 
-def _decode_pictures(decoded: Decoded, pictures: Iterator[tuple[str, Callable[[], bytes]]]) -> None:
-    first_size = None
-    with _captured_stderr() as complaint:
-        for name, read in pictures:
-            try:
-                data = read()
-            except OSError as error:
-                decoded.add("broken picture", f"{name}: cannot read: {error.strerror}")
-                continue
-            if not data:
-                decoded.add("empty file", f"{name} has 0 bytes")
-                continue
-            try:
-                picture = decode_image(data, name)
-            except InputError as error:
-                complaint()
-                decoded.add("broken picture", str(error))
-                continue
-            said = complaint()
-            if said:
-                decoded.add("broken picture", f"{name}: {said}")
-            size = f"{picture.shape[1]}x{picture.shape[0]}"
-            first_size = first_size or size
-            if size != first_size:
-                decoded.add("picture sizes", f"{name} is {size}, the first {first_size}")
+def decode_video(path: str) -> tuple[int | None, tuple[tuple[str, str], ...]]:
+    """Returns (number of frames of a video file, None otherwise; `FrameFindings.summary`) after decoding every frame."""
+    findings = FrameFindings()
+    if is_video_file(path):
+        num_frames = _decode_file(path, findings)
+    else:
+        num_frames = None
+        try:
+            _decode_images(path, findings)
+        except InputError as error:
+            findings.add("unreadable", str(error).removeprefix(f"{path}: "))
+    return num_frames, findings.summary()
 
 
-def _decode_file(decoded: Decoded, path: str) -> None:
-    count, first_size = 0, None
+def _decode_file(path: str, findings: FrameFindings) -> int | None:
+    """Returns the number of frames of a video file; None, with a finding, if decoding breaks off."""
+    count = 0
     try:
         for count, (_, frame) in enumerate(iterate_frames(path), start=1):
-            size = f"{frame.shape[1]}x{frame.shape[0]}"
-            first_size = first_size or size
-            if size != first_size:
-                decoded.add("picture sizes", f"frame {count} is {size}, the first {first_size}")
+            findings.add_size(f"frame {count}", frame.shape)
     except InputError as error:
         reason = str(error).removeprefix(f"{path}: ")
-        decoded.add("broken video", f"{reason} (after {count} frames)" if count else reason)
-        return
-    decoded.num_frames = count
+        findings.add("broken video", f"{reason} (after {count} frames)" if count else reason)
+        return None
+    return count
 
 
-def _read(path: str) -> bytes:
-    with open(path, "rb", buffering=0) as file:
-        return file.read()
-
-
-@contextlib.contextmanager
-def _captured_stderr() -> Iterator[Callable[[], str]]:
-    """Gives a function that returns the first line written to stderr since it was called last, "" for none."""
-    sys.stderr.flush()
-    terminal = os.dup(2)
-    with tempfile.TemporaryFile() as log:
-        os.dup2(log.fileno(), 2)
-
-        def complaint() -> str:
-            size = os.fstat(log.fileno()).st_size
-            if not size:
-                return ""
-            text = os.pread(log.fileno(), size, 0).decode(errors="replace")
-            os.ftruncate(log.fileno(), 0)
-            os.lseek(log.fileno(), 0, os.SEEK_SET)
-            return text.strip().partition("\n")[0]
-
+def _decode_images(path: str, findings: FrameFindings) -> None:
+    """Decodes each image of a frame folder, up to a gap, or of a video in a shard. InputError if one cannot be read."""
+    if packed := split_packed_path(path):
+        count = len(open_shard(packed[0]).find(packed[1]))
+        images = read_packed(*packed, range(count), count)
+    else:
+        count = find_series(path).usable
+        images = read_folder(path, range(count), count)
+    for where, data in images:
+        name = where.removeprefix(path).lstrip("/: ")
+        if not data:
+            findings.add("empty file", f"{name} has 0 bytes")
+            continue
         try:
-            yield complaint
-        finally:
-            os.dup2(terminal, 2)
-            os.close(terminal)
+            findings.add_size(name, decode_image(data, name, strict=True).shape)
+        except InputError as error:
+            findings.add("broken image", str(error))

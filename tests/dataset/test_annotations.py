@@ -4,7 +4,7 @@ from __future__ import annotations
 import pytest
 
 from dataset.prepare.annotations import (
-    GROUP_PATTERN, OFFICIAL_COUNTS, Annotated, group_finder, read_hmdb51, read_kinetics400, read_ucf101,
+    GROUP_PATTERN, OFFICIAL_COUNTS, ListedVideo, group_finder, read_hmdb51, read_kinetics400, read_ucf101,
 )
 from utils.errors import InputError
 
@@ -25,9 +25,9 @@ def test_ucf101(tmp_path):
     annotations = read_ucf101(ucf(tmp_path), [1])
     assert annotations.classes == ["ApplyEyeMakeup", "Archery"]  # labels from 0 in the order of classInd.txt
     assert annotations.sets == {
-        "train_1": [Annotated("Archery", "v_Archery_g08_c01"),
-                    Annotated("ApplyEyeMakeup", "v_ApplyEyeMakeup_g08_c01")],
-        "test_1": [Annotated("Archery", "v_Archery_g01_c01")]}
+        "train_1": [ListedVideo("Archery", "v_Archery_g08_c01"),
+                    ListedVideo("ApplyEyeMakeup", "v_ApplyEyeMakeup_g08_c01")],
+        "test_1": [ListedVideo("Archery", "v_Archery_g01_c01")]}
 
 
 @pytest.mark.parametrize(("changed", "says"), [
@@ -53,10 +53,10 @@ def test_hmdb51(tmp_path):
           brush_hair_test_split1="#1 x_brush_hair.avi 2 \n", brush_hair_test_split2="", wave_test_split2="q.avi 1\n")
     annotations = read_hmdb51(tmp_path, [1])
     assert annotations.classes == ["brush_hair", "wave"]
-    assert annotations.sets == {"train_1": [Annotated("wave", "b A_wave_u_0")],
-                                "test_1": [Annotated("brush_hair", "#1 x_brush_hair"), Annotated("wave", "c.d_wave_1")]}
-    assert annotations.unused == [Annotated("wave", "spare_wave_2")]
-    assert read_hmdb51(tmp_path, [1, 2]).sets["train_2"] == [Annotated("wave", "q")]
+    assert annotations.sets == {"train_1": [ListedVideo("wave", "b A_wave_u_0")],
+                                "test_1": [ListedVideo("brush_hair", "#1 x_brush_hair"), ListedVideo("wave", "c.d_wave_1")]}
+    assert annotations.unused == [ListedVideo("wave", "spare_wave_2")]
+    assert read_hmdb51(tmp_path, [1, 2]).sets["train_2"] == [ListedVideo("wave", "q")]
 
 
 def test_hmdb51_lists_that_are_wrong(tmp_path):
@@ -77,9 +77,9 @@ def test_kinetics400(tmp_path):
     annotations = read_kinetics400(tmp_path)
     assert annotations.classes == ["petting animal, dog", "riding a bike"]
     assert annotations.sets == {
-        "train": [Annotated("riding a bike", "--_x-0_000007_000017"),
-                  Annotated("petting animal, dog", "abc_000120_000130")],
-        "val": [Annotated("riding a bike", "q_-Z_000000_000010")]}
+        "train": [ListedVideo("riding a bike", "--_x-0_000007_000017"),
+                  ListedVideo("petting animal, dog", "abc_000120_000130")],
+        "val": [ListedVideo("riding a bike", "q_-Z_000000_000010")]}
     (tmp_path / "val.csv").write_text("label,youtube_id,time_start,time_end\nx,abc,zero,10\n")
     with pytest.raises(InputError, match="val.csv:2: times 'zero' and '10'"):
         read_kinetics400(tmp_path)
