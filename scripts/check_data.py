@@ -61,10 +61,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return exit_status_of(lambda: check_data(flags), parser.prog)
 
 
-def check_sides(flags: argparse.Namespace) -> tuple[list[str], list[str]]:
+def choose_sides(flags: argparse.Namespace) -> tuple[list[str], list[str]]:
     """Returns the csv files of the training and the test side; InputError for flags that do not work together."""
     train, test = flags.train or flags.csv[:1], flags.test or flags.csv[1:]
     paths, fix = train + test, flags.fix
+    check_values(at_least={"--workers": (flags.workers, 1), "--seq": (flags.clip_frames, 1),
+                           "--sample": (flags.num_clips, 1)})
     if flags.csv and (flags.train or flags.test):
         raise InputError(f"{flags.csv[0]}: name all csv files by --train and --test, or none")
     if len(flags.csv) > 2:
@@ -73,13 +75,10 @@ def check_sides(flags: argparse.Namespace) -> tuple[list[str], list[str]]:
         raise InputError("no csv file given")
     if len({*map(Path, paths)}) < len(paths):
         raise InputError("a csv file is given twice")
-    if flags.num_clips is not None and flags.clip_frames is None:
+    if flags.num_clips and not flags.clip_frames:
         raise InputError("--sample: does nothing without --seq, the frames of a clip")
-    check_values(at_least={"--workers": (flags.workers, 1), "--seq": (flags.clip_frames, 1), "--sample": (flags.num_clips, 1)})
-    if fix and len(paths) > 1 and fix.suffix == ".csv":
-        raise InputError(f"--fix {fix}: must be a folder, as there are several csv files")
-    if fix and len({Path(path).name for path in paths}) < len(paths):
-        raise InputError(f"--fix {fix}: two of the csv files have one name; fix them one by one")
+    if fix and len(paths) > 1 and (fix.suffix == ".csv" or len({Path(path).name for path in paths}) < len(paths)):
+        raise InputError(f"--fix {fix}: must be a folder, for several csv files of different names")
     for path in paths:
         if fix and fixed_path(fix, path).resolve() == Path(path).resolve():
             raise InputError(f"--fix {fix}: would replace {path}; name another file or folder")
@@ -88,7 +87,7 @@ def check_sides(flags: argparse.Namespace) -> tuple[list[str], list[str]]:
 
 def check_data(flags: argparse.Namespace) -> int:
     """Returns the exit status after printing, reporting and fixing the findings."""
-    train, test = check_sides(flags)
+    train, test = choose_sides(flags)
     group_of = group_finder(flags.group_pattern)
     num_classes = {path: count_classes(flags.classes, path) for path in train + test}
     records, findings = {}, []

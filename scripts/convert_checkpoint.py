@@ -19,9 +19,10 @@ prefix), "input" ("mean" and "std" of a backbone) or "embedding_dim" and "num_pr
 # ruff: noqa: E402
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Sequence
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it starts from any folder
 
@@ -32,37 +33,52 @@ from models.convert import convert, unwrap
 from models.multilevel import MultiLevelModel, build_backbone
 from utils.checkpoint import FORMAT, canonical, read_checkpoint, write_checkpoint
 from utils.cli import NETS, OneLineParser
-from utils.errors import InputError, report
+from utils.errors import InputError, exit_status_of
 from utils.training_log import file_sha256
 
-SOURCES = {"reference": ("r3d18",), "3d-resnets": ("r3d18", "r3d34", "r3d50"), "torchvision": ("r2plus1d18", "s3d")}
-# As in `transforms()` of R2Plus1D_18_Weights and S3D_Weights of torchvision.
-TORCHVISION_INPUT = {"mean": [0.43216, 0.394666, 0.37645], "std": [0.22803, 0.22145, 0.216989]}
+# Source -> (backbones, the mean and std that these were trained with; None: a whole model of the official code).
+SOURCES = {
+    "reference": (("r3d18",), None),
+    "3d-resnets": (("r3d18", "r3d34", "r3d50"), IMAGENET),
+    "torchvision": (("r2plus1d18", "s3d"),  # `transforms()` of R2Plus1D_18_Weights and S3D_Weights
+                    {"mean": [0.43216, 0.394666, 0.37645], "std": [0.22803, 0.22145, 0.216989]}),
+}
 PROTOTYPES = "prototype.weight"  # of the official code, [K, D]
 
 
-def convert_file(source: str, path: Path, net: str, scale: dict[str, list[float]] | None) -> dict[str, Any]:
-    """Returns the checkpoint with the weights of `path`; `scale` ("mean", "std") replaces the known one of a backbone.
-
-    InputError for a `net` that `source` has no weights of, and for weights that do not fill it.
-    """
-    if net not in SOURCES[source]:
-        raise InputError(f"--net {net}: {source} weights are read for {', '.join(SOURCES[source])}")
-    checkpoint = read_checkpoint(path)
+def convert_checkpoint(flags: argparse.Namespace) -> int:
+    """Returns the exit status 0 after writing; InputError for weights that do not fill the architecture."""
+    source, net = flags.source, canonical(flags.net)
+    nets, scale = SOURCES[source]
+    if net not in nets:
+        raise InputError(f"--net {net}: {source} weights are read for {', '.join(nets)}")
+    named = bool(flags.mean or flags.std)
+    if named:
+        if scale is None:
+            raise InputError("--mean, --std: are for a backbone; the official model takes ImageNet's")
+        if not (flags.mean and flags.std):
+            raise InputError("--mean, --std: give both or none")
+        scale = read_input({"input": {"mean": flags.mean, "std": flags.std}}, "--mean, --std")
+    checkpoint = read_checkpoint(flags.input)
     try:
         state = unwrap(checkpoint)
         with torch.device("meta"):  # only names and shapes of the target are needed
-            if source == "reference":
+            if scale is None:
                 kind, details = "model", read_head_sizes(state)
                 target = MultiLevelModel(net, **details)
             else:
-                kind, details = "backbone", {"input": scale or (TORCHVISION_INPUT if source == "torchvision" else IMAGENET)}
-                target = build_backbone(net)
+                kind, details, target = "backbone", {"input": scale}, build_backbone(net)
         converted = convert(state, source, target)
     except ValueError as error:
-        raise InputError(f"{path}: no {source} weights of {net}: {error}") from error
-    return {"format": FORMAT, "kind": kind, "net": net, "model": converted, **details,
-            "source": {"name": path.name, "sha256": file_sha256(path)}}
+        raise InputError(f"{flags.input}: no {source} weights of {net}: {error}") from error
+    write_checkpoint({"format": FORMAT, "kind": kind, "net": net, "model": converted, **details,
+                      "source": {"name": flags.input.name, "sha256": file_sha256(flags.input)}}, flags.output)
+    print(f"{flags.output}: {kind} of {net}, {len(converted)} entries")
+    if scale:
+        print("clips will be scaled by mean {mean} and std {std}".format(**scale))
+    if source == "3d-resnets" and not named:
+        print("these are ImageNet's, as those of the weights are not known; --mean and --std set others")
+    return 0
 
 
 def read_head_sizes(state: dict[str, torch.Tensor]) -> dict[str, int]:
@@ -86,24 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.add_argument(f"--{name}", type=float, nargs=3, metavar=("R", "G", "B"),
                             help=f"{name} of each color, in [0, 1], that the backbone was trained with")
     flags = parser.parse_args(arguments)
-    try:
-        scale = None
-        if flags.mean or flags.std:
-            if not (flags.mean and flags.std):
-                raise InputError("--mean, --std: give both or none")
-            if flags.source == "reference":
-                raise InputError("--mean, --std: are for a backbone; the official model takes ImageNet's")
-            scale = read_input({"input": {"mean": flags.mean, "std": flags.std}}, "--mean, --std")
-        checkpoint = convert_file(flags.source, flags.input, canonical(flags.net), scale)
-        write_checkpoint(checkpoint, flags.output)
-    except InputError as error:
-        return report(error, parser.prog)
-    print(f"{flags.output}: {checkpoint['kind']} of {checkpoint['net']}, {len(checkpoint['model'])} entries")
-    if "input" in checkpoint:
-        print("clips will be scaled by mean {mean} and std {std}".format(**checkpoint["input"]))
-    if flags.source == "3d-resnets" and scale is None:
-        print("these are ImageNet's, as those of the weights are not known; --mean and --std set others")
-    return 0
+    return exit_status_of(lambda: convert_checkpoint(flags), parser.prog)
 
 
 if __name__ == "__main__":

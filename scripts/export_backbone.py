@@ -22,11 +22,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it start
 from eval.features.extract import load_backbone
 from utils.checkpoint import FORMAT, write_checkpoint, write_safetensors
 from utils.cli import OneLineParser
-from utils.errors import InputError, report
+from utils.errors import InputError, exit_status_of
 
 
-def export_backbone(weights: str, prefix: Path) -> list[Path]:
-    """Returns the files written; InputError for weights that are not of this project and a folder that is not writable."""
+def export_backbone(weights: str, prefix: Path) -> int:
+    """Returns the exit status 0 after writing the files; InputError for weights of other projects, or a full disk."""
     if weights == "random":
         raise InputError("random: name a checkpoint")
     if prefix.name in ("", ".."):
@@ -47,7 +47,11 @@ def export_backbone(weights: str, prefix: Path) -> list[Path]:
     if info["net"] in ("r2plus1d18", "s3d"):
         files.append(prefix.with_name(f"{prefix.name}_torchvision.pt"))
         write_checkpoint(state, files[1])
-    return files
+    else:
+        print("no torchvision model has this architecture: no state dict for it")
+    for path in files:
+        print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
+    return 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -56,15 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("weights", metavar="CHECKPOINT", help="checkpoint of this project")
     parser.add_argument("prefix", metavar="OUT", type=Path, help="files to write, without their endings")
     flags = parser.parse_args(arguments)
-    try:
-        files = export_backbone(flags.weights, flags.prefix)
-    except InputError as error:
-        return report(error, parser.prog)
-    for path in files:
-        print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
-    if len(files) == 1:
-        print("no torchvision model has this architecture: no state dict for it")
-    return 0
+    return exit_status_of(lambda: export_backbone(flags.weights, flags.prefix), parser.prog)
 
 
 if __name__ == "__main__":

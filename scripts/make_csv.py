@@ -80,7 +80,7 @@ def make_csv(flags: argparse.Namespace) -> int:
     """Returns the exit status after writing the files and printing the differences."""
     check_values(at_least={"--workers": (flags.workers, 1), "--seed": (getattr(flags, "seed", None), 0)})
     lists = None if flags.data_set == "folder" else read_lists(flags)
-    found = find(flags.tree, flags.source)
+    found = choose_videos(flags.tree, flags.source)
     if flags.count:
         require_decoder()
         found = count_files(found, flags.workers)
@@ -127,7 +127,7 @@ def read_lists(flags: argparse.Namespace) -> OfficialLists:
     return lists
 
 
-def find(tree: Path, source: str | None) -> list[FoundVideo]:
+def choose_videos(tree: Path, source: str | None) -> list[FoundVideo]:
     """Returns the tree's frame folders, or its video files."""
     folders, files = find_videos(tree)
     if folders and files and source is None:
@@ -155,7 +155,7 @@ def print_sets(data_set: str, lists: OfficialLists | None, sets: dict[str, list[
             print(f"{name}: the list has {listed:,} videos, the official one {official:,}: is it complete?")
         if present < num_classes:
             print(f"{name}: {num_classes - present:,} of {num_classes:,} classes have no video")
-        num_missing += max(listed or 0, official or 0) - len(records)
+        num_missing += max(listed or len(records), official or 0) - len(records)
     return num_missing
 
 

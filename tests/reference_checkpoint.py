@@ -1,4 +1,4 @@
-"""A checkpoint in the names and shapes of the authors' code (r3d18), written out apart from our own model.
+"""A checkpoint in the names and shapes of the official code (r3d18), written out apart from our own model.
 
 Shapes: K prototypes; the embeddings are 128 wide.
 """

@@ -92,29 +92,27 @@ def read_kinetics400(folder: Path) -> OfficialLists:
     """Returns the sets "train" and "val" of Kinetics-400; labels follow the classes' names in alphabetical order.
 
     `train.csv` and `val.csv` (`validate.csv` in some archives) have columns label, youtube_id, time_start and time_end (s)
-    in any order. A video is named by its times in six digits: `id_000000_000010`. InputError with `file:line` for other rows.
+    in any order. A video is named by its times in six digits: `id_000000_000010`. InputError with `file:line`.
     """
     wanted = ("label", "youtube_id", "time_start", "time_end")
+    paths = {name: folder / f"{name}.csv" for name in ("train", "val")}
+    if not paths["val"].exists() and (folder / "validate.csv").exists():
+        paths["val"] = folder / "validate.csv"
     sets: dict[str, list[ListedVideo]] = {}
-    for name in ("train", "val"):
-        path = folder / f"{name}.csv"
-        if name == "val" and not path.exists() and (folder / "validate.csv").exists():
-            path = folder / "validate.csv"
+    for name, path in paths.items():
         rows = csv.DictReader(io.StringIO(_read_text(path), newline=""))
         videos = sets[name] = []
         try:
-            header = rows.fieldnames or ()
-            if not {*wanted} <= {*header}:
-                raise InputError(f"{path}:1: columns {','.join(header)}, expected {','.join(wanted)},split")
+            if not {*wanted} <= {*(rows.fieldnames or ())}:
+                raise InputError(f"{path}:1: columns {','.join(rows.fieldnames or ())}, expected {','.join(wanted)},split")
             for row in rows:
-                where = f"{path}:{rows.line_num}"
                 if None in row or None in row.values():
-                    raise InputError(f"{where}: more or fewer columns than the {len(header)} of the header")
+                    raise InputError(f"{path}:{rows.line_num}: not the {len(rows.fieldnames)} columns of the header")
                 label, youtube_id, start, end = (row[column] for column in wanted)
                 try:
                     videos.append(ListedVideo(label, f"{youtube_id}_{int(float(start)):06d}_{int(float(end)):06d}"))
                 except (ValueError, OverflowError) as error:
-                    raise InputError(f"{where}: times {start!r} and {end!r}, expected seconds") from error
+                    raise InputError(f"{path}:{rows.line_num}: times {start!r} and {end!r}, expected seconds") from error
         except csv.Error as error:
             raise InputError(f"{path}:{rows.line_num}: not a csv row: {error}") from error
     return OfficialLists(sorted({video.class_name for videos in sets.values() for video in videos}), sets, [])

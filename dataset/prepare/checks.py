@@ -18,7 +18,7 @@ from dataset.video_file import promised_frames
 from utils.errors import InputError
 
 NUM_THREADS = 32  # they wait for the file system
-_CHUNK = 1024
+_BATCH = 32       # videos of one job: one each takes longer to hand out than to do
 _EXTRACT = "remove its folder and run extract_frames.py again"
 
 
@@ -79,10 +79,10 @@ class VideoInspection:
 
 def inspect_videos(paths: Sequence[str]) -> Iterator[tuple[str, VideoInspection]]:
     """Yields (path, inspection) in order, inspected by threads."""
+    batches = [paths[start : start + _BATCH] for start in range(0, len(paths), _BATCH)]
     with ThreadPoolExecutor(NUM_THREADS) as pool:
-        for start in range(0, len(paths), _CHUNK):  # submitting all at once takes memory
-            chunk = paths[start : start + _CHUNK]
-            yield from zip(chunk, pool.map(inspect_video, chunk))
+        for batch, inspections in zip(batches, pool.map(lambda batch: [*map(inspect_video, batch)], batches)):
+            yield from zip(batch, inspections)
 
 
 def inspect_video(path: str) -> VideoInspection:
@@ -124,7 +124,8 @@ def tabulate_rows(
     for column in ("identity", "num_frames", "promised", "gap"):
         rows[column] = [getattr(video, column) for video in rows.video]
     rows = rows.astype({column: "Int64" for column in ("in_csv", "label", "num_frames", "promised")})
-    rows["num_classes"] = rows.csv.map(num_classes).astype("Int64").fillna(rows.groupby("csv").label.transform("max") + 1)
+    num_labels = rows.groupby("csv").label.transform("max") + 1  # NA without labels
+    rows["num_classes"] = rows.csv.map(num_classes).astype("Int64").fillna(num_labels).where(num_labels.notna())
     rows["group"] = [group_of(video_name(path)) for path in rows.path]
     rows["is_test"] = rows.csv.isin(test)
     return rows

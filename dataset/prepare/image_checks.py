@@ -1,65 +1,48 @@
 """Checks that decode every frame of a video."""
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from dataset.frames import decode_image, find_series, is_video_file, read_folder, split_packed_path
 from dataset.packed import open_shard, read_packed
 from dataset.video_file import iterate_frames
 from utils.errors import InputError
 
 
-class FrameFindings:
-    """Findings of a video's frames: the details of all of a kind, and the size that every frame must have."""
-
-    def __init__(self) -> None:
-        self.details: dict[str, list[str]] = {}
-        self.first_size = ""
-
-    def add(self, kind: str, detail: str) -> None:
-        """Adds a finding."""
-        self.details.setdefault(kind, []).append(detail)
-
-    def add_size(self, name: str, shape: tuple[int, ...]) -> None:
-        """Adds a finding if a frame of `shape` [H, W, 3] differs in size from the first one."""
-        size = f"{shape[1]}x{shape[0]}"
-        self.first_size = self.first_size or size
-        if size != self.first_size:
-            self.add("image sizes", f"{name} is {size}, the first {self.first_size}")
-
-    def summary(self) -> tuple[tuple[str, str], ...]:
-        """Returns (kind, detail of the first finding and how many there are) of each kind."""
-        return tuple((kind, details[0] if len(details) == 1 else f"{details[0]}; {len(details)} such frames")
-                     for kind, details in self.details.items())
-
-
 def decode_video(path: str) -> tuple[int | None, tuple[tuple[str, str], ...]]:
-    """Returns (number of frames of a video file, None otherwise; `FrameFindings.summary`) after decoding every frame."""
-    findings = FrameFindings()
-    if is_video_file(path):
-        num_frames = _decode_file(path, findings)
-    else:
-        num_frames = None
-        try:
-            _decode_images(path, findings)
-        except InputError as error:
-            findings.add("unreadable", str(error).removeprefix(f"{path}: "))
-    return num_frames, findings.summary()
+    """Returns (number of frames of a video file, None if it breaks off and for images; findings as (kind, detail)).
 
-
-def _decode_file(path: str, findings: FrameFindings) -> int | None:
-    """Returns the number of frames of a video file; None, with a finding, if decoding breaks off."""
-    count = 0
+    The detail is that of the first finding of its kind, with their number.
+    """
+    details: dict[str, list[str]] = {}
+    count, first_size, of_file = 0, "", is_video_file(path)
     try:
-        for count, (_, frame) in enumerate(iterate_frames(path), start=1):
-            findings.add_size(f"frame {count}", frame.shape)
+        for kind, detail, size in _decode_file(path) if of_file else _decode_images(path):
+            count += 1
+            first_size = first_size or size
+            if size not in ("", first_size):
+                kind, detail = "image sizes", f"{detail} is {size}, the first {first_size}"
+            if kind:
+                details.setdefault(kind, []).append(detail)
     except InputError as error:
-        reason = str(error).removeprefix(f"{path}: ")
-        findings.add("broken video", f"{reason} (after {count} frames)" if count else reason)
-        return None
-    return count
+        reason = str(error).removeprefix(f"{path}: ") + (f" (after {count} frames)" if of_file and count else "")
+        details.setdefault("broken video" if of_file else "unreadable", []).append(reason)
+        of_file = False
+    return count if of_file else None, tuple(
+        (kind, texts[0] if len(texts) == 1 else f"{texts[0]}; {len(texts)} such frames") for kind, texts in details.items())
 
 
-def _decode_images(path: str, findings: FrameFindings) -> None:
-    """Decodes each image of a frame folder, up to a gap, or of a video in a shard. InputError if one cannot be read."""
+def _decode_file(path: str) -> Iterator[tuple[str, str, str]]:
+    """Yields ("", name, WIDTHxHEIGHT) of each frame of a video file."""
+    for number, (_, frame) in enumerate(iterate_frames(path), start=1):
+        yield "", f"frame {number}", f"{frame.shape[1]}x{frame.shape[0]}"
+
+
+def _decode_images(path: str) -> Iterator[tuple[str, str, str]]:
+    """Yields ("", name, WIDTHxHEIGHT) of each image of a shard or, up to a gap, of a frame folder.
+
+    (kind, detail, "") of an empty or broken one.
+    """
     if packed := split_packed_path(path):
         count = len(open_shard(packed[0]).find(packed[1]))
         images = read_packed(*packed, range(count), count)
@@ -69,9 +52,11 @@ def _decode_images(path: str, findings: FrameFindings) -> None:
     for where, data in images:
         name = where.removeprefix(path).lstrip("/: ")
         if not data:
-            findings.add("empty file", f"{name} has 0 bytes")
+            yield "empty file", f"{name} has 0 bytes", ""
             continue
         try:
-            findings.add_size(name, decode_image(data, name, strict=True).shape)
+            height, width, _ = decode_image(data, name, strict=True).shape
         except InputError as error:
-            findings.add("broken image", str(error))
+            yield "broken image", str(error), ""
+        else:
+            yield "", name, f"{width}x{height}"

@@ -31,7 +31,7 @@ def test_names_of_folders(tmp_path):
         find_videos(tmp_path)
 
 
-def test_other_names_are_nobodys_business(tmp_path):
+def test_other_names_are_accepted(tmp_path):
     for name in ("two\nlines.txt", "notes .txt", " a b.pdf"):
         (tmp_path / name).write_text("")
     (tmp_path / "empty ").mkdir()

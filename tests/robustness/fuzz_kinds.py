@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 import models.multilevel
-from dataset.prepare.checks import look_at
+from dataset.prepare.checks import inspect_video
 from dataset.frames import read_frames
 from dataset.packed import open_shard, write_shard
 from dataset.prepare.image_checks import decode_video
@@ -231,8 +231,8 @@ def read_video_file(path: Path) -> None:
 def read_shard(path: Path) -> None:
     """What checks and reading do with each video of a shard. Where the quick check finds no fault, its count is right."""
     def look(name: str, number: int) -> None:
-        quick = look_at(f"{path}/{name}")
-        assert quick.faults or quick.num_frames == number, quick
+        quick = inspect_video(f"{path}/{name}")
+        assert quick.findings or quick.num_frames == number, quick
         decode_video(f"{path}/{name}")
         read_frames(f"{path}/{name}", np.arange(number), number, (40, 30))
 

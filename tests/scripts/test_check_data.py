@@ -99,11 +99,11 @@ def plant_empty_file(data):
     data.frame(7).write_bytes(b"")
 
 
-def plant_broken_picture(data):
+def plant_broken_image(data):
     data.frame(7).write_bytes(data.frame(7).read_bytes()[:-40])
 
 
-def plant_picture_sizes(data):
+def plant_image_sizes(data):
     shutil.copy(data.root / data.video("wide", 1, "image_{:05d}.jpg", 1, (128, 48)) / "image_00001.jpg", data.frame(3))
 
 
@@ -156,8 +156,8 @@ PLANTED = {
     "count": (plant_count, "the csv has 12 frames, 13 can be read", 7),
     "short": (plant_short, "8 frames, more than 8 are needed", 6),
     "empty file": (plant_empty_file, "image_00007.jpg has 0 bytes", 5),
-    "broken picture": (plant_broken_picture, "image_00007.jpg: not a readable image", 5),
-    "picture sizes": (plant_picture_sizes, "image_00003.jpg is 128x48, the first 64x48", 5),
+    "broken image": (plant_broken_image, "image_00007.jpg: not a readable image", 5),
+    "image sizes": (plant_image_sizes, "image_00003.jpg is 128x48, the first 64x48", 5),
     "broken video": (plant_broken_video, "breaks on the way", 6),
     "duplicate": (plant_duplicate, "the same video as line 2", 6),
     "overlap": (plant_overlap, "is trained on: ", 6),
@@ -168,7 +168,7 @@ PLANTED = {
     "header": (plant_header, "the csv has 25 frames, the file's header promises about 20", 7),
     "class not tested": (plant_class_not_tested, "no video with label 1", 6),
 }
-DECODED = {"empty file", "broken picture", "picture sizes", "broken video"}
+DECODED = {"empty file", "broken image", "image sizes", "broken video"}
 
 
 def test_every_kind_is_planted():
@@ -177,7 +177,7 @@ def test_every_kind_is_planted():
 
 def test_sound_data_has_no_findings(data, capsys):
     assert check(data, "--seq", 4) == (0, [])
-    assert "8 lines, 8 videos looked at, 0 findings, 0 notes" in capsys.readouterr().out
+    assert "8 lines, 8 videos inspected, 0 findings, 0 notes" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("kind", PLANTED)
@@ -236,16 +236,17 @@ def test_zero_frames_are_corrected(data, capsys):
     assert "6 of 6 readable lines" in capsys.readouterr().out
 
 
-def test_damage_that_opencv_decodes_all_the_same(data, monkeypatch):
-    """libjpeg gives a whole picture for these, with a warning on stderr alone."""
+def test_damaged_images_that_opencv_decodes(data, monkeypatch):
+    """libjpeg returns a full image for these, with a warning on stderr only."""
     monkeypatch.setattr("scripts.check_data.run_jobs", lambda work, jobs, workers: ((job, work(job)) for job in jobs))
     whole = data.frame(1).read_bytes()
     middle = whole.rindex(b"\xff\xda") + 40
     data.frame(2).write_bytes(whole[:middle] + b"\xff\xd9")  # cut short, with an end put behind
     data.frame(4).write_bytes(whole[:-60] + bytes(58) + b"\xff\xd9")
     status, [finding] = check(data, "--decode", "--workers", 1)
-    assert status == 1 and finding["kind"] == "broken picture"
-    assert "image_00002.jpg: Corrupt JPEG data" in finding["detail"] and "2 such pictures" in finding["detail"]
+    assert status == 1 and finding["kind"] == "broken image"
+    assert finding["detail"].startswith("image_00002.jpg: not a readable image")
+    assert "Corrupt JPEG data" in finding["detail"] and "2 such frames" in finding["detail"]
 
 
 def test_video_files_and_shards(data, tmp_path):

@@ -1,4 +1,4 @@
-"""csv files from trees that mirror the official layouts, and what is told of videos that are not there."""
+"""csv files from trees that mirror the official layouts, and what is reported of missing videos."""
 from __future__ import annotations
 
 import csv
@@ -22,7 +22,7 @@ CLASSES = ["ApplyEyeMakeup", "Archery", "BabyCrawling"]
 
 
 def extracted(folder: Path, frames: int) -> None:
-    """A frame folder as extraction leaves it, pictures aside: the marker tells."""
+    """Creates a frame folder as extraction does, with its marker but without images."""
     folder.mkdir(parents=True)
     (folder / FRAME_MARKER).write_text(Marker(f"{folder.name}.avi", frames, {}, 1, 1).to_json())
 
@@ -79,7 +79,7 @@ def test_ucf101(ucf, capsys):
     before = {path.name: path.read_bytes() for path in ucf.glob("*.*")}
     assert main(ucf_arguments(ucf, "--allow_missing")) == 0
     assert {path.name: path.read_bytes() for path in ucf.glob("*.*")} == before
-    assert "the list names 18 videos, the official one 9,537" in capsys.readouterr().out
+    assert "the list has 18 videos, the official one 9,537" in capsys.readouterr().out
 
 
 def test_missing_unusable_and_extra_videos(ucf, capsys):
@@ -122,7 +122,7 @@ def test_kinetics400_in_any_layout(tmp_path, layout, kind):
                 extracted(video, 250)
             else:
                 video.parent.mkdir(parents=True, exist_ok=True)
-                video.with_name(f"{video.name}.mp4").write_bytes(b"not looked into")
+                video.with_name(f"{video.name}.mp4").write_bytes(b"not opened")
     out = ["--out", str(tmp_path / "csv")]
     assert main(["kinetics400", str(tmp_path / "k400"), "--annotations", str(lists), *out]) == 0
     train, val = (rows(tmp_path / "csv" / f"{name}.csv")[1:] for name in ("train", "val"))
@@ -250,13 +250,13 @@ def test_users_mistakes_are_one_line(ucf, tmp_path):
     assert "no video below it" in error("folder", ucf / "other", "--out", ucf)
     (ucf / "other" / "c" / "x.avi").write_bytes(b"")
     says = error("ucf101", ucf / "other", "--annotations", lists, "--out", ucf)
-    assert "none of the annotated videos is there: the lists name, for example, v_ApplyEyeMakeup_g03_c01" in says
+    assert "none of the listed videos was found: the lists have, for example, v_ApplyEyeMakeup_g03_c01" in says
     assert "the tree has 1 videos such as c/x" in says
     extracted(ucf / "other" / "c" / "y", 3)
     extracted(ucf / "sets" / "train" / "c" / "v", 3)
     extracted(ucf / "sets" / "val" / "c" / "v", 3)
-    assert "class folders are called train, val, as sets are" in error("folder", ucf / "sets", "--out", ucf)
-    assert "say which by --source" in error("folder", ucf / "other", "--out", ucf)
+    assert "class folders are named train, val, as sets are" in error("folder", ucf / "sets", "--out", ucf)
+    assert "choose by --source" in error("folder", ucf / "other", "--out", ucf)
     assert "--test_fraction 1.0" in error("folder", ucf / "frames", "--out", ucf, "--test_fraction", "1")
 
 
