@@ -30,12 +30,13 @@ from dataset.prepare.annotations import GROUP_PATTERN, group_finder
 from dataset.prepare.checks import (
     KINDS, DataFinding, VideoInspection, check_classes, check_rows, fix_rows, inspect_videos, tabulate_rows,
 )
-from dataset.prepare.worker_pool import Crash, available_cores, run_jobs, show_progress
+from dataset.prepare.csv_files import write_text
+from dataset.prepare.worker_pool import Crash, available_cores, run_jobs
 from dataset.records import read_rows, write_records
 from dataset.video_file import require_decoder
 from utils.cli import OneLineParser, check_values
 from utils.errors import InputError, exit_status_of
-from utils.files import write_atomically
+from utils.files import show_progress
 
 EXAMPLES = 3
 
@@ -110,7 +111,7 @@ def check_data(flags: argparse.Namespace) -> int:
     print_findings(findings)
     if flags.report:
         table = pd.DataFrame(findings, columns=DataFinding._fields).replace({"line": {0: ""}})
-        write_atomically(flags.report, table.to_csv(index=False))
+        write_text(flags.report, table.to_csv(index=False))
         print(f"{flags.report}: {len(findings):,} findings and notes")
     for path in records if flags.fix else ():
         out = fixed_path(flags.fix, path)

@@ -1,12 +1,12 @@
 """Convert weights of other code bases to a checkpoint of this project; every key has to match.
 
-    python scripts/convert_checkpoint.py reference   mfo_k400.pth        mfo.pt       --net r3d18
+    python scripts/convert_checkpoint.py official    mfo_k400.pth        mfo.pt       --net r3d18
     python scripts/convert_checkpoint.py 3d-resnets  r3d50_K_200ep.pth   r3d50.pt     --net r3d50
     python scripts/convert_checkpoint.py torchvision r2plus1d_18.pth     r2plus1d.pt  --net r2plus1d18
 
-"reference" reads a checkpoint of the official MFO code and gives a whole model, with the embedding width and number of
-prototypes of its shapes; "3d-resnets" (3D-ResNets-PyTorch) and "torchvision" give a backbone. Classifiers are left out. A
-missing, unexpected or misshaped key is an error that names the key, and nothing is written.
+"official" (old spelling: "reference") reads a checkpoint of the official MFO code and gives a whole model, whose embedding
+width and number of prototypes follow from the shapes. "3d-resnets" (3D-ResNets-PyTorch) and "torchvision" give a backbone.
+Classifiers are left out. A missing, unexpected or misshaped key is an error that names it, and nothing is written.
 
 A backbone is stored with the mean and std that its clips must be scaled by, and evaluations apply them: those of
 torchvision's weights; for 3d-resnets --mean and --std, by default ImageNet's. The official code uses ImageNet's, as
@@ -34,11 +34,11 @@ from models.multilevel import MultiLevelModel, build_backbone
 from utils.checkpoint import FORMAT, canonical, read_checkpoint, write_checkpoint
 from utils.cli import NETS, OneLineParser
 from utils.errors import InputError, exit_status_of
-from utils.training_log import file_sha256
+from utils.files import file_sha256
 
 # Source -> (backbones, the mean and std that these were trained with; None: a whole model of the official code).
 SOURCES = {
-    "reference": (("r3d18",), None),
+    "official": (("r3d18",), None),
     "3d-resnets": (("r3d18", "r3d34", "r3d50"), IMAGENET),
     "torchvision": (("r2plus1d18", "s3d"),  # `transforms()` of R2Plus1D_18_Weights and S3D_Weights
                     {"mean": [0.43216, 0.394666, 0.37645], "std": [0.22803, 0.22145, 0.216989]}),
@@ -94,7 +94,8 @@ def read_head_sizes(state: dict[str, torch.Tensor]) -> dict[str, int]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit status: 0, or 2 after a one-line error."""
     parser = OneLineParser(prog="convert_checkpoint.py", description=__doc__)
-    parser.add_argument("source", choices=tuple(SOURCES), help="code base of the weights")
+    parser.add_argument("source", choices=tuple(SOURCES), help="code base of the weights",
+                        type=lambda name: "official" if name == "reference" else name)
     parser.add_argument("input", metavar="IN", type=Path, help="checkpoint to read")
     parser.add_argument("output", metavar="OUT", type=Path, help="checkpoint to write; an existing file is replaced")
     parser.add_argument("--net", choices=NETS, required=True, help="backbone; resnet18 is r3d18")

@@ -10,11 +10,11 @@ from typing import NamedTuple
 
 from dataset.prepare.annotations import OfficialLists
 from dataset.prepare.video_tree import FoundVideo
-from dataset.prepare.worker_pool import Crash, run_jobs, show_progress
+from dataset.prepare.worker_pool import Crash, run_jobs
 from dataset.records import VideoRecord
 from dataset.video_file import count_frames
 from utils.errors import InputError
-from utils.files import write_atomically
+from utils.files import show_progress, write_atomically
 
 SET_NAMES = {"train", "val", "valid", "validation", "test"}
 
