@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# The whole way on a small scale: procedural action videos as JPEG files, pretraining on them, retrieval of held-out
-# videos and a linear probe with random and with pretrained weights, maps of temporal order, and a report of it all.
+# The full pipeline on a small scale: procedural action videos as JPEG files, pretraining, retrieval and linear probe on
+# held-out videos with random and with pretrained weights, maps of temporal order, and an HTML report.
 #
-#   bash scripts/demo.sh [FOLDER]        FOLDER defaults to demo; a finished part of it is used again
+#   bash scripts/demo.sh [FOLDER]        FOLDER defaults to demo; steps that are already finished are reused
 #
-# SEED=1 chooses the seed of pretraining (default 0), LOOKS=unique the hard variant of the videos.
+# SEED=1 sets the seed of pretraining (default 0), LOOKS=unique selects the hard variant of the videos.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/environment.sh
@@ -30,7 +30,7 @@ echo "${PRETRAIN[*]}"
 "${PRETRAIN[@]}"
 CHECKPOINT="$RUN/checkpoints/epoch_0012.pt"
 
-echo "== 3. held-out videos, random then pretrained weights: retrieval and linear probe"
+echo "== 3. retrieval and linear probe on held-out videos: random, then pretrained weights"
 for NAME in random pretrained; do
   WEIGHTS=(--weights random --net r3d10)
   [ $NAME = pretrained ] && WEIGHTS=(--weights "$CHECKPOINT")
@@ -38,7 +38,7 @@ for NAME in random pretrained; do
   "$PYTHON_BIN" -m eval.linear_probe "${WEIGHTS[@]}" "${FEATURE_FLAGS[@]}" --out "$RUN/probe_$NAME"
 done
 
-echo "== 4. where the network sees the arrow of time (near chance here: three classes are three others played backwards)"
+echo "== 4. temporal order: forward or reversed? (near chance here: three classes are three others played backwards)"
 ORDER=("$PYTHON_BIN" -m visualization.main_temporal --weights "$CHECKPOINT" --test_csv "$VIDEOS/test.csv"
        --out "$RUN/temporal_order" --workers 2)
 "${ORDER[@]}" --train_csv "$VIDEOS/train.csv" --img_dim 64 --level low --epoch 20 --resume
@@ -52,11 +52,11 @@ echo "== 5. result"
 cat <<NEXT
 neighbors: $RUN/retrieval_pretrained/retrieval.png
 
-Go on with:
+Next:
   open $RUN/report.html in a browser
   $PYTHON_BIN -m tensorboard.main --logdir $RUN/tensorboard
   SEED=1 bash scripts/demo.sh $FOLDER              another seed
-  LOOKS=unique bash scripts/demo.sh $FOLDER        every video with a look of its own
+  LOOKS=unique bash scripts/demo.sh $FOLDER        every video with its own appearance
   $PYTHON_BIN train.py --csv_file YOUR.csv --net r3d18     your own videos (docs/data.md)
   $PYTHON_BIN -m eval.finetune --weights $CHECKPOINT --train_csv YOUR_train.csv --test_csv YOUR_test.csv
 NEXT

@@ -1,8 +1,8 @@
-# Sourced by demo.sh and test.sh: makes .venv in the repository and installs a requirements file into it, once.
+# Sourced by demo.sh and test.sh: creates .venv in the repository and installs a requirements file into it, once.
 #
-#   install_requirements requirements.txt     sets PYTHON_BIN; needs no network when nothing has changed
+#   install_requirements requirements.txt     sets PYTHON_BIN; no network needed if nothing has changed
 #
-# PYTHON=/path/to/python chooses the interpreter for a new environment (3.10 or newer).
+# PYTHON=/path/to/python selects the interpreter of a new environment (3.10 or newer).
 
 find_python() {
   local candidate

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sets up .venv where needed and runs the tests, two files at a time; arguments go to pytest:
+# Sets up .venv if needed and runs the tests with two processes; arguments are passed to pytest:
 #
 #   bash scripts/test.sh tests/models -k graph
 set -euo pipefail
@@ -10,7 +10,7 @@ CHOICE=()
 if BROWSER=$(bash scripts/browser.sh); then
   export CHROMIUM="$BROWSER"
 else
-  echo "no browser: the tests marked 'browser' are left out; all others run"
+  echo "no browser: tests marked 'browser' are skipped, all others run"
   CHOICE=(-m "not browser")
 fi
 exec "$PYTHON_BIN" -m pytest -n 2 --dist loadfile ${CHOICE[@]+"${CHOICE[@]}"} "$@"

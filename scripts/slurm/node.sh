@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# One node's part of pretrain.sbatch: COMMAND (torchrun) that is deaf to requests to stop, `bash node.sh COMMAND...`
+# Started by pretrain.sbatch on each node: `bash node.sh COMMAND...` runs COMMAND (torchrun) ignoring requests to stop.
 #
-# SLURM sends a signal to every process of a step. torchrun must not hear it: SIGUSR1 would end it, and on SIGTERM it would
-# give the ranks 30 s. They hear it themselves, take all the time they need, and torchrun ends when they have.
+# SLURM sends a signal to every process of a step. torchrun must ignore it: SIGUSR1 would end it, and on SIGTERM it would
+# kill the ranks after 30 s. The ranks handle it themselves, take the time they need, and torchrun exits after them.
 trap '' USR1 TERM
-export TORCHELASTIC_SIGNALS_TO_HANDLE=SIGINT,SIGHUP,SIGQUIT  # without it SIGTERM is handled all the same
+export TORCHELASTIC_SIGNALS_TO_HANDLE=SIGINT,SIGHUP,SIGQUIT  # otherwise torchrun handles SIGTERM despite the trap
 exec "$@"

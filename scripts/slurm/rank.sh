@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Around each rank of pretrain.sbatch: runs COMMAND, `bash rank.sh COMMAND...`, and tells torchrun whether to start it anew.
+# Started by torchrun for each rank: `bash rank.sh COMMAND...` runs COMMAND and decides whether torchrun restarts it.
 #
-# torchrun starts everything again that does not end with 0. That helps where a rank was lost, and not after a stop on
-# request (75), a mistake in what was given (2) or numbers that are not finite (4): these become 0 here, and so does the loss
-# of a rank (3) that ended with 2 or 4. What COMMAND ended with is left in the folder $RANK_STATUSES under the rank's number.
-trap '' USR1 TERM  # COMMAND has handlers of its own
+# torchrun restarts all ranks if one exits with a status other than 0. That helps after a lost rank, but not after a stop on
+# request (75), wrong input (2) or non-finite values (4): these become 0 here, and so does a lost peer (3) if that peer
+# exited with 2 or 4. The exit status of COMMAND is written to $RANK_STATUSES/RANK.
+trap '' USR1 TERM  # COMMAND installs its own handlers
 rm -f "$RANK_STATUSES/$RANK"
 "$@"
 status=$?

@@ -1,4 +1,4 @@
-"""scripts/browser.sh: which browser it finds, and what test.sh does where there is none."""
+"""scripts/browser.sh: which browser it finds, and what test.sh does without one."""
 from __future__ import annotations
 
 import shutil
@@ -24,9 +24,9 @@ def run(script: Path, folder: Path, **variables: str) -> subprocess.CompletedPro
     return subprocess.run([str(folder / "bash"), str(script)], env=environment, capture_output=True, text=True)
 
 
-def test_the_first_that_starts_is_taken(tmp_path):
+def test_the_first_that_starts_is_used(tmp_path):
     program(tmp_path / "bin" / "id", "echo 1000")
-    program(tmp_path / "bin" / "chromium-browser", "exit 1")  # a stub that only tells what to install
+    program(tmp_path / "bin" / "chromium-browser", "exit 1")  # a stub that only prints what to install
     chrome = program(tmp_path / "bin" / "google-chrome", "echo Chrome 1")
     done = run(ROOT / "scripts/browser.sh", tmp_path / "bin")
     assert (done.returncode, done.stdout.strip(), done.stderr) == (0, str(chrome), "")
@@ -34,7 +34,7 @@ def test_the_first_that_starts_is_taken(tmp_path):
     assert run(ROOT / "scripts/browser.sh", tmp_path / "bin", CHROMIUM=str(own)).stdout.strip() == str(own)
 
 
-def test_where_there_is_none_a_line_says_so(tmp_path):
+def test_no_browser_is_a_one_line_error(tmp_path):
     program(tmp_path / "bin" / "id", "echo 1000")
     done = run(ROOT / "scripts/browser.sh", tmp_path / "bin")
     assert done.returncode == 1 and not done.stdout
@@ -57,8 +57,8 @@ chmod +x {bin_folder}/chromium""")
     assert update.startswith("update") and install.endswith("chromium")
 
 
-def test_tests_run_without_a_browser_and_say_so(tmp_path):
-    """test.sh in a copy of the repository whose Python only tells what it was called with."""
+def test_tests_run_without_a_browser_and_report_it(tmp_path):
+    """test.sh in a copy of the repository whose Python only prints its arguments."""
     scripts = tmp_path / "repository" / "scripts"
     scripts.mkdir(parents=True)
     for name in ("test.sh", "browser.sh"):
