@@ -1,6 +1,11 @@
-"""Jobs done in worker processes, where a crash costs one job: decoders do crash on broken videos."""
+"""Jobs in worker processes, where a crash costs one job: decoders do crash on broken videos.
+
+Pebble's `ProcessPool` was measured and not taken: its workers share one pipe, so that killing workers at random (18 times
+in 600 jobs of 20 ms) aborted the whole pool in 3 of 10 runs, this one in none, at equal speed.
+"""
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -14,6 +19,7 @@ from multiprocessing.process import BaseProcess
 from typing import TypeVar
 
 import cv2
+
 from utils.errors import InputError
 
 Job = TypeVar("Job")
@@ -33,68 +39,55 @@ def available_cores() -> int:
 
 
 def run_jobs(
-    work: Callable[[Job], Result], jobs: Sequence[Job], num_workers: int, held: Connection | None = None
+    work: Callable[[Job], Result], jobs: Sequence[Job], num_workers: int
 ) -> Iterator[tuple[Job, Result | Crash]]:
-    """Yields (job, result) of each job as soon as it is done, in whatever order that is.
+    """Yields (job, result) of each job as soon as it is done, in any order.
 
-    ``work`` is a top-level function, run in ``num_workers`` processes, one job at a time. A process that a
-    signal kills gives its job a Crash, and another takes its place. What ``work`` raises is raised here. When
-    the caller stops iterating, the processes are ended in the middle of their jobs; when the caller is killed,
-    they end themselves. ``held`` is a descriptor that each process keeps open as long as it lives.
+    `work` is a top-level function, run by `num_workers` processes, one job at a time each. When a signal kills a process,
+    its job's result is a Crash and a new process replaces it. What `work` raises is raised here. When the caller stops
+    iterating, the processes are killed in the middle of their jobs; when the caller is killed, they exit by themselves.
     """
     waiting = deque(jobs)
-    workers: dict[Connection, tuple[BaseProcess, Job]] = {}
+    busy: dict[Connection, tuple[BaseProcess, Job]] = {}
 
-    def start() -> None:
-        connection, process = _start_worker(work, held)
-        give(connection, process)
-
-    def give(connection: Connection, process: BaseProcess) -> None:
-        job = waiting.popleft()
-        workers[connection] = process, job
-        try:
-            connection.send(job)
-        except BrokenPipeError:
-            pass  # it has died: the end of its pipe tells so below, and what of
+    def assign(connection: Connection, process: BaseProcess) -> None:
+        busy[connection] = process, waiting.popleft()
+        with contextlib.suppress(BrokenPipeError):  # the process has died, which `recv` reports below
+            connection.send(busy[connection][1])
 
     try:
         for _ in range(min(num_workers, len(waiting))):
-            start()
-        while workers:
-            for connection in wait(list(workers)):
-                process, job = workers.pop(connection)
+            assign(*_start_worker(work))
+        while busy:
+            for connection in wait(list(busy)):
+                process, job = busy[connection]
                 try:
-                    done, value = connection.recv()
+                    result = connection.recv()
                 except (EOFError, ConnectionResetError):
-                    connection.close()
                     process.join()
-                    assert process.exitcode < 0, f"a worker process ended with status {process.exitcode}"
-                    if waiting:
-                        start()
-                    yield job, Crash(f"its process was killed by signal {-process.exitcode}")
-                    continue
-                if not done:
-                    workers[connection] = process, job
-                    raise value
+                    assert process.exitcode < 0, f"a worker process exited with status {process.exitcode}"
+                    result = Crash(f"its process was killed by signal {-process.exitcode}")
+                if isinstance(result, Exception):
+                    raise result
+                del busy[connection]
                 if waiting:
-                    give(connection, process)
+                    assign(*(_start_worker(work) if isinstance(result, Crash) else (connection, process)))
                 else:
                     connection.close()  # which ends the process
                     process.join()
-                yield job, value
+                yield job, result
     finally:
-        for process, _ in workers.values():
+        for process, _ in busy.values():
             process.kill()
-        for connection, (process, _) in workers.items():
+        for process, _ in busy.values():
             process.join()
-            connection.close()
 
 
-def _start_worker(work: Callable, held: Connection | None) -> tuple[Connection, BaseProcess]:
-    context = multiprocessing.get_context("spawn")  # forking a process in which OpenCV runs threads can hang
+def _start_worker(work: Callable) -> tuple[Connection, BaseProcess]:
+    context = multiprocessing.get_context("spawn")  # a fork of a process in which OpenCV runs threads can hang
     ours, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(work, theirs, held), daemon=True)
-    # Ctrl-C goes to every process of a terminal. Blocked here and inherited, it reaches the caller alone.
+    process = context.Process(target=_serve, args=(work, theirs), daemon=True)
+    # A terminal sends Ctrl-C to all its processes. Blocked here, which the worker inherits, it reaches the caller alone.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         process.start()
@@ -104,8 +97,9 @@ def _start_worker(work: Callable, held: Connection | None) -> tuple[Connection, 
     return ours, process
 
 
-def _serve(work: Callable, connection: Connection, held: Connection | None) -> None:
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+def _serve(work: Callable, connection: Connection) -> None:
+    """Runs jobs until the caller closes its end of the pipe."""
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
     cv2.setNumThreads(1)
     while True:
         try:
@@ -113,14 +107,14 @@ def _serve(work: Callable, connection: Connection, held: Connection | None) -> N
         except EOFError:
             return
         try:
-            answer = True, work(job)
+            result = work(job)
         except InputError as error:
-            answer = False, error
+            result = error
         except Exception:
-            answer = False, RuntimeError(f"in a worker process:\n{traceback.format_exc()}")
-        connection.send(answer)
+            result = RuntimeError(f"in a worker process:\n{traceback.format_exc()}")
+        connection.send(result)
 
 
-def _end_with_parent() -> None:
+def _exit_with_parent() -> None:
     multiprocessing.parent_process().join()
     os._exit(1)

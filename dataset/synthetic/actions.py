@@ -1,19 +1,17 @@
-"""Procedural action videos: what each class does, and how a video of it is drawn.
+"""Procedural action videos: what each class does, and how a video of it is rendered.
 
-A video shows a textured figure of two halves that acts in front of a slowly drifting background with one or
-two resting distractors. What the figure does is the class, and only that: look, place, direction, angle,
-size, gap between the halves, period and start phase are drawn alike for every class. Whatever a class does
-not animate (say the angle in `slide`) runs slowly through the range that other classes play through
-quickly, so that one frame does not tell the class and no pose lasts long enough to tell two videos apart.
-`shrink`, `slow_down` and `merge` are `grow`, `speed_up` and `split` played backwards; no class is the
-mirror image of another.
+A video shows a textured figure of two halves that acts in front of a slowly drifting background with one or two resting
+distractors. The class is what the figure does, and only that: appearance, place, direction, angle, size, gap between the
+halves, period and start phase are drawn from the same distributions for every class. Whatever a class does not animate
+(the angle in `slide`, for example) runs slowly through the range that other classes play through quickly, so that a
+single frame does not reveal the class and no pose lasts long enough to distinguish two videos. `shrink`, `slow_down` and
+`merge` are `grow`, `speed_up` and `split` played backwards; no class is the mirror image of another.
 
-Looks come from a pool of 2 backgrounds x 2 textures x 2 colorings that all videos share, fewer than a batch has
-videos, because looks of their own let a contrastive loss tell videos apart without any motion. Unique looks make that
-hard variant.
+Appearances come from a pool of 2 backgrounds x 2 textures x 2 colorings shared by all videos, fewer than a batch has
+videos: with an appearance of its own, a contrastive loss can distinguish a video without any motion (the hard variant).
 
-Shapes: F frames, H height, W width in px. Images are RGB `[H, W, 3]`. Lengths are in frame heights, angles
-in radians, time in frames, unless a name or docstring says otherwise.
+Shapes: F frames, H height, W width in px. Images are RGB `[H, W, 3]`. Lengths are in frame heights, angles in radians,
+time in frames, unless a name or docstring says otherwise.
 """
 from __future__ import annotations
 
@@ -24,7 +22,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-LOOKS_PER_KIND = 2
+POOL_PER_KIND = 2
 PERIOD_FRAMES = (12.0, 18.0)  # 16 frames at a stride of 1 or more span at least 0.8 of a period
 IDLE_PERIOD_FRAMES = (60.0, 100.0)
 CAMERA_PERIOD_FRAMES = (100.0, 160.0)
@@ -36,23 +34,23 @@ CAMERA_RADIUS = (0.06, 0.10)
 
 
 def triangle(cycles: np.ndarray) -> np.ndarray:
-    """Triangle wave in [-1, 1] of period 1, which is at every height equally long."""
+    """Returns a triangle wave in [-1, 1] of period 1."""
     return 4 * np.abs(cycles % 1 - 0.5) - 1
 
 
 def sawtooth(cycles: np.ndarray) -> np.ndarray:
-    """Wave in [-1, 1] of period 1 that rises during 85 % of it and drops back in the rest."""
+    """Returns a wave in [-1, 1] of period 1 that rises during 85 % of it and drops back in the rest."""
     phase = cycles % 1
     return np.where(phase < 0.85, 2 * phase / 0.85 - 1, 1 - 2 * (phase - 0.85) / 0.15)
 
 
 def hops(cycles: np.ndarray) -> np.ndarray:
-    """Path in [-1, 1] between its two ends, one hop a cycle: from rest ever faster to a sudden stop."""
+    """Returns a path between -1 and 1, one hop per cycle: accelerating from rest to a sudden stop."""
     return (1 - 2 * (np.floor(cycles) % 2)) * (2 * (cycles % 1) ** 3 - 1)
 
 
 def sine(cycles: np.ndarray) -> np.ndarray:
-    """Sine wave in [-1, 1] of period 1."""
+    """Returns a sine wave in [-1, 1] of period 1."""
     return np.sin(2 * np.pi * cycles)
 
 
@@ -61,8 +59,8 @@ def _swing(cycles: np.ndarray) -> dict[str, np.ndarray]:
     return {"travel": arm * np.sin(turn), "across": arm * (np.cos(turn) - 0.8), "turn": turn}
 
 
-# What each class animates, from time in periods `[F]`: `travel` along the video's direction and `across` it,
-# `turn`, `size` and `gap` (these two from -1, smallest, to 1, largest).
+# The classes. Each maps time in periods `[F]` to what it animates: `travel` along the video's direction and `across` it,
+# `turn`, `size` and `gap` (these two from -1, smallest, to 1, largest). The order gives the labels.
 MOTIONS = {
     "slide": lambda cycles: {"travel": TRAVEL * triangle(0.7 * cycles)},
     "swing": _swing,
@@ -83,23 +81,22 @@ CLASSES = tuple(MOTIONS)
 
 
 @dataclass(frozen=True)
-class Look:
-    """Which background, texture and coloring: 0, 1, 2 are the shared pool, larger numbers a video's own."""
+class Appearance:
+    """Numbers of the background, texture and coloring: below `POOL_PER_KIND` shared by all videos, others unique."""
 
     background: int
     texture: int
     coloring: int
 
 
-def draw_look(seed: int | Sequence[int], unique_looks: bool) -> Look:
-    """The `Look` of the video with this seed, whatever its class."""
-    low, high = (LOOKS_PER_KIND, 2 ** 31) if unique_looks else (0, LOOKS_PER_KIND)
-    return Look(*np.random.default_rng([0, *np.atleast_1d(seed)]).integers(low, high, size=3).tolist())
+def draw_appearance(seed: int | Sequence[int], unique: bool) -> Appearance:
+    """Returns the appearance of the video with this seed, the same for every class."""
+    low, high = (POOL_PER_KIND, 2 ** 31) if unique else (0, POOL_PER_KIND)
+    return Appearance(*np.random.default_rng([0, *np.atleast_1d(seed)]).integers(low, high, size=3).tolist())
 
 
-def draw_course(class_name: str, seed: int | Sequence[int], frames: int,
-                aspect: float) -> dict[str, np.ndarray]:
-    """The figure's `x`, `y` (center), `turn`, `length`, `gap` (in figure lengths) and the drift `camera_x`,
+def draw_course(class_name: str, seed: int | Sequence[int], frames: int, aspect: float) -> dict[str, np.ndarray]:
+    """Returns the figure's `x`, `y` (center), `turn`, `length`, `gap` (in figure lengths) and the drift `camera_x`,
     `camera_y`, each `[F]`. `aspect` is W / H. The random draws are the same for each class."""
     rng = np.random.default_rng([1, *np.atleast_1d(seed)])
     now = np.arange(frames)
@@ -124,7 +121,7 @@ def draw_course(class_name: str, seed: int | Sequence[int], frames: int,
 
 
 def _noise(rng: np.random.Generator, height: int, width: int, cells: int, octaves: int) -> np.ndarray:
-    """Cloud noise, float32 `[height, width]`, evenly spread over [0, 1), from `cells` rows on."""
+    """Returns cloud noise, float32 `[height, width]`, uniform over [0, 1); the coarsest octave has `cells` rows."""
     total = np.zeros((height, width), np.float32)
     for octave in range(octaves):
         rows = cells * 2 ** octave
@@ -135,24 +132,24 @@ def _noise(rng: np.random.Generator, height: int, width: int, cells: int, octave
 
 
 def _coloring(number: int) -> np.ndarray:
-    """Four RGB colors, float32 `[4, 3]`: background dark and light, figure dark and light. Background tones
-    lie between the figure's, so that the figure stands out in every color channel."""
+    """Returns four RGB colors, float32 `[4, 3]`: background dark and light, figure dark and light. The background's
+    values lie between the figure's, so that the figure stands out in every color channel."""
     spread = number * 0.618034 % 1  # multiples of the golden ratio lie apart
     hues = 180 * spread + np.array([0, 20, 90, 110])
     hsv = np.stack([hues % 180, [120, 80, 160, 60], [105, 140, 15, 255]], axis=1)
     return cv2.cvtColor(hsv[None].astype(np.uint8), cv2.COLOR_HSV2RGB)[0].astype(np.float32)
 
 
-@functools.lru_cache(maxsize=LOOKS_PER_KIND ** 2)
+@functools.lru_cache(maxsize=POOL_PER_KIND ** 2)
 def _figure_halves(texture: int, coloring: int, height: int) -> tuple[np.ndarray, np.ndarray]:
-    """The figure's halves at full length, float32 `[S, S, 4]`: RGB times coverage, coverage in [0, 1]."""
+    """Returns the figure's halves at full length, float32 `[S, S, 4]`: RGB times coverage, coverage in [0, 1]."""
     rng = np.random.default_rng([2, texture])
     full = FIGURE_LENGTH[1] * height
     side = int(np.ceil(full)) + 4
     corners = (np.arange(9) + rng.uniform(-0.35, 0.35, size=9)) / 9 * 2 * np.pi
     outline = rng.uniform(0.75, 1, size=(9, 1)) * np.stack([np.cos(corners), 0.9 * np.sin(corners)], axis=1)
     outline = (outline - (outline.max(0) + outline.min(0)) / 2) * full / np.ptp(outline[:, 0])
-    fine = 8  # drawn 8 times larger, then averaged, for smooth edges
+    fine = 8  # drawn 8 times as large, then averaged, for smooth edges
     mask = cv2.fillPoly(np.zeros((side * fine, side * fine), np.float32),
                         [np.round((outline + side / 2) * fine).astype(np.int32)], 1.0)
     mask = cv2.resize(mask, (side, side), interpolation=cv2.INTER_AREA)[..., None]
@@ -165,8 +162,8 @@ def _figure_halves(texture: int, coloring: int, height: int) -> tuple[np.ndarray
 
 def _paint(image: np.ndarray, halves: tuple[np.ndarray, np.ndarray], x_px: float, y_px: float, turn: float,
            scale: float, gap_px: float) -> np.ndarray:
-    """The float32 image with the figure over it, its center at (x_px, y_px), its halves `gap_px` apart before
-    all of it is scaled and turned."""
+    """Returns the float32 image with the figure painted over it, centered at (x_px, y_px); its halves are `gap_px` apart
+    before the whole is scaled and turned."""
     middle = (halves[0].shape[0] - 1) / 2
     cos, sin = scale * np.cos(turn), scale * np.sin(turn)
     layer = np.zeros((*image.shape[:2], 4), np.float32)
@@ -177,16 +174,16 @@ def _paint(image: np.ndarray, halves: tuple[np.ndarray, np.ndarray], x_px: float
     return image * (1 - np.minimum(layer[..., 3:], 1)) + layer[..., :3]
 
 
-@functools.lru_cache(maxsize=2 * LOOKS_PER_KIND ** 3)
-def _scene(look: Look, num_distractors: int, height: int, width: int) -> np.ndarray:
-    """Background and distractors, float32 `[H + 2m, W + 2m, 3]`, where m px leave room for the camera.
-    Distractors share the figure's look, and their places belong to the background: all from the pool."""
-    rng = np.random.default_rng([3, look.background])
+@functools.lru_cache(maxsize=2 * POOL_PER_KIND ** 3)
+def _scene(appearance: Appearance, num_distractors: int, height: int, width: int) -> np.ndarray:
+    """Returns background and distractors, float32 `[H + 2m, W + 2m, 3]`, with a margin of m px for the camera's drift.
+    Distractors have the figure's texture and colors; their places are drawn with the background."""
+    rng = np.random.default_rng([3, appearance.background])
     margin = int(np.ceil(CAMERA_RADIUS[1] * height)) + 1
     blend = _noise(rng, height + 2 * margin, width + 2 * margin, int(rng.integers(2, 6)), 5)[..., None]
-    colors = _coloring(look.coloring)
+    colors = _coloring(appearance.coloring)
     scene = colors[0] * (1 - blend) + colors[1] * blend
-    halves = _figure_halves(look.texture, look.coloring, height)
+    halves = _figure_halves(appearance.texture, appearance.coloring, height)
     for _ in range(num_distractors):
         around = rng.uniform(0, 2 * np.pi)  # on an oval near the border
         x_px = margin + width * (0.5 + 0.4 * np.cos(around))
@@ -199,13 +196,13 @@ def _scene(look: Look, num_distractors: int, height: int, width: int) -> np.ndar
 
 def render_video(class_name: str, seed: int | Sequence[int], frames: int = 64,
                  size: tuple[int, int] = (200, 150), unique_looks: bool = False) -> np.ndarray:
-    """Frames uint8 `[F, H, W, 3]`, RGB. `size` is (W, H) in px, `seed` one or several integers >= 0. One seed
-    gives every class the same look, place, direction, period and phase."""
+    """Returns frames uint8 `[F, H, W, 3]`, RGB. `size` is (W, H) in px, `seed` one or several integers >= 0. A seed
+    gives every class the same appearance, place, direction, period and phase."""
     width, height = size
-    look = draw_look(seed, unique_looks)
+    appearance = draw_appearance(seed, unique_looks)
     num_distractors = 1 + int(np.random.default_rng([4, *np.atleast_1d(seed)]).integers(2))
-    scene = _scene(look, num_distractors, height, width)
-    halves = _figure_halves(look.texture, look.coloring, height)
+    scene = _scene(appearance, num_distractors, height, width)
+    halves = _figure_halves(appearance.texture, appearance.coloring, height)
     margin, full = (scene.shape[0] - height) / 2, FIGURE_LENGTH[1]
     course = draw_course(class_name, seed, frames, width / height)
     video = np.empty((frames, height, width, 3), np.uint8)

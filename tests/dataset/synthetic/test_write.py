@@ -1,4 +1,4 @@
-"""The written data set of action videos: files, csv, re-use, command line."""
+"""The written data set of action videos: files, csv, reuse, command line."""
 from __future__ import annotations
 
 import csv
@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from dataset.synthetic.write import CLASSES, Settings, main, render_video, write_dataset
+from dataset.synthetic.write import CLASSES, SyntheticSettings, main, render_video, write_dataset
 
 TINY = "--train_per_class 2 --test_per_class 1 --frames 3 --size 48x36 --workers 2".split()
 
@@ -50,46 +50,46 @@ def test_labels_are_line_numbers_of_classes_txt(tiny_set: Path) -> None:
             assert Path(folder).parts[:3] == ("frames", split, names[int(label)])
 
 
-def test_pretraining_sees_the_training_videos_alone(tiny_set: Path) -> None:
+def test_pretraining_uses_only_the_training_videos(tiny_set: Path) -> None:
     assert read_rows(tiny_set / "pretrain.csv") == [row[:2] for row in read_rows(tiny_set / "train.csv")]
 
 
-def test_frames_are_the_rendered_ones(tiny_set: Path) -> None:
+def test_frames_match_the_rendered_video(tiny_set: Path) -> None:
     label = CLASSES.index("orbit")
     video = render_video("orbit", (0, 1, label, 0), 3, (48, 36))
     for index in range(3):
         image = cv2.imread(str(tiny_set / f"frames/test/orbit/orbit_000/image_{index + 1:05d}.jpg"))
         error, swapped = (np.abs(pixels.astype(int) - video[index]).mean()
                           for pixels in (image[..., ::-1], image))
-        assert 2 * error < swapped and error < 10  # JPEG's loss against red and blue swapped
+        assert 2 * error < swapped and error < 10  # loss of JPEG against red and blue swapped
 
 
 def test_same_settings_give_the_same_bytes_with_any_number_of_workers(tiny_set: Path, tmp_path: Path) -> None:
-    assert write_dataset(tmp_path / "again", Settings(2, 1, 3, "48x36"), workers=1)
+    assert write_dataset(tmp_path / "again", SyntheticSettings(2, 1, 3, "48x36"), workers=1)
     assert contents(tmp_path / "again") == contents(tiny_set)
 
 
-def test_second_start_reuses_the_finished_set(tiny_set: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_second_run_reuses_the_finished_set(tiny_set: Path, capsys: pytest.CaptureFixture) -> None:
     before = {path: path.stat().st_mtime_ns for path in tiny_set.rglob("*")}
     assert main([str(tiny_set), *TINY]) == 0
-    assert "re-used" in capsys.readouterr().out
+    assert "reused" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in tiny_set.rglob("*")} == before
 
 
-def test_failed_write_leaves_nothing_and_the_next_start_succeeds(tmp_path: Path,
+def test_a_failed_write_leaves_nothing_and_the_next_run_succeeds(tmp_path: Path,
                                                                  monkeypatch: pytest.MonkeyPatch) -> None:
     def full_disk(path: Path, target: Path) -> None:
         raise OSError(f"no space left for {target}")
 
     with monkeypatch.context() as patch, pytest.raises(OSError, match="no space left"):
         patch.setattr(Path, "rename", full_disk)
-        write_dataset(tmp_path / "set", Settings(1, 1, 2, "48x36"))
+        write_dataset(tmp_path / "set", SyntheticSettings(1, 1, 2, "48x36"))
     assert list(tmp_path.iterdir()) == []
-    assert write_dataset(tmp_path / "set", Settings(1, 1, 2, "48x36"))
+    assert write_dataset(tmp_path / "set", SyntheticSettings(1, 1, 2, "48x36"))
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
 
 
-@pytest.mark.parametrize("flags, told", [
+@pytest.mark.parametrize("flags, named", [
     (["--train_per_class", "0"], "--train_per_class 0"),
     (["--test_per_class", "-1"], "--test_per_class -1"),
     (["--frames", "1"], "--frames 1"),
@@ -100,16 +100,19 @@ def test_failed_write_leaves_nothing_and_the_next_start_succeeds(tmp_path: Path,
     (["--workers", "0"], "--workers 0"),
     (["--sede", "1"], "--sede"),
 ])
-def test_bad_flag_is_told_in_one_line(flags: list[str], told: str, tmp_path: Path,
+def test_a_wrong_flag_is_a_one_line_error(flags: list[str], named: str, tmp_path: Path,
                                       capsys: pytest.CaptureFixture) -> None:
-    assert main([str(tmp_path / "set"), *flags]) == 2
+    try:
+        status = main([str(tmp_path / "set"), *flags])
+    except SystemExit as exit_:  # of the parser
+        status = exit_.code
     captured = capsys.readouterr()
-    assert told in captured.err and captured.err.count("\n") == 1 and captured.out == ""
+    assert status == 2 and named in captured.err and captured.err.count("\n") == 1 and captured.out == ""
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("kind", ["empty folder", "file", "other settings"])
-def test_anything_else_at_out_is_refused_and_left_alone(kind: str, tiny_set: Path, tmp_path: Path,
+def test_anything_else_at_out_is_refused_and_unchanged(kind: str, tiny_set: Path, tmp_path: Path,
                                                         capsys: pytest.CaptureFixture) -> None:
     out, flags = tmp_path / "set", TINY
     if kind == "empty folder":

@@ -1,4 +1,4 @@
-"""Jobs in processes: every result arrives once, a crash costs one job, and no process outlives its caller."""
+"""Every result arrives once, a crash costs one job, and no worker process outlives its caller."""
 from __future__ import annotations
 
 import os
@@ -13,23 +13,23 @@ import pytest
 from dataset.prepare.worker_pool import Crash, run_jobs
 from utils.errors import InputError
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def work(job):
     if job == "crash":
         os.kill(os.getpid(), signal.SIGSEGV)
-    if job == "mistake":
-        raise InputError("a mistake")
-    if job == "fault":
-        raise KeyError("a fault")
+    if job == "input error":
+        raise InputError("wrong input")
+    if job == "bug":
+        raise KeyError("a bug")
     if isinstance(job, Path):
         job.write_text(str(os.getpid()))
         time.sleep(60)
     return job, os.getpid()
 
 
-def test_crashes_cost_their_jobs_alone():
+def test_a_crash_costs_one_job():
     jobs = [*range(10), "crash", *range(10, 20), "crash"]
     results = list(run_jobs(work, jobs, 2))
     assert sorted(job for job, _ in results if job != "crash") == list(range(20))
@@ -38,14 +38,14 @@ def test_crashes_cost_their_jobs_alone():
     assert [result for job, result in results if job == "crash"] == [Crash("its process was killed by signal 11")] * 2
 
 
-def test_a_mistake_and_a_fault_end_it():
-    with pytest.raises(InputError, match="^a mistake$"):
-        list(run_jobs(work, [1, "mistake"], 1))
-    with pytest.raises(RuntimeError, match="KeyError: 'a fault'"):
-        list(run_jobs(work, [1, "fault"], 1))
+def test_errors_are_raised_in_the_caller():
+    with pytest.raises(InputError, match="^wrong input$"):
+        list(run_jobs(work, [1, "input error"], 1))
+    with pytest.raises(RuntimeError, match="KeyError: 'a bug'"):
+        list(run_jobs(work, [1, "bug"], 1))
 
 
-def test_nothing_to_do_starts_nothing():
+def test_no_jobs():
     assert list(run_jobs(work, [], 4)) == []
 
 
@@ -69,8 +69,8 @@ def wait_for(path: Path) -> int:
     raise AssertionError(f"{path} was never written")
 
 
-def test_processes_end_with_a_killed_caller_and_with_a_caller_that_stops(tmp_path):
-    module = "import sys; from pathlib import Path; from tests.dataset.test_job_pool import *\n"
+def test_workers_exit_with_a_killed_caller_and_with_a_caller_that_stops(tmp_path):
+    module = "import sys; from pathlib import Path; from tests.dataset.prepare.test_worker_pool import *\n"
     line = module + f"list(run_jobs(work, [Path({str(tmp_path / 'pid')!r})], 1))"
     caller = subprocess.Popen([sys.executable, "-c", line], cwd=ROOT)
     worker = wait_for(tmp_path / "pid")

@@ -1,4 +1,4 @@
-"""The drawn action videos: determinism, looks, pairs in time, and that motion alone tells the class."""
+"""Rendered action videos: determinism, appearances, pairs in time, and that only motion reveals the class."""
 from __future__ import annotations
 
 import math
@@ -8,15 +8,16 @@ import cv2
 import numpy as np
 import pytest
 
-from dataset.synthetic.actions import (CLASSES, LOOKS_PER_KIND, MOTIONS, PERIOD_FRAMES, draw_course, draw_look,
-                             render_video)
+from dataset.synthetic.actions import (
+    CLASSES, MOTIONS, PERIOD_FRAMES, POOL_PER_KIND, draw_appearance, draw_course, render_video,
+)
 
 SMALL = (100, 75)
 Videos = dict[str, list[tuple[np.ndarray, int]]]  # by split: video, label
 
 
 @pytest.mark.parametrize("unique_looks", [False, True])
-def test_video_depends_on_its_seed_alone(unique_looks: bool) -> None:
+def test_a_video_depends_only_on_its_seed(unique_looks: bool) -> None:
     first, again, other = (render_video("swing", seed, 4, (48, 36), unique_looks) for seed in (5, 5, 6))
     assert first.shape == (4, 36, 48, 3) and first.dtype == np.uint8
     assert np.array_equal(first, again) and not np.array_equal(first, other)
@@ -26,12 +27,12 @@ def test_a_longer_video_starts_like_the_shorter() -> None:
     assert np.array_equal(render_video("spin", 3, 6, (48, 36))[:4], render_video("spin", 3, 4, (48, 36)))
 
 
-def test_looks_come_from_a_pool_unless_unique() -> None:
-    pool = {draw_look((0, number), False) for number in range(400)}
-    assert len(pool) == LOOKS_PER_KIND ** 3 == 8
-    own = [draw_look((0, number), True) for number in range(400)]
+def test_appearances_come_from_a_pool_unless_unique() -> None:
+    pool = {draw_appearance((0, number), False) for number in range(400)}
+    assert len(pool) == POOL_PER_KIND ** 3 == 8
+    own = [draw_appearance((0, number), True) for number in range(400)]
     for kind in ("background", "texture", "coloring"):
-        assert len({getattr(look, kind) for look in own}) == 400
+        assert len({getattr(appearance, kind) for appearance in own}) == 400
 
 
 def test_all_classes_share_every_draw_but_the_motion() -> None:
@@ -62,7 +63,7 @@ def test_camera_drifts_slowly_in_every_class() -> None:
 
 
 @pytest.mark.parametrize("forth, back", [("grow", "shrink"), ("speed_up", "slow_down"), ("split", "merge")])
-def test_pairs_differ_by_the_direction_of_time_alone(forth: str, back: str) -> None:
+def test_pairs_differ_only_in_the_direction_of_time(forth: str, back: str) -> None:
     cycles = np.linspace(-1.3, 2.6, 200)
     natural, mirrored = MOTIONS[back](cycles), MOTIONS[forth](-cycles)
     assert natural.keys() == mirrored.keys()
@@ -76,7 +77,7 @@ def test_a_clip_spans_half_a_period_of_the_pairs() -> None:
 
 
 def rising_share(video: np.ndarray) -> float:
-    """Share of the frames in which figure and distractors, whose tones no background has, gain area."""
+    """Fraction of the frames in which figure and distractors, recognized by their brightness, gain area."""
     value = video.max(axis=-1)
     area = ((value < 58) | (value > 207)).mean(axis=(1, 2))
     return float((np.diff(area) > 0).mean())
@@ -101,8 +102,8 @@ def thumbnail(video: np.ndarray) -> np.ndarray:
 
 
 def motion_statistics(video: np.ndarray) -> np.ndarray:
-    """Of four signals over time (frame difference: energy and its center; area of the figure's tones): log
-    standard deviation, spectrum, and skewness of the slope, whose sign changes when time runs backwards."""
+    """Four signals over time (frame difference: energy and its center; area of the figure): log standard deviation,
+    spectrum, and skewness of the slope, whose sign flips when time is reversed."""
     difference = np.abs(np.diff(video.mean(axis=-1), axis=0))
     height, width = difference.shape[1:]
     energy = difference.mean(axis=(1, 2))
@@ -121,7 +122,7 @@ def motion_statistics(video: np.ndarray) -> np.ndarray:
 
 
 def binomial_tail(hits: int, trials: int, chance: float) -> float:
-    """P(at least `hits` of `trials`) for guesses that are right with probability `chance`."""
+    """P(at least `hits` of `trials`) for guesses that are correct with probability `chance`."""
     return sum(math.comb(trials, right) * chance ** right * (1 - chance) ** (trials - right)
                for right in range(hits, trials + 1))
 
@@ -134,10 +135,10 @@ def labelled_videos() -> Videos:
 
 
 def nearest_neighbor_tail(videos: Videos, describe: Callable[[np.ndarray], np.ndarray]) -> float:
-    """Probability that guessing is right at least as often as the nearest training video's label.
+    """Probability that guessing is correct at least as often as the label of the nearest training video.
 
-    If a description says nothing of the class, each answer is right with probability 1 / classes, so that the
-    number of right ones is binomial."""
+    If a description is independent of the class, each answer is correct with probability 1 / classes, so that the
+    number of correct ones is binomial."""
     train = np.array([describe(video) for video, _ in videos["train"]], float)
     test = np.array([describe(video) for video, _ in videos["test"]], float)
     labels, truth = (np.array([label for _, label in videos[split]]) for split in ("train", "test"))
@@ -148,10 +149,10 @@ def nearest_neighbor_tail(videos: Videos, describe: Callable[[np.ndarray], np.nd
 
 
 @pytest.mark.parametrize("describe", [color_histogram, thumbnail])
-def test_one_frame_does_not_tell_the_class(labelled_videos: Videos,
+def test_a_single_frame_does_not_reveal_the_class(labelled_videos: Videos,
                                            describe: Callable[[np.ndarray], np.ndarray]) -> None:
     assert nearest_neighbor_tail(labelled_videos, describe) > 0.01  # no better than 1 in 100 guessers
 
 
-def test_motion_tells_the_class(labelled_videos: Videos) -> None:
+def test_motion_reveals_the_class(labelled_videos: Videos) -> None:
     assert nearest_neighbor_tail(labelled_videos, motion_statistics) < 1e-12
