@@ -1,18 +1,17 @@
-"""Turn a tree of videos into a tree of frame folders: DST/<same folders>/<video name>/image_00001.jpg ...
+"""Extract a tree of videos into a tree of frame folders: DST/<same folders>/<video name>/image_00001.jpg ...
 
     python scripts/extract_frames.py UCF-101 frames/ucf101 --size 200x150
     python scripts/extract_frames.py k400/train frames/k400/train --short_side 150 --workers 32
 
-Can be interrupted at any moment and started again with the same command: a video's folder appears when all its frames
-are written, with a hidden .frames.json (frame count, settings, size of the video file) by which the next start knows that
-it is done. A video that does not decode is told in DST/extraction_report.csv (path, status, frames, reason)
-and tried again at the next start.
+Can be interrupted at any time and resumed with the same command: a video's folder appears when all its frames are
+written, with a hidden .frames.json (number of frames, settings, size of the video file) that marks it as finished. A video
+that cannot be decoded is listed in DST/extraction_report.csv (path, status, frames, reason) and tried again by the next run.
 
-Every decoded frame is written unless --fps asks for another rate: then, for the moments k / F of the video (k = 0, 1,
-...), the frame nearest in time; rates below the video's own leave frames out, higher ones repeat frames.
+All frames are written unless --fps is given: then, for each time k / F of the video (k = 0, 1, ...), the frame nearest in
+time. A rate below the video's own skips frames, a higher one repeats frames.
 
-Exit status: 0 all videos are extracted; 1 some are broken; 2 a user's mistake, told in one line, or a destination that
-cannot be written; 130 interrupted.
+Exit status: 0 all videos are extracted; 1 some are broken; 2 wrong input, or a destination that cannot be written (one
+line); 130 interrupted.
 """
 # ruff: noqa: E402
 from __future__ import annotations
@@ -20,97 +19,98 @@ from __future__ import annotations
 import shutil
 import signal
 import sys
-from multiprocessing.connection import Connection
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Sequence
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it starts from any folder
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs from any folder
 
-from dataset.prepare.extraction import Outcome, Settings, extract_video
-from dataset.prepare.extraction_plan import (
-    REPORT, Plan, list_videos, plan_extraction, remove_leftovers, sole_writer, write_report,
-)
+from dataset.prepare.extraction import ExtractionResult, FrameSettings, extract_video
+from dataset.prepare.extraction_plan import ExtractionPlan, list_videos, make_report, plan_extraction
 from dataset.prepare.worker_pool import Crash, available_cores, run_jobs
 from dataset.video_file import require_decoder
-from utils.errors import INTERRUPTED, InputError, report
-from utils.files import show_progress
-from utils.cli import OneLineParser, find_too_small
+from utils.cli import OneLineParser, check_values
+from utils.errors import INTERRUPTED, InputError, exit_status_of
+from utils.files import hold_lock, show_progress, write_atomically
 
-NAMED_BROKEN = 5
+REPORT = "extraction_report.csv"
+LOCK = ".extraction.lock"
+WAIT_FOR_LOCK_S = 10
+NAMED_BROKEN = 5  # videos on the terminal
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status, as the module's docstring has it."""
+    """Returns the exit status documented above."""
     parser = OneLineParser(prog="extract_frames.py", description=__doc__)
-    parser.add_argument("source", metavar="SRC", type=Path, help="folder with videos, at any depth")
+    parser.add_argument("source", metavar="SRC", type=Path, help="folder of videos, at any depth")
     parser.add_argument("destination", metavar="DST", type=Path, help="folder for the frame folders")
-    parser.add_argument("--short_side", type=int, metavar="PX", help="shorter side of the frames, aspect ratio kept")
-    parser.add_argument("--size", metavar="WxH", help="size of the frames in px, such as 200x150; may distort")
-    parser.add_argument("--fps", type=float, metavar="F", help="frames a second; all frames if not given")
+    parser.add_argument("--short_side", type=int, metavar="PX", help="shorter side of the frames, keeping the aspect ratio")
+    parser.add_argument("--size", metavar="WxH", help="size of the frames in px, such as 200x150, ignoring the aspect ratio")
+    parser.add_argument("--fps", type=float, metavar="F", help="frames per second (default: every frame)")
     parser.add_argument("--quality", type=int, default=90, help="JPEG quality, 1 to 100")
-    parser.add_argument("--workers", type=int, default=available_cores(), metavar="N", help="processes")
+    parser.add_argument("--workers", type=int, default=available_cores(), metavar="N", help="number of worker processes")
     parser.add_argument("--redo", action="store_true",
-                        help="extract again the videos whose folder is of other settings, another file or program")
+                        help="extract again the videos whose folder has other settings, another source or no marker")
     flags = parser.parse_args(arguments)
-    problem = find_too_small({"--workers": (flags.workers, 1)})
-    if problem:
-        parser.error(problem)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a cluster's notice ends it as Ctrl-C does
-    try:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: clusters send it before they end a job
+
+    def work() -> int:
+        check_values(at_least={"--workers": (flags.workers, 1)})
         require_decoder()
-        settings = Settings(flags.short_side, flags.size, flags.fps, flags.quality)
+        settings = FrameSettings(flags.short_side, flags.size, flags.fps, flags.quality)
         videos = list_videos(flags.source, flags.destination, settings)
-        with sole_writer(flags.destination) as lock:
-            plan = plan_extraction(videos, flags.redo)  # now that nobody else changes what is there
-            return extract(plan, flags.destination, flags.workers, lock)
-    except InputError as error:
-        return report(error, parser.prog)
-    except KeyboardInterrupt:  # before the first video or after the last
-        print("interrupted; the same command goes on", file=sys.stderr)
-        return INTERRUPTED
+        busy = f"{flags.destination}: another extraction is writing into it"
+        try:
+            flags.destination.mkdir(parents=True, exist_ok=True)
+            lock = hold_lock(flags.destination / LOCK, busy, WAIT_FOR_LOCK_S, f"{busy}; waiting {WAIT_FOR_LOCK_S} s")
+        except OSError as error:
+            raise InputError(f"{flags.destination}: cannot write into it: {error.strerror}") from error
+        with lock:
+            return extract(plan_extraction(videos, flags.redo), flags.destination, flags.workers)
+
+    return exit_status_of(work, parser.prog)
 
 
-def extract(plan: Plan, destination: Path, workers: int, lock: Connection) -> int:
-    """Exit status, after the videos to do are extracted and the report is written."""
-    remove_leftovers(plan.leftovers)
-    outcomes: dict[str, Outcome] = {}
-    jobs = run_jobs(extract_video, plan.to_do, workers, lock)
+def extract(plan: ExtractionPlan, destination: Path, workers: int) -> int:
+    """Returns the exit status after extracting what is to do, writing the report and printing its summary."""
+    for path in plan.leftovers:
+        try:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        except OSError as error:
+            raise InputError(f"{path}: cannot remove what an interrupted run left: {error.strerror}") from error
+    results: dict[str, ExtractionResult] = {}
     interrupted = False
+    jobs = run_jobs(extract_video, plan.to_do, workers)
     try:
-        for video, outcome in show_progress(jobs, len(plan.to_do), "extracting", "videos"):
-            if isinstance(outcome, Crash):
-                outcome = Outcome(0, f"decoding it ended the process: {outcome.reason}")
-            outcomes[video.name] = outcome
+        for video, result in show_progress(jobs, len(plan.to_do), "extracting", "videos"):
+            if isinstance(result, Crash):
+                result = ExtractionResult(0, f"decoding it ended the process: {result.reason}")
+            results[video.name] = result
     except KeyboardInterrupt:
         interrupted = True
     finally:
         jobs.close()  # ends the processes, in the middle of a video if need be
         for video in plan.to_do:
-            shutil.rmtree(video.partial, ignore_errors=True)  # what cannot go now, the next start removes, or tells
-    write_report(destination, plan, outcomes)
-    return tell(plan, outcomes, destination, interrupted)
+            shutil.rmtree(video.partial, ignore_errors=True)  # the next run removes what cannot be removed now
+    report = make_report(plan, results)
+    try:
+        write_atomically(destination / REPORT, report.to_csv(index=False, lineterminator="\n"))
+    except OSError as error:
+        raise InputError(f"{error.filename}: cannot write: {error.strerror}") from error
 
-
-def tell(plan: Plan, outcomes: dict[str, Outcome], destination: Path, interrupted: bool) -> int:
-    """Exit status, after the last lines."""
-    broken = {name: outcome for name, outcome in outcomes.items() if not outcome.frames}
-    extracted = len(outcomes) - len(broken)
-    finished = [outcome for outcome in (*plan.done.values(), *outcomes.values()) if outcome.frames]
-    frames = sum(outcome.frames for outcome in finished)
-    print(f"{destination}: {len(plan.videos):,} videos: {extracted:,} extracted, {len(plan.done):,} were there "
-          f"already, {len(broken):,} broken; {frames:,} frames in all")
-    for name in sorted(broken)[:NAMED_BROKEN]:
-        print(f"  broken: {name}: {broken[name].reason}")
+    ok, broken = report[report["status"] == "ok"], report[report["status"] == "broken"]
+    print(f"{destination}: {len(report):,} videos: {len(ok) - len(plan.done):,} extracted, {len(plan.done):,} were there "
+          f"already, {len(broken):,} broken; {ok['frames'].sum():,} frames in all")
+    for row in broken.sort_values("path").head(NAMED_BROKEN).itertuples():
+        print(f"  broken: {row.path}: {row.reason}")
     if len(broken) > NAMED_BROKEN:
         print(f"  and {len(broken) - NAMED_BROKEN:,} more in {destination / REPORT}")
-    noted = sum(1 for outcome in finished if outcome.reason)
-    if noted:
+    if noted := (ok["reason"] != "").sum():
         print(f"  {noted:,} extracted with a note in {destination / REPORT}")
     if interrupted:
-        left = len(plan.to_do) - len(outcomes)
-        print(f"interrupted with {left:,} videos to do; the same command goes on", file=sys.stderr)
+        print(f"interrupted with {len(report) - len(ok) - len(broken):,} videos to do; resume with the same command",
+              file=sys.stderr)
         return INTERRUPTED
-    return 1 if broken else 0
+    return 1 if len(broken) else 0
 
 
 if __name__ == "__main__":

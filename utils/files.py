@@ -62,12 +62,12 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
 
 
 def hold_lock(path: str | os.PathLike[str], busy: str, wait_s: float = 0,
-              waiting: str | None = None) -> filelock.AcquireReturnProxy | None:
+              waiting: str | None = None) -> contextlib.AbstractContextManager:
     """Returns the lock of the file `path`: held to the end of a `with` statement, or for as long as it is referenced.
 
     Waits `wait_s` for another process that holds it, after printing the line `waiting`; then raises InputError(`busy`).
-    A process that ends, however it ends, frees its locks. On a file system without locks that is reported, and None
-    returned.
+    A process that ends, however it ends, frees its locks. On a file system without locks that is reported, and nothing is
+    held.
     """
     lock = filelock.FileLock(path)
     try:
@@ -83,10 +83,10 @@ def hold_lock(path: str | os.PathLike[str], busy: str, wait_s: float = 0,
         if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EROFS, errno.ENOSPC, errno.ENOENT):
             raise
         print(f"{path}: cannot be locked ({error}): make sure that no other process writes there", file=sys.stderr)
-        return None
+        return contextlib.nullcontext()
 
 
-def hold_directory(folder: Path, longest_s: float) -> filelock.AcquireReturnProxy | None:
+def hold_directory(folder: Path, longest_s: float) -> contextlib.AbstractContextManager:
     """Returns the lock that keeps every other run out of the run directory `folder`, which is made where it is missing.
 
     Waits up to LOCK_WAIT_S, and not longer than `longest_s`, for another run to end; then raises InputError.

@@ -1,84 +1,63 @@
-"""Which videos of a tree are extracted already, which are still to do, and what an interrupted start left."""
+"""Which videos of a tree are already extracted, which are to do, and what an interrupted run left behind."""
 from __future__ import annotations
 
-import contextlib
-import csv
 import os
-import shutil
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from dataset.prepare.extraction import PARTIAL, REPLACED, Outcome, Settings, Video
-from dataset.prepare.frame_marker import read_marker
 from dataset.frames import VIDEO_SUFFIXES
+from dataset.prepare.extraction import PARTIAL, REPLACED, ExtractionResult, FrameSettings, SourceVideo
+from dataset.prepare.frame_marker import read_marker
 from dataset.prepare.video_tree import NUM_THREADS, find_videos
 from utils.errors import InputError
-from utils.files import take
 
-REPORT = "extraction_report.csv"
-LOCK = ".extraction.lock"
-_WAIT_FOR_LOCK_S = 10  # a killed start's processes end within a frame's time
+if TYPE_CHECKING:
+    import pandas
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """All videos in order, the outcomes of those that are done, those to do, and what hidden things to remove."""
+class ExtractionPlan:
+    """All videos in order, the results of those that are done, those to do, and hidden folders to remove."""
 
-    videos: list[Video]
-    done: dict[str, Outcome]
-    to_do: list[Video]
+    videos: list[SourceVideo]
+    done: dict[str, ExtractionResult]
+    to_do: list[SourceVideo]
     leftovers: list[Path]
 
 
-def plan_extraction(videos: list[Video], redo: bool) -> Plan:
-    """Returns what is to do to have each video as a frame folder.
+def list_videos(source: Path, destination: Path, settings: FrameSettings) -> list[SourceVideo]:
+    """Returns the videos below `source`, in order, each with its folder below `destination`; changes nothing.
 
-    A video is done when its folder's marker names these settings and a source file of this name and size (its time
-    is another after a plain copy). InputError, before anything is touched, for a folder that is there already and
-    not of this source and these settings, unless ``redo``.
-    """
-    there, leftovers = _list_folders(videos)
-    with ThreadPoolExecutor(NUM_THREADS) as pool:
-        states = list(pool.map(lambda video: _state(video) if video.folder in there else None, videos))
-    done = {v.name: state for v, state in zip(videos, states) if isinstance(state, Outcome)}
-    other = [state for state in states if isinstance(state, str)]
-    if other and not redo:
-        raise InputError(f"{other[0]}; --redo extracts it again ({len(other)} such folder(s) of {len(videos)})")
-    return Plan(videos, done, [v for v in videos if v.name not in done], leftovers)
-
-
-def list_videos(source: Path, destination: Path, settings: Settings) -> list[Video]:
-    """Returns the videos below ``source``, in order, each with its folder below ``destination``; touches nothing.
-
-    InputError: no videos; two that would share a folder, or lie in one another.
+    InputError: no videos; two whose folders would be the same, or one inside the other.
     """
     _, files = find_videos(source)
     if not files:
-        raise InputError(f"{source}: no video file below it (looked for {' '.join(sorted(VIDEO_SUFFIXES))})")
-    videos = []
-    for file in files:
-        path = Path(file.path)
-        videos.append(Video(path.relative_to(source).as_posix(), path, destination / file.name, settings))
-    by_folder: dict[Path, Video] = {}
+        raise InputError(f"{source}: no video file below it (searched for {' '.join(sorted(VIDEO_SUFFIXES))})")
+    videos = [SourceVideo(Path(file.path).relative_to(source).as_posix(), Path(file.path), destination / file.name, settings)
+              for file in files]
+    by_folder: dict[Path, SourceVideo] = {}
     for video in videos:
-        if video.folder in by_folder:
-            raise InputError(f"{source}: {by_folder[video.folder].name} and {video.name} would both become "
-                             f"{video.folder}; rename or remove one")
-        by_folder[video.folder] = video
+        other = by_folder.setdefault(video.folder, video)
+        if other is not video:
+            raise InputError(f"{source}: {other.name} and {video.name} would both become {video.folder}; "
+                             "rename or remove one")
     for video in videos:
         for parent in video.folder.parents:
             if parent in by_folder:
-                raise InputError(f"{source}: {by_folder[parent].name} would become {parent}, in which "
-                                 f"{video.name} has to lie; rename one")
+                raise InputError(f"{source}: {by_folder[parent].name} would become {parent}, which has to contain "
+                                 f"{video.name}; rename one")
     return videos
 
 
-def _list_folders(videos: list[Video]) -> tuple[set[Path], list[Path]]:
-    """Returns (what lies where the videos' folders belong, what an interrupted start left hidden there)."""
-    there: set[Path] = set()
+def plan_extraction(videos: list[SourceVideo], redo: bool) -> ExtractionPlan:
+    """Returns what is to do to have a frame folder for each video; changes nothing.
+
+    A video is done when the marker of its folder has these settings and a source file of this name and size (a plain
+    copy has another time). InputError for an existing folder of another source or other settings, unless `redo`.
+    """
+    existing: set[Path] = set()
     leftovers = []
     for parent in sorted({video.folder.parent for video in videos}):
         try:
@@ -87,79 +66,46 @@ def _list_folders(videos: list[Video]) -> tuple[set[Path], list[Path]]:
             continue
         except OSError as error:
             raise InputError(f"{parent}: cannot read the folder: {error.strerror}") from error
-        there.update(parent / name for name in names)
-        leftovers += [parent / n for n in names if n.startswith(".") and n.endswith((PARTIAL, REPLACED))]
-    return there, leftovers
+        existing.update(parent / name for name in names)
+        leftovers += [parent / name for name in names if name.startswith(".") and name.endswith((PARTIAL, REPLACED))]
+    with ThreadPoolExecutor(NUM_THREADS) as pool:
+        found = list(pool.map(lambda video: _find_result(video) if video.folder in existing else None, videos))
+    done = {video.name: result for video, result in zip(videos, found) if isinstance(result, ExtractionResult)}
+    differences = [result for result in found if isinstance(result, str)]
+    if differences and not redo:
+        raise InputError(f"{differences[0]}; --redo extracts it again ({len(differences)} such folder(s) of {len(videos)})")
+    return ExtractionPlan(videos, done, [video for video in videos if video.name not in done], leftovers)
 
 
-def _state(video: Video) -> Outcome | str:
-    """Returns the outcome of a finished folder, or how it differs from what is asked for."""
+def _find_result(video: SourceVideo) -> ExtractionResult | str:
+    """Returns the result of a finished folder, or how the folder differs from what is wanted."""
     found = read_marker(video.folder)
     if found is None:
-        return f"{video.folder}: is there, but was not written by this script"
+        return f"{video.folder}: exists, but was not written by this script"
     wanted = replace(video.marker(found.frames, found.note), source_mtime_ns=found.source_mtime_ns)
     if found.settings != wanted.settings:
-        names = sorted({*found.settings, *wanted.settings})
-        changes = [f"{name} {_text(found.settings.get(name))}, not {_text(wanted.settings.get(name))}"
-                   for name in names if found.settings.get(name) != wanted.settings.get(name)]
-        return f"{video.folder}: was extracted with {'; '.join(changes)}"
+        changes = _differences(found.settings, wanted.settings, "not")
+        return f"{video.folder}: was extracted with {changes}"
     if found != wanted:
-        changes = [f"{name} {getattr(found, name)}, now {getattr(wanted, name)}" for name in asdict(wanted)
-                   if getattr(found, name) != getattr(wanted, name)]
-        return f"{video.folder}: was extracted from another file than {video.source} ({'; '.join(changes)})"
-    return Outcome(found.frames, found.note)
+        changes = _differences(asdict(found), asdict(wanted), "now")
+        return f"{video.folder}: was extracted from another file than {video.source} ({changes})"
+    return ExtractionResult(found.frames, found.note)
 
 
-def _text(value: object) -> str:
-    return "unset" if value is None else str(value)
+def _differences(found: dict[str, Any], wanted: dict[str, Any], joint: str) -> str:
+    """Returns "NAME OLD, JOINT NEW" of the entries that differ."""
+    unset = {name: "unset" for name in sorted({*found, *wanted})}
+    old, new = ({**unset, **{name: value for name, value in side.items() if value is not None}} for side in (found, wanted))
+    return "; ".join(f"{name} {old[name]}, {joint} {new[name]}" for name in unset if old[name] != new[name])
 
 
-def remove_leftovers(leftovers: list[Path]) -> None:
-    """Removes what an interrupted start left: folders, or its half report. InputError where that cannot be done."""
-    for path in leftovers:
-        try:
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
-        except OSError as error:
-            raise InputError(f"{path}: cannot remove what an interrupted start left: {error.strerror}") from error
+def make_report(plan: ExtractionPlan, results: dict[str, ExtractionResult]) -> pandas.DataFrame:
+    """Returns the columns path, status ("ok", "broken", "to do"), frames, reason, one row per video."""
+    import pandas
 
-
-@contextlib.contextmanager
-def sole_writer(destination: Path) -> Iterator[Connection]:
-    """Makes the folder and holds its lock; gives the descriptor by which other processes hold it too.
-
-    InputError when another extraction writes there, or the folder cannot be written. On a file system without locks
-    it says so and goes on.
-    """
-    path = destination / LOCK
-    try:
-        destination.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    except OSError as error:
-        raise InputError(f"{destination}: cannot write into it: {error.strerror}") from error
-    with Connection(descriptor) as held:  # a Connection, because those can be handed to a process
-        take(descriptor, str(path), f"{destination}: another extraction is writing into it", _WAIT_FOR_LOCK_S, shared=True)
-        yield held
-
-
-def write_report(destination: Path, plan: Plan, outcomes: dict[str, Outcome]) -> None:
-    """Writes DST/extraction_report.csv: path, status (ok, broken, to do), frames, reason; a line a video."""
-    path = destination / REPORT
-    partial = path.with_name(f".{REPORT}{PARTIAL}")
-    try:
-        with open(partial, "w", newline="", encoding="utf-8") as file:
-            table = csv.writer(file, lineterminator="\n")
-            table.writerow(("path", "status", "frames", "reason"))
-            for video in plan.videos:
-                outcome = plan.done.get(video.name) or outcomes.get(video.name)
-                if outcome is None:
-                    table.writerow((video.name, "to do", "", ""))
-                else:
-                    status = "ok" if outcome.frames else "broken"
-                    table.writerow((video.name, status, outcome.frames, outcome.reason))
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise InputError(f"{path}: cannot write: {error.strerror}") from error
+    rows = []
+    for video in plan.videos:
+        result = plan.done.get(video.name) or results.get(video.name)
+        status = "to do" if result is None else "ok" if result.frames else "broken"
+        rows.append((video.name, status, result and result.frames, result.reason if result else ""))
+    return pandas.DataFrame(rows, columns=["path", "status", "frames", "reason"]).astype({"frames": "Int64"})

@@ -1,4 +1,4 @@
-"""The marker that extraction leaves in each finished frame folder."""
+"""The marker file that extraction leaves in each finished frame folder."""
 from __future__ import annotations
 
 import json
@@ -11,10 +11,10 @@ from utils.errors import InputError
 
 
 @dataclass(frozen=True, slots=True)
-class Marker:
-    """What extraction says of a finished folder: video, number of frames, settings, the file it had, and a note.
+class FrameMarker:
+    """What a finished folder holds: video, number of frames, settings, the source file's size and time, and a note.
 
-    The file's time is for people: a plain copy has another, so that nothing is decided by it.
+    The time is for the reader: a plain copy of the source has another one, so nothing depends on it.
     """
 
     video: str
@@ -29,20 +29,18 @@ class Marker:
         return json.dumps(asdict(self), indent=1) + "\n"
 
 
-def read_marker(folder: str | os.PathLike[str]) -> Marker | None:
-    """Returns the folder's marker; None where there is no folder, or no marker in it. InputError if damaged."""
+def read_marker(folder: str | os.PathLike[str]) -> FrameMarker | None:
+    """Returns the folder's marker; None if there is no folder, or no marker in it. InputError if it is damaged."""
     path = os.path.join(folder, FRAME_MARKER)
     try:
         with open(path, encoding="utf-8") as file:
-            text = file.read()
+            marker = FrameMarker(**json.load(file))
+        if not (isinstance(marker.frames, int) and marker.frames > 0 and isinstance(marker.settings, dict)):
+            raise ValueError(marker)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise InputError(f"{path}: cannot read: {error.strerror}") from error
-    try:
-        marker = Marker(**json.loads(text))
     except (TypeError, ValueError) as error:
         raise InputError(f"{path}: not a marker of extract_frames.py; remove its folder to extract it again") from error
-    if not (isinstance(marker.frames, int) and marker.frames > 0 and isinstance(marker.settings, dict)):
-        raise InputError(f"{path}: not a marker of extract_frames.py; remove its folder to extract it again")
     return marker

@@ -1,8 +1,8 @@
-"""Extraction as users start it: exit statuses, restarts, and the same tree however often it is killed."""
+"""Extraction from the command line: exit statuses, resuming, and the same tree however often it is killed."""
 from __future__ import annotations
 
-import contextlib
 import csv
+import errno
 import hashlib
 import json
 import os
@@ -16,9 +16,11 @@ from pathlib import Path
 
 import pytest
 
-from dataset.prepare.extraction import Outcome, Settings, extract_video
-from dataset.prepare.extraction_plan import LOCK, REPORT, list_videos, sole_writer
+from dataset.prepare.extraction import ExtractionResult, FrameSettings, extract_video
+from dataset.prepare.extraction_plan import list_videos
+from scripts.extract_frames import LOCK, REPORT, main
 from tests.encoded_videos import encode_video
+from utils.files import hold_lock
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "extract_frames.py"
 
@@ -29,7 +31,7 @@ def command(*arguments: object) -> list[str]:
 
 def run(*arguments: object, limit_kib: int | None = None) -> subprocess.CompletedProcess[str]:
     line = command(*arguments)
-    if limit_kib:  # writing more into a file fails, as on a full disk
+    if limit_kib:  # writing more to a file fails, as on a full disk
         line = ["bash", "-c", f'ulimit -f {limit_kib}; trap "" XFSZ; exec "$@"', "bash", *line]
     return subprocess.run(line, capture_output=True, text=True, timeout=60)
 
@@ -51,22 +53,6 @@ def files(root: Path, name_end: str) -> list[Path]:
     return [Path(folder, name) for folder, _, names in os.walk(root) for name in names if name.endswith(name_end)]
 
 
-def wait_for_open(process: subprocess.Popen[str], path: Path) -> None:
-    """Returns when the process holds the file open."""
-    while str(path) not in open_files(process.pid):
-        assert process.poll() is None
-        time.sleep(0.002)
-
-
-def open_files(pid: int) -> list[str]:
-    """Files that a process holds open; it may close one while this looks."""
-    found = []
-    for link in Path(f"/proc/{pid}/fd").iterdir():
-        with contextlib.suppress(FileNotFoundError):
-            found.append(os.readlink(link))
-    return found
-
-
 def report(destination: Path) -> dict[str, dict[str, str]]:
     with open(destination / REPORT, newline="") as file:
         return {row["path"]: row for row in csv.DictReader(file)}
@@ -74,7 +60,7 @@ def report(destination: Path) -> dict[str, dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory) -> Path:
-    """A tree with the layouts of the data sets: classes or flat, dots and odd signs in names, suffixes in capitals."""
+    """A tree with the layouts of the data sets: class folders or flat, special characters in names, upper-case suffixes."""
     root = tmp_path_factory.mktemp("videos")
     for number in range(4):
         encode_video(root / "Archery" / f"v_Archery_g01_c0{number}.avi", 40 + number)
@@ -99,15 +85,15 @@ def whole(videos, tmp_path_factory) -> Path:
     return destination
 
 
-def test_the_tree_is_kept_and_reported(videos, whole):
+def test_the_tree_is_mirrored_and_reported(videos, whole):
     for name, row in report(whole).items():
         assert row["status"] == "ok" and row["reason"] == ""
-        pictures = sorted((whole / name).with_suffix("").glob("*.jpg"))
-        assert [p.name for p in pictures] == [f"image_{i:05d}.jpg" for i in range(1, int(row["frames"]) + 1)]
+        images = sorted((whole / name).with_suffix("").glob("*.jpg"))
+        assert [p.name for p in images] == [f"image_{i:05d}.jpg" for i in range(1, int(row["frames"]) + 1)]
     assert len(report(whole)) == 12
 
 
-def test_a_second_start_changes_nothing(videos, whole):
+def test_a_second_run_changes_nothing(videos, whole):
     before = tree_hash(whole), {path: path.stat().st_mtime_ns for path in whole.rglob("*.jpg")}
     result = run(videos, whole, "--workers", 2)
     assert result.returncode == 0 and "0 extracted, 12 were there already" in result.stdout
@@ -115,7 +101,7 @@ def test_a_second_start_changes_nothing(videos, whole):
 
 
 def test_killed_at_random_moments_it_ends_with_the_same_tree(videos, whole, tmp_path):
-    """The main process alone is killed: its workers must end by themselves, though the next start is immediate."""
+    """The main process alone is killed: its workers must exit by themselves, though the next run starts immediately."""
     draw = random.Random(11)
     destination = tmp_path / "frames"
     for start in range(3):
@@ -127,22 +113,22 @@ def test_killed_at_random_moments_it_ends_with_the_same_tree(videos, whole, tmp_
         process.wait()
         finished = [path.parent for path in files(destination, ".frames.json") if ".partial" not in path.parent.name]
         assert start or len(finished) < 12, "killed too late to test anything"
-        for folder in finished:  # what looks finished is
+        for folder in finished:  # every marked folder is finished
             assert tree_hash(folder) == tree_hash(whole / folder.relative_to(destination))
-    (destination / f".{REPORT}.partial").write_text("path,sta")  # as if killed while that is written
+    (destination / f"{REPORT}.partial").write_text("path,sta")  # as if killed while that is written
     result = run(videos, destination, "--workers", 2)
     assert result.returncode == 0, result.stderr
     assert tree_hash(destination) == tree_hash(whole)
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_is_told_and_leaves_nothing_half_done(videos, whole, tmp_path, sent):
+def test_an_interrupt_is_reported_and_leaves_no_partial_video(videos, whole, tmp_path, sent):
     destination = tmp_path / "frames"
     process = subprocess.Popen(command(videos, destination, "--workers", 1), stderr=subprocess.PIPE, text=True,
                                start_new_session=True)
     while not files(destination, "image_00003.jpg") and process.poll() is None:
         time.sleep(0.002)
-    os.killpg(process.pid, sent)  # as a terminal does: workers get it too
+    os.killpg(process.pid, sent)  # as a terminal does: workers receive it too
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 130
     assert errors.splitlines()[-1].startswith("interrupted with ") and "Traceback" not in errors
@@ -152,30 +138,52 @@ def test_an_interrupt_is_told_and_leaves_nothing_half_done(videos, whole, tmp_pa
     assert tree_hash(destination) == tree_hash(whole)
 
 
+def waiting(videos: Path, destination: Path, *flags: object) -> subprocess.Popen[str]:
+    """An extraction that waits for another one to end."""
+    process = subprocess.Popen(command(videos, destination, *flags), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                               text=True)
+    assert "another extraction is writing into it; waiting 10 s" in process.stdout.readline()
+    return process
+
+
 def test_an_interrupt_before_the_first_video_is_one_line(videos, tmp_path):
-    with sole_writer(tmp_path):
-        process = subprocess.Popen(command(videos, tmp_path), stderr=subprocess.PIPE, text=True)
-        wait_for_open(process, tmp_path / LOCK)
+    with hold_lock(tmp_path / LOCK, "busy"):
+        process = waiting(videos, tmp_path)
         process.send_signal(signal.SIGTERM)
         _, errors = process.communicate(timeout=30)
-    assert (process.returncode, errors) == (130, "interrupted; the same command goes on\n")
+    assert (process.returncode, errors) == (130, "extract_frames.py: interrupted\n")
 
 
-def test_another_extraction_that_ends_meanwhile_is_not_undone(videos, tmp_path):
+def test_a_concurrent_extraction_is_not_undone(videos, tmp_path):
     """The second, of another quality, has waited for the first: its folders stay."""
     (tmp_path / "v").mkdir()
     (tmp_path / "v" / "a.mkv").symlink_to(videos / "a" / "b" / "deep.MKV")
-    with sole_writer(tmp_path / "f"):
-        second = subprocess.Popen(command(tmp_path / "v", tmp_path / "f", "--quality", 50), stdout=subprocess.PIPE,
-                                  stderr=subprocess.PIPE, text=True)
-        [video] = list_videos(tmp_path / "v", tmp_path / "f", Settings())
-        wait_for_open(second, tmp_path / "f" / LOCK)
-        assert extract_video(video) == Outcome(20)
+    (tmp_path / "f").mkdir()
+    with hold_lock(tmp_path / "f" / LOCK, "busy"):
+        second = waiting(tmp_path / "v", tmp_path / "f", "--quality", 50)
+        [video] = list_videos(tmp_path / "v", tmp_path / "f", FrameSettings())
+        assert extract_video(video) == ExtractionResult(20)
     output, errors = second.communicate(timeout=30)
     assert (second.returncode, output) == (2, "") and "f/a: was extracted with quality 90, not 50" in errors
 
 
-def test_broken_videos_are_listed_and_tried_again(tmp_path):
+def test_two_extractions_into_one_folder_are_refused(videos, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("scripts.extract_frames.WAIT_FOR_LOCK_S", 0.2)
+    with hold_lock(tmp_path / LOCK, "busy"):
+        assert main([str(videos), str(tmp_path)]) == 2
+    assert "another extraction is writing into it\n" in capsys.readouterr().err
+
+
+def test_a_file_system_without_locks_is_reported_and_used(videos, tmp_path, monkeypatch, capsys):
+    def flock(descriptor: object, operation: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    assert main([str(videos / "a"), str(tmp_path)]) == 0
+    assert f"{tmp_path / LOCK}: cannot be locked (" in capsys.readouterr().err
+
+
+def test_broken_videos_are_listed_and_retried(tmp_path):
     whole = encode_video(tmp_path / "v" / "torn.avi", 100).read_bytes()
     (tmp_path / "v" / "torn.avi").write_bytes(whole[: len(whole) // 2])
     encode_video(tmp_path / "v" / "good.avi", 12)
@@ -206,13 +214,13 @@ def test_other_settings_and_another_source_need_redo(tmp_path):
     assert "f/b: was extracted from another file than" in error
     assert tree_hash(tmp_path / "f") == before
     (tmp_path / "f" / "b" / ".frames.json").unlink()
-    assert "f/b: is there, but was not written by this script" in one_error(run(tmp_path / "v", tmp_path / "f"))
+    assert "f/b: exists, but was not written by this script" in one_error(run(tmp_path / "v", tmp_path / "f"))
     result = run(tmp_path / "v", tmp_path / "f", "--redo")
     assert result.returncode == 0 and "1 extracted, 1 were there already" in result.stdout
     assert report(tmp_path / "f")["b.avi"]["frames"] == "9"
 
 
-def test_clashes_are_found_in_advance(tmp_path):
+def test_conflicts_are_found_before_writing(tmp_path):
     encode_video(tmp_path / "v" / "x" / "a.avi", 2)
     encode_video(tmp_path / "v" / "x" / "a.mp4", 2)
     error = one_error(run(tmp_path / "v", tmp_path / "f"))
@@ -223,7 +231,7 @@ def test_clashes_are_found_in_advance(tmp_path):
     assert not (tmp_path / "f").exists()
 
 
-def test_a_full_disk_is_one_line_and_leaves_no_half_video(tmp_path):
+def test_a_full_disk_is_a_one_line_error_and_leaves_no_partial_video(tmp_path):
     encode_video(tmp_path / "v" / "small.avi", 30, size=(64, 48))
     encode_video(tmp_path / "v" / "wide.avi", 30, size=(640, 480))
     error = one_error(run(tmp_path / "v", tmp_path / "f", "--workers", 1, limit_kib=4))
@@ -234,7 +242,7 @@ def test_a_full_disk_is_one_line_and_leaves_no_half_video(tmp_path):
     assert "file: cannot write into it: File exists" in one_error(run(tmp_path / "v", tmp_path / "file"))
 
 
-def test_users_mistakes_are_one_line(videos, tmp_path):
+def test_wrong_input_is_a_one_line_error(videos, tmp_path):
     assert "absent: no such folder" in one_error(run(tmp_path / "absent", tmp_path / "f"))
     (tmp_path / "empty").mkdir()
     assert "no video file below it" in one_error(run(tmp_path / "empty", tmp_path / "f"))
@@ -244,7 +252,7 @@ def test_users_mistakes_are_one_line(videos, tmp_path):
     assert not (tmp_path / "f").exists()
 
 
-def test_links_are_followed_and_circles_refused(videos, tmp_path):
+def test_links_are_followed_and_cycles_refused(videos, tmp_path):
     (tmp_path / "v").mkdir()
     (tmp_path / "v" / "linked").symlink_to(videos / "a")
     assert run(tmp_path / "v", tmp_path / "f").returncode == 0
@@ -253,7 +261,7 @@ def test_links_are_followed_and_circles_refused(videos, tmp_path):
     assert "v/circle: a link to a folder above itself" in one_error(run(tmp_path / "v", tmp_path / "f"))
 
 
-def test_a_name_with_no_room_for_a_hidden_one_costs_its_video_alone(videos, tmp_path):
+def test_a_name_too_long_for_its_hidden_folder_breaks_only_its_video(videos, tmp_path):
     for name in ("n" * 247, "m" * 246, "b"):  # the longest names that a file may have: 255 bytes
         (tmp_path / "v").mkdir(exist_ok=True)
         (tmp_path / "v" / f"{name}.mkv").symlink_to(videos / "a" / "b" / "deep.MKV")
@@ -271,7 +279,7 @@ def test_a_colon_is_part_of_a_name(videos, tmp_path):
     assert result.returncode == 0, result.stdout
 
 
-def test_a_plain_copy_of_the_videos_is_known(videos, tmp_path):
+def test_a_plain_copy_of_the_videos_is_recognized(videos, tmp_path):
     assert run(videos / "a", tmp_path / "f").returncode == 0
     shutil.copytree(videos / "a", tmp_path / "copy", copy_function=shutil.copyfile)
     os.utime(tmp_path / "copy" / "b" / "deep.MKV", (1, 1))

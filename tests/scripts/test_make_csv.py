@@ -11,7 +11,7 @@ import pytest
 
 from dataset.prepare.annotations import OFFICIAL_COUNTS
 from dataset.frames import FRAME_MARKER
-from dataset.prepare.frame_marker import Marker
+from dataset.prepare.frame_marker import FrameMarker
 from dataset.records import read_records
 from dataset.prepare.video_tree import find_videos
 from scripts.make_csv import main
@@ -24,7 +24,7 @@ CLASSES = ["ApplyEyeMakeup", "Archery", "BabyCrawling"]
 def extracted(folder: Path, frames: int) -> None:
     """Creates a frame folder as extraction does, with its marker but without images."""
     folder.mkdir(parents=True)
-    (folder / FRAME_MARKER).write_text(Marker(f"{folder.name}.avi", frames, {}, 1, 1).to_json())
+    (folder / FRAME_MARKER).write_text(FrameMarker(f"{folder.name}.avi", frames, {}, 1, 1).to_json())
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:

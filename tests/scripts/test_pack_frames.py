@@ -1,6 +1,6 @@
+"""Packing from the command line: the same frames as from folders, restarts, and conflicts."""
 from __future__ import annotations
 
-import errno
 import os
 import re
 import signal
@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 
 from dataset.frames import read_frames
+from dataset.prepare.packing import LOCK
 from dataset.records import read_records
 from scripts.check_data import main as check
-from scripts.pack_frames import main, sole_packer
+from scripts.pack_frames import main
+from utils.files import hold_lock
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARDS = ["shard_00000.tar", "shard_00001.tar", "shard_00002.tar"]
@@ -24,7 +26,7 @@ SHARDS = ["shard_00000.tar", "shard_00001.tar", "shard_00002.tar"]
 
 @pytest.fixture
 def frames_csv(tmp_path: Path, write_coded_video: Callable) -> Path:
-    """A csv of five folders of three to seven frames with different namings, labels 0 to 4."""
+    """A csv of five folders of three to seven frames, named differently, with labels 0 to 4."""
     rows = ["frame_dir,number_of_frames,label"]
     patterns = ["image_{:05d}.jpg", "image_{:05d}.jpg", "{:03d}.png", "f{:d}.jpeg", "image_{:05d}.jpg"]
     for index, pattern in enumerate(patterns):
@@ -48,7 +50,7 @@ def test_the_packed_csv_gives_the_same_frames(
     assert run(frames_csv, out, "--per_shard", 2) == 0
     assert sorted(os.listdir(out)) == [".packing.lock", *SHARDS, "train.csv"]
     assert "5 videos; shards: 3 written, 0 were there already; train.csv\n" in capsys.readouterr().out
-    assert (out / "train.csv").read_text().splitlines()[2] == "shard_00001.tar/class 0/v2,5,2"
+    assert (out / "train.csv").read_text().splitlines()[3] == "shard_00001.tar/class 0/v2,5,2"
     loose, packed = (read_records(path, labelled=True) for path in (frames_csv, out / "train.csv"))
     assert [(v.num_frames, v.label) for v in packed] == [(v.num_frames, v.label) for v in loose]
     for a, b in zip(loose, packed, strict=True):
@@ -59,7 +61,7 @@ def test_the_packed_csv_gives_the_same_frames(
             )
 
 
-def test_tar_gives_the_folders_back(frames_csv: Path, tmp_path: Path) -> None:
+def test_tar_restores_the_folders(frames_csv: Path, tmp_path: Path) -> None:
     out = tmp_path / "packed"
     assert run(frames_csv, out, "--per_shard", 5) == 0
     subprocess.run(["tar", "xf", out / "shard_00000.tar", "-C", out, "--exclude=frame_index.bin"], check=True)
@@ -73,7 +75,7 @@ def test_tar_gives_the_folders_back(frames_csv: Path, tmp_path: Path) -> None:
     ) == 25
 
 
-def test_a_second_start_writes_what_is_missing(
+def test_a_second_run_writes_what_is_missing(
     frames_csv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "packed"
@@ -81,7 +83,7 @@ def test_a_second_start_writes_what_is_missing(
     contents = {path.name: path.read_bytes() for path in out.iterdir()}
     (out / "shard_00001.tar").unlink()
     (out / "train.csv").unlink()
-    (out / "shard_00002.tar.part").write_bytes(b"left by a kill")
+    (out / "shard_00002.tar.part").write_bytes(b"left by a killed run")
     kept = (out / "shard_00000.tar").stat().st_mtime_ns
     assert run(frames_csv, out, "--per_shard", 2, "--workers", 3) == 0
     assert "shards: 1 written, 2 were there already" in capsys.readouterr().out
@@ -89,8 +91,8 @@ def test_a_second_start_writes_what_is_missing(
     assert {name: (out / name).read_bytes() for name in contents} == contents
 
 
-def test_an_interrupted_start_leaves_no_csv_and_no_half_shard(frames_csv: Path, tmp_path: Path) -> None:
-    """The third folder is a frame short: the first shard stands, the second does not, and there is no csv."""
+def test_a_failed_run_leaves_no_csv_and_no_partial_shard(frames_csv: Path, tmp_path: Path) -> None:
+    """The third folder lacks a frame: the first shard is there, the second and the csv are not."""
     (frames_csv.parent / "class 0" / "v2" / "004.png").unlink()
     out = tmp_path / "packed"
     assert run(frames_csv, out, "--per_shard", 2, "--workers", 1) == 2
@@ -101,7 +103,7 @@ def test_an_interrupted_start_leaves_no_csv_and_no_half_shard(frames_csv: Path, 
 
 
 def test_csv_files_share_the_shards(frames_csv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Three csv files that overlap, one elsewhere with a header of its own and fewer frames of a video."""
+    """Three overlapping csv files, one in another folder, with another header and fewer frames of a video."""
     test = frames_csv.with_name("test.csv")
     test.write_text("class 1/v3,6,0\nclass 0/v0,3,1\n")
     pretrain = tmp_path / "lists" / "pretrain.csv"
@@ -111,8 +113,11 @@ def test_csv_files_share_the_shards(frames_csv: Path, tmp_path: Path, capsys: py
     assert run(pretrain, test, frames_csv, out, "--per_shard", 3) == 0
     said = "5 videos; shards: 2 written, 0 were there already; pretrain.csv, test.csv, train.csv\n"
     assert said in capsys.readouterr().out
-    assert (out / "pretrain.csv").read_text() == "shard_00000.tar/class 0/v2,4\nshard_00000.tar/class 1/v1,4\n"
-    assert (out / "test.csv").read_text() == "shard_00000.tar/class 1/v3,6,0\nshard_00001.tar/class 0/v0,3,1\n"
+    header = "frame_dir,number_of_frames"
+    assert (out / "pretrain.csv").read_text() == (
+        f"{header}\nshard_00000.tar/class 0/v2,4\nshard_00000.tar/class 1/v1,4\n")
+    assert (out / "test.csv").read_text() == (
+        f"{header},label\nshard_00000.tar/class 1/v3,6,0\nshard_00001.tar/class 0/v0,3,1\n")
     listed = [subprocess.run(["tar", "tf", out / name], capture_output=True, text=True).stdout for name in SHARDS[:2]]
     assert sum(text.count("/v2/") for text in listed) == 5 and sum(text.count("/v0/") for text in listed) == 3
     for path in (pretrain, test, frames_csv):
@@ -128,12 +133,12 @@ def test_two_csv_files_of_one_name(frames_csv: Path, tmp_path: Path, capsys: pyt
     other.write_text("frames/class 0/v0,3")
     for second in (frames_csv, other):
         assert run(frames_csv, second, tmp_path / "packed") == 2
-        assert_line(capsys, r"train.csv: a csv file is given twice, or two have one name, as their copies would")
+        assert_line(capsys, r"train.csv: the csv file, or another of the same name, is given twice")
     assert not (tmp_path / "packed").exists()
 
 
 def test_the_frames_before_a_gap_are_packed(frames_csv: Path, tmp_path: Path) -> None:
-    """As the csv that check_data.py --fix writes has it."""
+    """As in the csv that check_data.py --fix writes."""
     break_gap(frames_csv)
     out, fixed = tmp_path / "packed", tmp_path / "clean" / "train.csv"
     assert check([str(frames_csv), "--fix", str(fixed)]) == 1
@@ -144,7 +149,7 @@ def test_the_frames_before_a_gap_are_packed(frames_csv: Path, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("how", ["in place", "new folder", "another frame"])
-def test_frames_extracted_anew_are_packed_anew(
+def test_shards_of_changed_folders_are_rewritten(
     frames_csv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], how: str
 ) -> None:
     out, folder = tmp_path / "packed", frames_csv.parent / "class 0" / "v2"
@@ -160,7 +165,7 @@ def test_frames_extracted_anew_are_packed_anew(
             (folder / name).unlink()
         (folder / name).write_bytes(others[0].read_bytes())
     capsys.readouterr()
-    for said in ("shards: 1 written, 2 were there already; train.csv\n  1 of them anew: their frame folders have "
+    for said in ("shards: 1 written, 2 were there already; train.csv\n  1 of them rewritten: their frame folders have "
                  "changed since they were packed\n", "shards: 0 written, 3 were there already; train.csv\n"):
         assert run(frames_csv, out, "--per_shard", 2) == 0
         assert capsys.readouterr().out.endswith(said)
@@ -169,7 +174,7 @@ def test_frames_extracted_anew_are_packed_anew(
 
 
 @pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_ends_it_soon(
+def test_an_interrupt_ends_it_quickly(
     frames_csv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
     signal_number: int,
 ) -> None:
@@ -182,32 +187,21 @@ def test_an_interrupt_ends_it_soon(
 
     out = tmp_path / "packed"
     before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr("scripts.pack_frames.read_folder", read_slowly)
+    monkeypatch.setattr("dataset.prepare.packing.read_folder", read_slowly)
     start = time.monotonic()
     assert run(frames_csv, out, "--per_shard", 2, "--workers", 2) == 130
     signal.signal(signal.SIGTERM, before)
     assert time.monotonic() - start < 5
-    assert capsys.readouterr().err == "interrupted; the same command goes on\n"
+    assert capsys.readouterr().err == "pack_frames.py: interrupted\n"
     assert os.listdir(out) == [".packing.lock"]
     monkeypatch.undo()
     assert run(frames_csv, out, "--per_shard", 2) == 0
 
 
-def test_a_file_system_without_locks_is_told_and_used(
-    frames_csv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def flock(descriptor: object, operation: int) -> None:
-        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
-
-    monkeypatch.setattr("utils.files.fcntl.flock", flock)
-    assert main([str(frames_csv), str(tmp_path / "packed")]) == 0
-    assert "cannot be locked (No locks available): make sure that nobody else" in capsys.readouterr().err
-
-
-def test_one_start_at_a_time(frames_csv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_run_at_a_time(frames_csv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "packed"
     out.mkdir()
-    with sole_packer(str(out)):
+    with hold_lock(out / LOCK, "busy"):
         assert run(frames_csv, out) == 2
     assert_line(capsys, r"packed: another pack_frames.py is writing into it$")
     assert os.listdir(out) == [".packing.lock"]
@@ -233,15 +227,15 @@ def name_video_file(csv: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
-        (break_count, r"train.csv:4: .*/class 0/v2: 5 frames in it, the csv says 6"),
-        (break_gap, r"train.csv:4: .*/v2: 4 frames in it and 1 are missing between them, the csv says 5"),
-        (name_twice, r"train.csv:7: .*/class 0/v2 is named a second time, first at .*train.csv:4"),
-        (name_video_file, r"train.csv:7: .*/clip.mp4 is no frame folder; only folders are packed"),
+        (break_count, r"train.csv:4: .*/class 0/v2: has 5 frames, the csv says 6"),
+        (break_gap, r"train.csv:4: .*/v2: has 4 frames with 1 missing between them, the csv says 5"),
+        (name_twice, r"train.csv:7: .*/class 0/v2 is listed a second time, first at .*train.csv:4"),
+        (name_video_file, r"train.csv:7: .*/clip.mp4 with None frames is not a frame folder with its number of frames"),
         (lambda csv: csv.write_text("a,x1"), r"train.csv:1: number of frames .* is 'x1'"),
         (lambda csv: csv.unlink(), r"train.csv: cannot read the csv file: No such file"),
     ],
 )
-def test_mistakes_are_one_line(
+def test_wrong_input_is_a_one_line_error(
     frames_csv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: Callable, says: str
 ) -> None:
     damage(frames_csv)
@@ -255,11 +249,11 @@ def assert_line(capsys: pytest.CaptureFixture[str], says: str) -> None:
     assert re.search(says, lines[0]), lines[0]
 
 
-def test_an_out_that_does_not_fit(
+def test_an_unsuitable_out(
     frames_csv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(frames_csv, frames_csv.parent) == 2
-    assert_line(capsys, "holds .*train.csv itself, expected another folder")
+    assert_line(capsys, "contains .*train.csv itself, expected another folder")
     assert run(frames_csv, frames_csv) == 2
     assert_line(capsys, "train.csv: is a file, expected the folder for the shards as the last path")
     out = tmp_path / "packed"
@@ -267,14 +261,13 @@ def test_an_out_that_does_not_fit(
     capsys.readouterr()
     assert run(frames_csv, out, "--per_shard", 3) == 2
     assert_line(
-        capsys, r"shard_00000.tar: is there with other videos than .*train.csv:2 and the 2 that follow"
+        capsys, r"shard_00000.tar: exists with other videos than .*train.csv:2 and the 2 that follow"
     )
-    with pytest.raises(SystemExit):
-        run(frames_csv, out, "--per_shard", 0)
+    assert run(frames_csv, out, "--per_shard", 0) == 2
     assert_line(capsys, "--per_shard 0: must be at least 1")
 
 
-def test_it_starts_from_any_folder(frames_csv: Path, tmp_path: Path) -> None:
+def test_it_runs_from_any_folder(frames_csv: Path, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, ROOT / "scripts" / "pack_frames.py", "frames/train.csv", "packed"], cwd=tmp_path
     )

@@ -1,4 +1,4 @@
-"""A video's frames become a finished folder or none: which frames, of what size, and what a broken video leaves."""
+"""Extraction of one video: which frames, of what size, and a folder that is finished or not there at all."""
 from __future__ import annotations
 
 import json
@@ -9,25 +9,27 @@ import numpy as np
 import pytest
 
 from dataset.frames import FRAME_MARKER, read_frames
-from dataset.prepare.extraction import CannotWrite, Outcome, Settings, Video, extract_video, resample
+from dataset.prepare.extraction import (
+    DestinationError, ExtractionResult, FrameSettings, SourceVideo, extract_video, resample,
+)
 from dataset.prepare.frame_marker import read_marker
 from dataset.video_file import iterate_frames
 from tests.encoded_videos import encode_video
 from utils.errors import InputError
 
 
-def video_of(tmp_path, source, **settings) -> Video:
-    return Video(source.name, source, tmp_path / "out" / source.stem, Settings(**settings))
+def video_of(tmp_path, source, **settings) -> SourceVideo:
+    return SourceVideo(source.name, source, tmp_path / "out" / source.stem, FrameSettings(**settings))
 
 
-def read_all(video: Video, frames: int) -> np.ndarray:
+def read_all(video: SourceVideo, frames: int) -> np.ndarray:
     return read_frames(str(video.folder), np.arange(frames), frames)
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".avi", ".mkv", ".mpg"])
 def test_every_frame_is_written_once_in_order(tmp_path, read_codes, suffix):
     video = video_of(tmp_path, encode_video(tmp_path / f"v{suffix}", 37), quality=100)
-    assert extract_video(video) == Outcome(37)
+    assert extract_video(video) == ExtractionResult(37)
     written = read_all(video, 37)
     assert read_codes(written).tolist() == list(range(37))
     asked = np.stack([frame for _, frame in iterate_frames(str(video.source))])
@@ -53,12 +55,12 @@ def test_sizes(tmp_path, read_codes, settings, expected):
     assert read_codes(frames).tolist() == [0, 1, 2]
 
 
-def test_an_upright_video_keeps_its_short_side(tmp_path):
-    assert Settings(short_side=100).frame_size(height=320, width=240) == (100, 133)
-    assert Settings(short_side=100).frame_size(height=240, width=320) == (133, 100)
+def test_short_side_of_portrait_videos(tmp_path):
+    assert FrameSettings(short_side=100).frame_size(height=320, width=240) == (100, 133)
+    assert FrameSettings(short_side=100).frame_size(height=240, width=320) == (133, 100)
 
 
-def test_resizing_and_quality_are_those_of_reading(tmp_path):
+def test_resizing_and_quality_match_reading(tmp_path):
     from dataset.frames import resize_frames
 
     video = video_of(tmp_path, encode_video(tmp_path / "v.mp4", 1), size="40x30", quality=37)
@@ -76,13 +78,13 @@ def test_resizing_and_quality_are_those_of_reading(tmp_path):
     {"size": "66000x16"}, {"size": "16x70000"}, {"size": "40000x40000"}, {"size": "9" * 5000 + "x16"},
     {"short_side": 60000},
 ])
-def test_settings_that_cannot_be(settings):
+def test_invalid_settings(settings):
     with pytest.raises(InputError, match="--(short_side|size|fps|quality)"):
-        Settings(**settings)
+        FrameSettings(**settings)
 
 
 def nearest(times: list[float], fps: float) -> list[int]:
-    """The definition, moment by moment."""
+    """The definition, one output frame at a time."""
     last = times[-1] - times[-2] if len(times) > 1 else 0
     chosen, number = [], 0
     while not chosen or times[0] + number / fps < times[-1] + last - 1e-6:
@@ -113,25 +115,25 @@ def test_known_resamplings():
 def test_uneven_times_in_a_real_file(tmp_path, read_codes):
     times = [0, 0.04, 0.08, 0.5, 0.54, 0.58, 1.0, 1.04]
     video = video_of(tmp_path, encode_video(tmp_path / "v.mp4", 8, times=times), fps=4.0)
-    outcome = extract_video(video)
-    assert read_codes(read_all(video, outcome.frames)).tolist() == nearest(times, 4.0) == [0, 2, 3, 5, 6]
+    result = extract_video(video)
+    assert read_codes(read_all(video, result.frames)).tolist() == nearest(times, 4.0) == [0, 2, 3, 5, 6]
 
 
-def test_a_frame_that_stands_for_long_is_noted(tmp_path):
+def test_a_long_still_is_noted(tmp_path):
     source = encode_video(tmp_path / "v.mp4", 20, times=[i / 25 + 100 * (i >= 10) for i in range(20)])
     video = video_of(tmp_path, source, fps=5.0)
-    outcome = extract_video(video)
-    assert outcome == Outcome(504, "one frame fills 50 s, 251 of 504 frames: a gap in its times?")
-    assert read_marker(video.folder).note == outcome.reason
-    assert extract_video(video_of(tmp_path, source)) == Outcome(20)
+    result = extract_video(video)
+    assert result == ExtractionResult(504, "one frame fills 50 s, 251 of 504 frames: a gap in its times?")
+    assert read_marker(video.folder).note == result.reason
+    assert extract_video(video_of(tmp_path, source)) == ExtractionResult(20)
     still = encode_video(tmp_path / "slides.mkv", 3, times=[0, 6, 12])
-    assert extract_video(video_of(tmp_path, still, fps=5.0)) == Outcome(90)
+    assert extract_video(video_of(tmp_path, still, fps=5.0)) == ExtractionResult(90)
 
 
 def test_frames_larger_than_a_jpeg_break_their_video(tmp_path):
     wide = encode_video(tmp_path / "wide.mp4", 1, size=(640, 16))
-    outcome = extract_video(video_of(tmp_path, wide, short_side=2000))
-    assert outcome.frames == 0 and outcome.reason.startswith("its frames: 80000x2000 px")
+    result = extract_video(video_of(tmp_path, wide, short_side=2000))
+    assert result.frames == 0 and result.reason.startswith("its frames: 80000x2000 px")
     usual = encode_video(tmp_path / "usual.mp4", 1)
     assert extract_video(video_of(tmp_path, usual, short_side=32768)).reason.startswith("its frames: 43691x32768 px")
 
@@ -144,27 +146,27 @@ def test_a_broken_video_leaves_nothing(tmp_path):
     (tmp_path / "empty.mkv").write_bytes(b"")
     for name in ("cut.avi", "junk.mp4", "empty.mkv", "absent.mp4"):
         video = video_of(tmp_path, tmp_path / name)
-        outcome = extract_video(video)
-        assert outcome.frames == 0 and outcome.reason and str(tmp_path) not in outcome.reason
+        result = extract_video(video)
+        assert result.frames == 0 and result.reason and str(tmp_path) not in result.reason
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_fewer_frames_than_the_header_promises_are_noted(tmp_path):
+def test_fewer_frames_than_in_the_header_are_noted(tmp_path):
     data = encode_video(tmp_path / "whole.mkv", 100).read_bytes()
     (tmp_path / "cut.mkv").write_bytes(data[: len(data) // 2])
     video = video_of(tmp_path, tmp_path / "cut.mkv")
-    outcome = extract_video(video)
-    assert 0 < outcome.frames < 90
-    assert outcome.reason == f"decodes to {outcome.frames} frames, its header promises about 100: perhaps cut short"
-    assert read_marker(video.folder).note == outcome.reason
+    result = extract_video(video)
+    assert 0 < result.frames < 90
+    assert result.reason == f"decodes to {result.frames} frames, its header promises about 100: perhaps cut short"
+    assert read_marker(video.folder).note == result.reason
 
 
 def test_an_older_folder_is_replaced_whole(tmp_path):
     source = encode_video(tmp_path / "v.mp4", 5)
     assert extract_video(video_of(tmp_path, source)).frames == 5
-    (tmp_path / "out" / "v" / "image_00006.jpg").write_bytes(b"of another time")
+    (tmp_path / "out" / "v" / "image_00006.jpg").write_bytes(b"of an earlier extraction")
     (tmp_path / "out" / ".v.partial").mkdir()
-    (tmp_path / "out" / ".v.partial" / "image_00099.jpg").write_bytes(b"of a killed start")
+    (tmp_path / "out" / ".v.partial" / "image_00099.jpg").write_bytes(b"of a killed run")
     video = video_of(tmp_path, source, size="32x32")
     assert extract_video(video).frames == 5
     assert len(list(video.folder.iterdir())) == 6 and read_all(video, 5).shape[1:3] == (32, 32)
@@ -173,7 +175,7 @@ def test_an_older_folder_is_replaced_whole(tmp_path):
 
 def test_a_destination_that_cannot_be_written(tmp_path):
     (tmp_path / "out").write_text("a file where the folder belongs")
-    with pytest.raises(CannotWrite, match="out: cannot write into it"):
+    with pytest.raises(DestinationError, match="out: cannot write into it"):
         extract_video(video_of(tmp_path, encode_video(tmp_path / "v.mp4", 2)))
 
 

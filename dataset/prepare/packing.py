@@ -1,0 +1,148 @@
+"""Packing of the frame folders of csv files into shards, and the csv files that list the videos in them."""
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+from dataset.frames import find_series, is_video_file, read_folder, split_packed_path
+from dataset.packed import Shard, write_shard
+from dataset.records import VideoRecord, read_rows, write_records
+from utils.errors import InputError
+from utils.files import hold_lock, show_progress
+
+LOCK = ".packing.lock"
+SHARD_NAME = "shard_{:05d}.tar"
+
+
+@dataclass(frozen=True, slots=True)
+class FolderToPack:
+    """A frame folder: the csv line (`file:line`) that gives the most frames, its path, its name in the shard."""
+
+    where: str
+    path: str
+    name: str
+    num_frames: int
+
+
+def pack_csv_files(csv_paths: Sequence[str], out: str, per_shard: int, workers: int) -> None:
+    """Writes the shards that are missing or outdated, then the csv files, to the folder `out`; prints what was done."""
+    if os.path.isfile(out):
+        raise InputError(f"{out}: is a file, expected the folder for the shards as the last path")
+    new_paths: dict[str, str] = {}
+    for path in csv_paths:
+        new_path = os.path.join(out, os.path.basename(path))
+        if path in new_paths or new_path in new_paths.values():
+            raise InputError(f"{path}: the csv file, or another of the same name, is given twice; both would be {new_path}")
+        if os.path.exists(new_path) and os.path.exists(path) and os.path.samefile(new_path, path):
+            raise InputError(f"{out}: contains {path} itself, expected another folder for the shards and their csv")
+        new_paths[path] = new_path
+    records = {path: read_frame_folders(path) for path in csv_paths}
+    folders = list_folders(records)
+    shards = {os.path.join(out, SHARD_NAME.format(number)): folders[start : start + per_shard]
+              for number, start in enumerate(range(0, len(folders), per_shard))}
+    os.makedirs(out, exist_ok=True)
+    with hold_lock(os.path.join(out, LOCK), f"{out}: another pack_frames.py is writing into it"):
+        counts = pack_shards(shards, workers)
+        places = {folder.path: os.path.join(shard, folder.name) for shard, members in shards.items() for folder in members}
+        for path, new_path in new_paths.items():
+            packed = [replace(record, path=places[record.path]) for record in records[path]]
+            write_records(new_path, packed, labelled=packed[0].label is not None)
+    print(f"{out}: {len(folders):,} videos; shards: {counts['new'] + counts['outdated']:,} written, "
+          f"{counts['current']:,} were there already; {', '.join(map(os.path.basename, new_paths.values()))}")
+    if counts["outdated"]:
+        print(f"  {counts['outdated']:,} of them rewritten: their frame folders have changed since they were packed")
+
+
+def read_frame_folders(csv_path: str) -> list[VideoRecord]:
+    """Returns the csv's lines, all of them frame folders and no two the same one."""
+    records, bad_rows = read_rows(csv_path)
+    if bad_rows:
+        raise InputError(f"{csv_path}:{bad_rows[0].line}: {bad_rows[0].reason}")
+    by_path: dict[str, VideoRecord] = {}
+    for record in records:
+        where = f"{csv_path}:{record.line}"
+        if record.num_frames is None or split_packed_path(record.path) or is_video_file(record.path):
+            raise InputError(f"{where}: {record.path} with {record.num_frames} frames is not a frame folder with its number "
+                             "of frames; only those are packed (scripts/extract_frames.py)")
+        first = by_path.setdefault(record.path, record)
+        if first is not record:
+            raise InputError(f"{where}: {record.path} is listed a second time, first at {csv_path}:{first.line}")
+    return records
+
+
+def list_folders(records: dict[str, list[VideoRecord]]) -> list[FolderToPack]:
+    """Returns the folders that the csv files (path -> lines) list, each once, in order, with distinct names."""
+    longest: dict[str, tuple[int, str]] = {}
+    for csv_path, csv_records in records.items():
+        for record in csv_records:
+            if record.path not in longest or record.num_frames > longest[record.path][0]:
+                longest[record.path] = record.num_frames, f"{csv_path}:{record.line}"
+    common = os.path.commonpath([os.path.dirname(path) for path in longest])
+    return [FolderToPack(where, path, os.path.relpath(path, common), num_frames)
+            for path, (num_frames, where) in longest.items()]
+
+
+def pack_shards(shards: dict[str, Sequence[FolderToPack]], workers: int) -> Counter[str]:
+    """Returns how many shards (path -> folders) were "current", "new" or "outdated"; the last two are written.
+
+    An error or an interrupt ends all threads at their next frame.
+    """
+    stop = threading.Event()
+    pool = ThreadPoolExecutor(workers)
+    try:
+        jobs = [pool.submit(pack_shard, path, folders, stop) for path, folders in shards.items()]
+        return Counter(show_progress((job.result() for job in jobs), len(jobs), "packing", "shards"))
+    finally:
+        stop.set()
+        pool.shutdown(cancel_futures=True)
+
+
+def pack_shard(path: str, folders: Sequence[FolderToPack], stop: threading.Event) -> str:
+    """Returns the state that the shard had: "current", "new" (missing) or "outdated", after writing the last two."""
+    names = hashlib.blake2b("\0".join(folder.name for folder in folders).encode(), digest_size=16)
+    states = hashlib.blake2b(digest_size=16)
+    for folder in folders:
+        states.update(folder_state(folder).encode())
+        if stop.is_set():
+            raise CancelledError
+    source = names.digest() + states.digest()
+    exists = os.path.exists(path)
+    if exists:
+        found = Shard(path).source
+        if found[:16] != source[:16]:
+            raise InputError(f"{path}: exists with other videos than {folders[0].where} and the {len(folders) - 1} that "
+                             "follow; choose an empty OUT, or remove it")
+        if found == source:
+            return "current"
+    write_shard(path, ((folder.name, read_images(folder, stop)) for folder in folders), source)
+    return "outdated" if exists else "new"
+
+
+def folder_state(folder: FolderToPack) -> str:
+    """Returns text that changes when the folder does. InputError if it lacks a frame to pack."""
+    try:
+        series = find_series(folder.path)
+    except InputError as error:
+        raise InputError(f"{folder.where}: {error}") from error
+    if series.usable < folder.num_frames:
+        gaps = f" with {series.missing} missing between them" if series.missing else ""
+        raise InputError(f"{folder.where}: {folder.path}: has {series.count} frames{gaps}, the csv says {folder.num_frames}")
+    packed = range(folder.num_frames)
+    ends = [os.stat(os.path.join(folder.path, series.naming.file_name(index))) for index in (*packed[:1], *packed[-1:])]
+    return f"{len(packed)} {os.stat(folder.path).st_mtime_ns} {[(end.st_size, end.st_mtime_ns) for end in ends]}\n"
+
+
+def read_images(folder: FolderToPack, stop: threading.Event) -> Iterator[tuple[str, bytes]]:
+    """Yields (file name, content) of the frames to pack."""
+    try:
+        for path, data in read_folder(folder.path, range(folder.num_frames), folder.num_frames):
+            if stop.is_set():
+                raise CancelledError
+            yield os.path.basename(path), data
+    except InputError as error:
+        raise InputError(f"{folder.where}: {error}") from error
