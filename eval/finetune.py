@@ -27,18 +27,15 @@ from functools import partial
 import torch
 
 from eval.classifier.evaluate import ClassifierTask, train_and_test
-from eval.classifier.flags import add_training_flags, check_training_flags
+from eval.classifier.flags import check_training_flags, classifier_parser
 from eval.classifier.model import DropoutHead
-from eval.cli import add_clip_flags, add_reading_flags, add_weight_flags, run_command
+from eval.cli import run_command
 from eval.features.extract import RANDOM
-from eval.splits import add_split_flags
-from utils.cli import OneLineParser, add_launch_flags, find_not_positive
+from utils.cli import OneLineParser, check_values
 from utils.distributed import DistContext
 from utils.errors import InputError
 
 HEAD, ALL, SCRATCH = "head", "all", "scratch"
-RECIPE = ("trained_part", "epochs", "batch_per_gpu", "lr", "backbone_lr", "weight_decay", "lr_decay_epochs", "dropout",
-          "amp", "seed", "val_holdout", "group")
 BACKBONE_LR = 1e-4
 
 
@@ -46,8 +43,8 @@ def finetune(context: DistContext, flags: argparse.Namespace) -> int:
     """Trains and tests in this process; returns the exit status."""
     adam = partial(torch.optim.Adam, weight_decay=flags.weight_decay, fused=context.device.type == "cuda")
     return train_and_test(context, flags, ClassifierTask(
-        "finetune", ("high",), flags.trained_part == HEAD, partial(DropoutHead, dropout=flags.dropout), adam, RECIPE,
-        {"optimizer": "Adam", "normalization": None}))
+        "finetune", ("high",), flags.trained_part == HEAD, partial(DropoutHead, dropout=flags.dropout), adam,
+        {"optimizer": "Adam", "normalization": None}, ("trained_part", "backbone_lr", "dropout")))
 
 
 def check_finetune_flags(flags: argparse.Namespace) -> None:
@@ -61,19 +58,14 @@ def check_finetune_flags(flags: argparse.Namespace) -> None:
         raise InputError(f"--train {SCRATCH}: starts from random weights, but --weights names {flags.weights}")
     if flags.backbone_lr is None:
         flags.backbone_lr = {ALL: BACKBONE_LR, SCRATCH: flags.lr, HEAD: None}[flags.trained_part]
-    problem = flags.backbone_lr is not None and find_not_positive({"--backbone_lr": flags.backbone_lr})
-    if problem:
-        raise InputError(problem)
+    check_values(positive={"--backbone_lr": flags.backbone_lr})
     if not 0 <= flags.dropout < 1:
         raise InputError(f"--dropout {flags.dropout}: must be at least 0 and below 1")
 
 
 def finetune_parser() -> OneLineParser:
     """Returns the parser of `python -m eval.finetune`."""
-    parser = OneLineParser(prog="python -m eval.finetune", description=__doc__)
-    add_split_flags(parser)
-    add_weight_flags(parser, required=False)
-    add_training_flags(parser, epochs=500, lr=1e-3, lr_decay="400,450", out="runs/finetune")
+    parser = classifier_parser("eval.finetune", __doc__, epochs=500, lr=1e-3, lr_decay="400,450", out="runs/finetune")
     recipe = parser.add_argument_group("finetuning")
     recipe.add_argument("--train", dest="trained_part", choices=(HEAD, ALL, SCRATCH), default=ALL,
                         help="all: the backbone, at --backbone_lr, and the linear layer; head: the linear layer on a frozen "
@@ -82,9 +74,6 @@ def finetune_parser() -> OneLineParser:
     recipe.add_argument("--backbone_lr", type=float,
                         help=f"learning rate of the backbone with --train all (default: {BACKBONE_LR:g})")
     recipe.add_argument("--dropout", type=float, default=0.9, metavar="P", help="dropout probability before the head")
-    add_clip_flags(parser)
-    add_reading_flags(parser)
-    add_launch_flags(parser)
     return parser
 
 

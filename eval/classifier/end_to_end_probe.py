@@ -16,24 +16,22 @@ from functools import partial
 import torch
 
 from eval.classifier.evaluate import ClassifierTask, train_and_test
-from eval.classifier.flags import add_training_flags, check_training_flags
+from eval.classifier.flags import check_training_flags, classifier_parser
 from eval.classifier.model import ProbeHead
-from eval.cli import add_clip_flags, add_reading_flags, add_weight_flags, run_command
+from eval.cli import run_command
 from eval.features.vectors import LEVEL_CHOICES, add_levels_flag, parse_levels
-from eval.splits import add_split_flags
-from utils.cli import OneLineParser, add_launch_flags
+from utils.cli import OneLineParser
 from utils.distributed import DistContext
 
 MOMENTUM = 0.9
-RECIPE = ("epochs", "batch_per_gpu", "lr", "weight_decay", "lr_decay_epochs", "amp", "seed", "val_holdout", "group")
-FACTS = {"optimizer": "SGD", "momentum": MOMENTUM, "dropout": None, "normalization": "L2, then batch norm"}
 
 
 def probe_end_to_end(context: DistContext, flags: argparse.Namespace) -> int:
     """Trains and tests in this process; returns the exit status."""
     sgd = partial(torch.optim.SGD, momentum=MOMENTUM, weight_decay=flags.weight_decay)
     return train_and_test(context, flags, ClassifierTask(
-        "linear_probe_end_to_end", tuple(parse_levels(flags.levels)), True, ProbeHead, sgd, RECIPE, FACTS))
+        "linear_probe_end_to_end", tuple(parse_levels(flags.levels)), True, ProbeHead, sgd,
+        {"optimizer": "SGD", "momentum": MOMENTUM, "dropout": None, "normalization": "L2, then batch norm"}))
 
 
 def check_probe_flags(flags: argparse.Namespace) -> None:
@@ -44,15 +42,11 @@ def check_probe_flags(flags: argparse.Namespace) -> None:
 
 def end_to_end_parser() -> OneLineParser:
     """Returns the parser of `python -m eval.linear_probe --end_to_end`."""
-    parser = OneLineParser(prog="python -m eval.linear_probe --end_to_end", description=__doc__)
-    parser.add_argument("--end_to_end", action="store_true", required=True, help="train the probe end to end")
-    add_split_flags(parser)
-    add_weight_flags(parser, required=False)
-    add_levels_flag(parser.add_argument_group("levels"), ",".join(LEVEL_CHOICES))
-    add_training_flags(parser, epochs=100, lr=0.1, lr_decay="60,80", out="runs/linear_probe_end_to_end")
-    add_clip_flags(parser)
-    add_reading_flags(parser)
-    add_launch_flags(parser)
+    parser = classifier_parser("eval.linear_probe --end_to_end", __doc__, epochs=100, lr=0.1, lr_decay="60,80",
+                               out="runs/linear_probe_end_to_end")
+    probe = parser.add_argument_group("probe")
+    probe.add_argument("--end_to_end", action="store_true", required=True, help="train the probe end to end")
+    add_levels_flag(probe, ",".join(LEVEL_CHOICES))
     return parser
 
 

@@ -38,19 +38,20 @@ from utils.files import file_sha256
 from utils.training_log import device_name
 
 HOLDOUT_FLAGS = ("val_holdout", "group", "seed")
+RECIPE_FLAGS = ("batch_per_gpu", "lr", "weight_decay", "lr_decay_epochs", "amp", *HOLDOUT_FLAGS)
 
 
 @dataclass(frozen=True)
 class ClassifierTask:
-    """How a classifier is built and trained. The result card has `recipe`, flags (inner names), and `facts`, constants."""
+    """How a classifier is built and trained. The result card gets `constants` and the values of `flags`, inner names."""
 
     name: str
     levels: tuple[str, ...]
     freeze_backbone: bool
     build_head: Callable[[int, int], nn.Module]  # (channels, classes) -> head
     build_optimizer: Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
-    recipe: tuple[str, ...]
-    facts: dict[str, Any]
+    constants: dict[str, Any]
+    flags: tuple[str, ...] = ()  # besides RECIPE_FLAGS
 
     def build_model(self, backbone: nn.Module, num_classes: int) -> VideoClassifier:
         """Returns the classifier: `backbone` and a head for each level."""
@@ -235,7 +236,8 @@ def test_split(context: DistContext, flags: argparse.Namespace, model: VideoClas
 def describe_training(trained: TrainedClassifier, task: ClassifierTask) -> tuple[dict[str, Any], dict[str, Any]]:
     """Returns (settings, facts) of the training that gave the tested checkpoint, for the result card."""
     checkpoint, flags = trained.checkpoint, trained.checkpoint["flags"]
-    settings = {**{name: flags[name] for name in task.recipe}, "epochs": checkpoint["epochs_done"], **task.facts,
+    settings = {**{name: flags[name] for name in (*task.flags, *RECIPE_FLAGS)}, "epochs": checkpoint["epochs_done"],
+                **task.constants,
                 "training_clip": f"{flags['clip_frames']} frames, stride {flags['stride']}, {flags['img_dim']} px",
                 "processes_in_training": len(checkpoint["random"])}
     return settings, {

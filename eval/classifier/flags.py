@@ -4,11 +4,11 @@ from __future__ import annotations
 import argparse
 import sys
 
-from eval.cli import read_clip_settings, require_at_least
+from eval.cli import add_clip_flags, add_reading_flags, add_weight_flags, read_clip_settings
 from eval.confusion import add_classes_flag
 from eval.holdout import add_group_flag, check_group_flag
-from eval.splits import find_splits
-from utils.cli import OneLineParser, find_not_positive
+from eval.splits import add_split_flags, find_splits
+from utils.cli import OneLineParser, add_launch_flags, check_values
 from utils.errors import InputError
 
 # Flags (inner name -> spelling) that have no effect where a checkpoint is only tested.
@@ -20,8 +20,11 @@ TRAINING_FLAGS = {
     "val_holdout": "--val_holdout", "group": "--group"}
 
 
-def add_training_flags(parser: argparse.ArgumentParser, *, epochs: int, lr: float, lr_decay: str, out: str) -> None:
-    """Adds the flags of training and of the run directory."""
+def classifier_parser(command: str, description: str, *, epochs: int, lr: float, lr_decay: str, out: str) -> OneLineParser:
+    """Returns the parser of `python -m COMMAND`, with all flags that both commands have; the rest are its defaults."""
+    parser = OneLineParser(prog=f"python -m {command}", description=description)
+    add_split_flags(parser)
+    add_weight_flags(parser, required=False)
     training = parser.add_argument_group("training")
     training.add_argument("--epochs", type=int, default=epochs, metavar="N",
                           help="passes over the training videos; the state after the last one is tested")
@@ -56,6 +59,10 @@ def add_training_flags(parser: argparse.ArgumentParser, *, epochs: int, lr: floa
                           "crop) after each epoch; nothing is chosen by it (default: train on all)")
     add_group_flag(run)
     add_classes_flag(run)
+    add_clip_flags(parser)
+    add_reading_flags(parser)
+    add_launch_flags(parser)
+    return parser
 
 
 def read_epochs(text: str) -> tuple[int, ...]:
@@ -72,13 +79,10 @@ def check_training_flags(flags: argparse.Namespace, parser: OneLineParser) -> No
     """Raises InputError for a value that cannot work among the flags of both commands."""
     several = len(find_splits(flags)) > 1
     read_clip_settings(flags)
-    require_at_least({"--epochs": (flags.epochs, 1), "--train_batch": (flags.batch_per_gpu, 2),
-                      "--wd": (flags.weight_decay, 0), "--save_every": (flags.save_every, 1),
-                      "--stop_after": (flags.stop_after, 1), "--log_every": (flags.log_every, 1),
-                      "--batch": (flags.batch, 1), "--workers": (flags.num_workers, 0), "--seed": (flags.seed, 0)})
-    problem = find_not_positive({"--lr": flags.lr})
-    if problem:
-        raise InputError(problem)
+    check_values({"--epochs": (flags.epochs, 1), "--train_batch": (flags.batch_per_gpu, 2), "--wd": (flags.weight_decay, 0),
+                  "--save_every": (flags.save_every, 1), "--stop_after": (flags.stop_after, 1),
+                  "--log_every": (flags.log_every, 1), "--batch": (flags.batch, 1), "--workers": (flags.num_workers, 0),
+                  "--seed": (flags.seed, 0)}, positive={"--lr": flags.lr})
     if flags.val_holdout is not None and not 0 < flags.val_holdout < 1:
         raise InputError(f"--val_holdout {flags.val_holdout}: must be between 0 and 1")
     check_group_flag(flags)
