@@ -24,8 +24,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs from any folder
 
-from dataset.prepare.extraction import ExtractionResult, FrameSettings, extract_video
-from dataset.prepare.extraction_plan import ExtractionPlan, list_videos, make_report, plan_extraction
+from dataset.prepare.extraction import (
+    PARTIAL, REPLACED, ExtractionResult, FrameSettings, SourceVideo, extract_video,
+)
+from dataset.prepare.extraction_plan import find_results, list_videos, make_report
 from dataset.prepare.worker_pool import Crash, available_cores, run_jobs
 from dataset.video_file import require_decoder
 from utils.cli import OneLineParser, check_values
@@ -65,23 +67,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except OSError as error:
             raise InputError(f"{flags.destination}: cannot write into it: {error.strerror}") from error
         with lock:
-            return extract(plan_extraction(videos, flags.redo), flags.destination, flags.workers)
+            return extract(videos, find_results(videos, flags.redo), flags.destination, flags.workers)
 
     return exit_status_of(work, parser.prog)
 
 
-def extract(plan: ExtractionPlan, destination: Path, workers: int) -> int:
-    """Returns the exit status after extracting what is to do, writing the report and printing its summary."""
-    for path in plan.leftovers:
-        try:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-        except OSError as error:
-            raise InputError(f"{path}: cannot remove what an interrupted run left: {error.strerror}") from error
-    results: dict[str, ExtractionResult] = {}
+def extract(
+    videos: list[SourceVideo], results: dict[str, ExtractionResult | None], destination: Path, workers: int
+) -> int:
+    """Returns the exit status after extracting the videos without a result, writing the report and printing a summary."""
+    to_do = [video for video in videos if results[video.name] is None]
+    for folder in sorted({video.folder.parent for video in videos}):
+        for leftover in (*folder.glob(f".*{PARTIAL}"), *folder.glob(f".*{REPLACED}")):
+            try:
+                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+            except OSError as error:
+                raise InputError(f"{leftover}: cannot remove what an interrupted run left: {error.strerror}") from error
     interrupted = False
-    jobs = run_jobs(extract_video, plan.to_do, workers)
+    jobs = run_jobs(extract_video, to_do, workers)
     try:
-        for video, result in show_progress(jobs, len(plan.to_do), "extracting", "videos"):
+        for video, result in show_progress(jobs, len(to_do), "extracting", "videos"):
             if isinstance(result, Crash):
                 result = ExtractionResult(0, f"decoding it ended the process: {result.reason}")
             results[video.name] = result
@@ -89,17 +94,18 @@ def extract(plan: ExtractionPlan, destination: Path, workers: int) -> int:
         interrupted = True
     finally:
         jobs.close()  # ends the processes, in the middle of a video if need be
-        for video in plan.to_do:
+        for video in to_do:
             shutil.rmtree(video.partial, ignore_errors=True)  # the next run removes what cannot be removed now
-    report = make_report(plan, results)
+    report = make_report(results)
     try:
         write_atomically(destination / REPORT, report.to_csv(index=False, lineterminator="\n"))
     except OSError as error:
         raise InputError(f"{error.filename}: cannot write: {error.strerror}") from error
 
     ok, broken = report[report["status"] == "ok"], report[report["status"] == "broken"]
-    print(f"{destination}: {len(report):,} videos: {len(ok) - len(plan.done):,} extracted, {len(plan.done):,} were there "
-          f"already, {len(broken):,} broken; {ok['frames'].sum():,} frames in all")
+    num_done = len(videos) - len(to_do)
+    print(f"{destination}: {len(report):,} videos: {len(ok) - num_done:,} extracted, {num_done:,} were there already, "
+          f"{len(broken):,} broken; {ok['frames'].sum():,} frames in all")
     for row in broken.sort_values("path").head(NAMED_BROKEN).itertuples():
         print(f"  broken: {row.path}: {row.reason}")
     if len(broken) > NAMED_BROKEN:

@@ -10,9 +10,8 @@ import pytest
 
 from dataset.frames import FRAME_MARKER, read_frames
 from dataset.prepare.extraction import (
-    DestinationError, ExtractionResult, FrameSettings, SourceVideo, extract_video, resample,
+    DestinationError, ExtractionResult, FrameSettings, SourceVideo, extract_video, read_marker, resample,
 )
-from dataset.prepare.frame_marker import read_marker
 from dataset.video_file import iterate_frames
 from tests.encoded_videos import encode_video
 from utils.errors import InputError
