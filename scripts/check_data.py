@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Sequence
 
@@ -26,9 +25,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it start
 import pandas as pd
 
 from dataset.frames import names_video_file
-from dataset.prepare.annotations import GROUP_PATTERN, group_finder
+from dataset.prepare.annotations import GROUP_PATTERN, group_finder, match_lines
 from dataset.prepare.checks import (
-    KINDS, DataFinding, VideoInspection, check_classes, check_rows, fix_rows, inspect_videos, tabulate_rows,
+    KINDS, NOTES, DataFinding, VideoInspection, check_classes, check_rows, fix_rows, inspect_videos, tabulate_rows,
 )
 from dataset.prepare.csv_files import write_text
 from dataset.prepare.worker_pool import Crash, available_cores, run_jobs
@@ -105,7 +104,7 @@ def check_data(flags: argparse.Namespace) -> int:
     findings += check_rows(rows, None if flags.clip_frames is None else flags.clip_frames * (flags.num_clips or 2))
     findings += check_classes(rows)
 
-    found = sum(not KINDS[finding.kind].note for finding in findings)
+    found = sum(finding.kind not in NOTES for finding in findings)
     print(f"{', '.join(records)}: {len(rows):,} lines, {len(videos):,} videos "
           f"{'decoded' if flags.decode else 'inspected'}, {found:,} findings, {len(findings) - found:,} notes")
     print_findings(findings)
@@ -128,25 +127,22 @@ def decode_all(inspections: dict[str, VideoInspection], workers: int) -> None:
     """Adds the findings of decoding to each inspection of a readable video, and the frame count of a video file."""
     from dataset.prepare.image_checks import decode_video  # imports torch, which takes seconds
 
-    readable = [path for path, video in inspections.items() if all(KINDS[kind].note for kind, _ in video.findings)]
+    readable = [path for path, video in inspections.items() if all(kind in NOTES for kind, _ in video.findings)]
     jobs = run_jobs(decode_video, readable, workers)
     for path, result in show_progress(jobs, len(readable), "decoding", "videos"):
         if isinstance(result, Crash):
             result = None, (("broken video", f"decoding it: {result.reason}"),)
         video, (num_frames, found) = inspections[path], result
-        inspections[path] = replace(video, findings=(*video.findings, *found),
-                                    num_frames=video.num_frames if num_frames is None else num_frames)
+        inspections[path] = video._replace(findings=(*video.findings, *found),
+                                           num_frames=video.num_frames if num_frames is None else num_frames)
 
 
 def count_classes(given: Path | None, csv_path: str) -> int | None:
     """Returns the number of lines of classes.txt; None where none is given and none is beside the csv."""
-    path = given or Path(csv_path).parent / "classes.txt"
-    if given is None and not path.exists():
+    path = given or Path(csv_path).with_name("classes.txt")
+    if not given and not path.exists():
         return None
-    try:
-        count = sum(bool(line.strip()) for line in path.read_text(encoding="utf-8-sig").splitlines())
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot read the classes: {error}") from error
+    count = len(list(match_lines(path, ".+", "a class")))
     if not count:
         raise InputError(f"{path}: lists no class")
     return count
@@ -154,10 +150,10 @@ def count_classes(given: Path | None, csv_path: str) -> int | None:
 
 def print_findings(findings: Sequence[DataFinding]) -> None:
     """Prints a paragraph for each kind: how many, what to do, the first ones."""
-    for kind, (advice, _, note) in KINDS.items():
+    for kind, advice in KINDS.items():
         members = [finding for finding in findings if finding.kind == kind]
         if members:
-            print(f"\n{len(members):>7,}  {kind}{' (note)' if note else ''}: {advice}")
+            print(f"\n{len(members):>7,}  {kind}{' (note)' if kind in NOTES else ''}: {advice}")
         for _, csv, line, path, detail in members[:EXAMPLES]:
             print(f"         {csv}{f':{line}' if line else ''}: {f'{path}: ' if path else ''}{detail}")
         if len(members) > EXAMPLES:

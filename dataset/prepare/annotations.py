@@ -5,7 +5,6 @@ import csv
 import io
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,14 +20,13 @@ OFFICIAL_COUNTS = {
 
 
 class ListedVideo(NamedTuple):
-    """One entry of an official list: the class, and the video's name without folders and suffix."""
+    """A video in an official list: its class, and its name without folders and suffix."""
 
     class_name: str
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class OfficialLists:
+class OfficialLists(NamedTuple):
     """Classes in the order of their labels (from 0), videos of each set ("train_1"), and videos in no set."""
 
     classes: list[str]
@@ -43,23 +41,21 @@ def read_ucf101(folder: Path, splits: list[int]) -> OfficialLists:
     with `file:line` for other lines, unknown classes and a number that is not the class's.
     """
     numbers: dict[str, int] = {}
-    for where, line, (number, name) in _match_lines(folder / "classInd.txt", r"(\d+) +(.+)", "a class number and a class"):
+    for where, (number, name) in match_lines(folder / "classInd.txt", r"(\d+) +(.+)", "a class number and a class"):
         if name in numbers:
-            raise InputError(f"{where}: {line!r}, but {name} has number {numbers[name]} already")
+            raise InputError(f"{where}: '{number} {name}', but {name} has number {numbers[name]} already")
         numbers[name] = int(number)
     if sorted(numbers.values()) != list(range(1, len(numbers) + 1)):
         raise InputError(f"{folder / 'classInd.txt'}: class numbers are not 1, 2, ..., {len(numbers)}")
-    sets: dict[str, list[ListedVideo]] = {}
-    for split in splits:
-        for role in ("train", "test"):
-            videos = sets[f"{role}_{split}"] = []
-            for where, line, (name, file_name, number) in _match_lines(
-                    folder / f"{role}list{split:02d}.txt", r"([^/]+)/(\S+)(?: +(\d+))?", "Class/video.avi"):
-                if name not in numbers:
-                    raise InputError(f"{where}: {line!r}, but {name} is no class of classInd.txt")
-                if number and int(number) != numbers[name]:
-                    raise InputError(f"{where}: class number {number}, but classInd.txt has {numbers[name]} for {name}")
-                videos.append(ListedVideo(name, Path(file_name).stem))
+    sets: dict[str, list[ListedVideo]] = {f"{role}_{split}": [] for split in splits for role in ("train", "test")}
+    for set_name, videos in sets.items():
+        path = folder / f"{set_name.replace('_', 'list0')}.txt"
+        for where, (name, file_name, number) in match_lines(path, r"([^/]+)/(\S+)(?: +(\d+))?", "Class/video.avi"):
+            if name not in numbers:
+                raise InputError(f"{where}: '{name}/{file_name}', but {name} is no class of classInd.txt")
+            if number and int(number) != numbers[name]:
+                raise InputError(f"{where}: class number {number}, but classInd.txt has {numbers[name]} for {name}")
+            videos.append(ListedVideo(name, Path(file_name).stem))
     return OfficialLists(sorted(numbers, key=numbers.__getitem__), sets, [])
 
 
@@ -69,23 +65,22 @@ def read_hmdb51(folder: Path, splits: list[int]) -> OfficialLists:
     `CLASS_test_splitS.txt` has lines `video.avi N`: 1 training, 2 test, 0 unused. InputError with `file:line` for other
     lines, and for a class without a list for one of the splits.
     """
-    classes: dict[int, list[str]] = {}
+    classes: list[str] = []
     sets, unused = {}, []
     for split in splits:
         ending = f"_test_split{split}.txt"
-        classes[split] = sorted(path.name.removesuffix(ending) for path in folder.glob(f"*{ending}"))
-        if not classes[split]:
+        of_split = sorted(path.name.removesuffix(ending) for path in folder.glob(f"*{ending}"))
+        if not of_split:
             raise InputError(f"{folder}: no files *{ending}, the official lists of HMDB-51's split {split}")
-        if odd := sorted({*classes[split]} ^ {*classes[splits[0]]}):
+        classes = classes or of_split
+        if odd := sorted({*of_split} ^ {*classes}):
             raise InputError(f"{folder}: class {odd[0]} has a list for split {split} or {splits[0]}, not for both")
-        members: dict[str, list[ListedVideo]] = {"0": [], "1": [], "2": []}
-        for name in classes[split]:
-            for _, _, (file_name, number) in _match_lines(
-                    folder / f"{name}{ending}", r"(.+?) +([012])", "video.avi and 0, 1 or 2"):
-                members[number].append(ListedVideo(name, Path(file_name).stem))
+        members: dict[str, list[ListedVideo]] = {"0": unused, "1": [], "2": []}
+        for name in classes:
+            for _, (video, number) in match_lines(folder / f"{name}{ending}", r"(.+?) +([012])", "video.avi and 0, 1 or 2"):
+                members[number].append(ListedVideo(name, Path(video).stem))
         sets[f"train_{split}"], sets[f"test_{split}"] = members["1"], members["2"]
-        unused += members["0"]
-    return OfficialLists(classes[splits[0]], sets, unused)
+    return OfficialLists(classes, sets, unused)
 
 
 def read_kinetics400(folder: Path) -> OfficialLists:
@@ -104,17 +99,16 @@ def read_kinetics400(folder: Path) -> OfficialLists:
         videos = sets[name] = []
         try:
             if not {*wanted} <= {*(rows.fieldnames or ())}:
-                raise InputError(f"{path}:1: columns {','.join(rows.fieldnames or ())}, expected {','.join(wanted)},split")
+                raise ValueError(f"columns {','.join(rows.fieldnames or ())}, expected {','.join(wanted)},split")
             for row in rows:
-                if None in row or None in row.values():
-                    raise InputError(f"{path}:{rows.line_num}: not the {len(rows.fieldnames)} columns of the header")
                 label, youtube_id, start, end = (row[column] for column in wanted)
-                try:
-                    videos.append(ListedVideo(label, f"{youtube_id}_{int(float(start)):06d}_{int(float(end)):06d}"))
-                except (ValueError, OverflowError) as error:
-                    raise InputError(f"{path}:{rows.line_num}: times {start!r} and {end!r}, expected seconds") from error
-        except csv.Error as error:
-            raise InputError(f"{path}:{rows.line_num}: not a csv row: {error}") from error
+                if None in row or None in row.values():
+                    raise ValueError(f"more or fewer than the {len(rows.fieldnames)} columns of the header")
+                if not re.fullmatch(r"[0-9.]+ [0-9.]+", f"{start} {end}"):
+                    raise ValueError(f"times {start!r} and {end!r}, expected seconds")
+                videos.append(ListedVideo(label, f"{youtube_id}_{int(float(start)):06d}_{int(float(end)):06d}"))
+        except (ValueError, OverflowError, csv.Error) as error:
+            raise InputError(f"{path}:{rows.line_num}: {error}") from error
     return OfficialLists(sorted({video.class_name for videos in sets.values() for video in videos}), sets, [])
 
 
@@ -132,20 +126,20 @@ def group_finder(pattern: str) -> Callable[[str], str | None]:
     return lambda name: match[1] if (match := compiled.fullmatch(name)) else None
 
 
-def _match_lines(path: Path, pattern: str, expected: str) -> Iterator[tuple[str, str, tuple[str, ...]]]:
-    """Yields (`file:line`, line, groups of `pattern`) of each line that is not blank."""
-    for number, text in enumerate(_read_text(path).splitlines(), start=1):
-        if line := text.strip():
-            match = re.fullmatch(pattern, line)
-            if not match:
-                raise InputError(f"{path}:{number}: {line!r}, expected {expected}")
-            yield f"{path}:{number}", line, match.groups()
+def match_lines(path: Path, pattern: str, expected: str) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Yields (`file:line`, groups of `pattern`) of each line that is not blank; InputError if one does not match."""
+    for number, line in enumerate(map(str.strip, _read_text(path).splitlines()), start=1):
+        match = re.fullmatch(pattern, line)
+        if match:
+            yield f"{path}:{number}", match.groups()
+        elif line:
+            raise InputError(f"{path}:{number}: {line!r}, expected {expected}")
 
 
 def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise InputError(f"{path}: cannot read the official list: {error.strerror}") from error
+        raise InputError(f"{path}: cannot read the list: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 text") from error

@@ -5,7 +5,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -22,34 +22,28 @@ _BATCH = 32       # videos of one job: one each takes longer to hand out than to
 _EXTRACT = "remove its folder and run extract_frames.py again"
 
 
-class FindingKind(NamedTuple):
-    """Advice, what --fix does ("drop" the line, correct its "count", or ""), and whether it is only a note."""
-
-    advice: str
-    fix: str = ""
-    note: bool = False
-
-
-KINDS = {
-    "row": FindingKind("correct the line", "drop"),
-    "unreadable": FindingKind("check the path and its permissions, or extract the video again", "drop"),
-    "no frames": FindingKind(_EXTRACT, "drop"),
-    "gap": FindingKind(f"{_EXTRACT}; --fix keeps the frames before the gap", "count"),
-    "count": FindingKind("write the csv again with make_csv.py, or let --fix correct it", "count"),
-    "short": FindingKind("none needed: pretraining leaves such videos out", "drop"),
-    "empty file": FindingKind(f"{_EXTRACT}, or download the video file again", "drop"),
-    "broken image": FindingKind(_EXTRACT, "drop"),
-    "image sizes": FindingKind(f"{_EXTRACT}, with --size", "drop"),
-    "broken video": FindingKind("download the video file again", "drop"),
-    "duplicate": FindingKind("keep one of the lines", "drop"),
-    "overlap": FindingKind("test videos must not be trained on: write the csv files again from the official lists"),
-    "group": FindingKind("clips of one recording on both sides: split by group"),
-    "label": FindingKind("labels are line numbers of classes.txt, from 0", "drop"),
-    "label gap": FindingKind("find the videos of the missing classes, or renumber the classes"),
-    "numbered from 0": FindingKind("none needed: reading detects it", note=True),
-    "header": FindingKind("--decode finds the true count", note=True),
-    "class not tested": FindingKind("none needed if intended", note=True),
+KINDS = {  # kind of finding -> what to do about it
+    "row": "correct the line",
+    "unreadable": "check the path and its permissions, or extract the video again",
+    "no frames": _EXTRACT,
+    "gap": f"{_EXTRACT}; --fix keeps the frames before the gap",
+    "count": "write the csv again with make_csv.py, or let --fix correct it",
+    "short": "none needed: pretraining leaves such videos out",
+    "empty file": f"{_EXTRACT}, or download the video file again",
+    "broken image": _EXTRACT,
+    "image sizes": f"{_EXTRACT}, with --size",
+    "broken video": "download the video file again",
+    "duplicate": "keep one of the lines",
+    "overlap": "test videos must not be trained on: write the csv files again from the official lists",
+    "group": "clips of one recording on both sides: split by group",
+    "label": "labels are line numbers of classes.txt, from 0",
+    "label gap": "find the videos of the missing classes, or renumber the classes",
+    "numbered from 0": "none needed: reading detects it",
+    "header": "--decode finds the true count",
+    "class not tested": "none needed if intended",
 }
+NOTES = {"numbered from 0", "header", "class not tested"}
+KEPT_BY_FIX = NOTES | {"gap", "count", "overlap", "group", "label gap"}  # --fix drops the line of any other finding
 
 
 class DataFinding(NamedTuple):
@@ -62,8 +56,7 @@ class DataFinding(NamedTuple):
     detail: str
 
 
-@dataclass(frozen=True, slots=True)
-class VideoInspection:
+class VideoInspection(NamedTuple):
     """State of a video on disk.
 
     `identity` is equal for all paths to one folder or file. `num_frames` can be read up to a `gap` ("": none), None if
@@ -118,11 +111,10 @@ def tabulate_rows(
 
     `test`: csv files of the test side. `num_classes`: of each csv, None for its largest label + 1.
     """
-    lines = [(csv, record.line, record.path, record.num_frames, record.label, inspections[record.path])
+    lines = [(csv, record.line, record.path, record.num_frames, record.label)
              for csv, of_csv in records.items() for record in of_csv]
-    rows = pd.DataFrame(lines, columns=["csv", "line", "path", "in_csv", "label", "video"])
-    for column in ("identity", "num_frames", "promised", "gap"):
-        rows[column] = [getattr(video, column) for video in rows.video]
+    videos = pd.DataFrame(inspections.values(), list(inspections), VideoInspection._fields)
+    rows = pd.DataFrame(lines, columns=["csv", "line", "path", "in_csv", "label"]).join(videos, on="path")
     rows = rows.astype({column: "Int64" for column in ("in_csv", "label", "num_frames", "promised")})
     num_labels = rows.groupby("csv").label.transform("max") + 1  # NA without labels
     rows["num_classes"] = rows.csv.map(num_classes).astype("Int64").fillna(num_labels).where(num_labels.notna())
@@ -155,8 +147,7 @@ def check_rows(rows: pd.DataFrame, needed: int | None) -> list[DataFinding]:
          "the csv has {in_csv} frames, the file's header promises about {promised}"),
     )
     on_disk = [DataFinding(kind, row.csv, row.line, row.path, detail)
-               for row in rows[rows.video.map(lambda video: bool(video.findings)).astype(bool)].itertuples()
-               for kind, detail in row.video.findings]
+               for row in rows[rows.findings.map(bool).astype(bool)].itertuples() for kind, detail in row.findings]
     return on_disk + [DataFinding(kind, row["csv"], row["line"], row["path"], detail.format_map(row))
                       for kind, found, detail in checks for row in rows[found.fillna(False)].to_dict("records")]
 
@@ -188,7 +179,7 @@ def fix_rows(
     """
     dropped: dict[int, str] = {}
     for finding in findings:
-        if KINDS[finding.kind].fix == "drop":
+        if finding.kind not in KEPT_BY_FIX:
             dropped.setdefault(finding.line, f"dropped: {finding.kind}")
     kept, done = [], Counter(dropped.values())
     for record in records:

@@ -41,8 +41,8 @@ def match_videos(
     for video in found:
         by_name[video.last_name].append(video)
     class_of_folder = {folder: name for name in lists.classes for folder in (name, name.replace(" ", "_"))}
-    above = {video.path: video.name.split("/")[:-1] for video in found}
-    classes_above = {path: {class_of_folder[folder] for folder in folders if folder in class_of_folder}
+    above = {video.path: set(video.name.split("/")[:-1]) for video in found}
+    classes_above = {path: {class_of_folder[folder] for folder in folders & class_of_folder.keys()}
                      for path, folders in above.items()}
     labels = {name: label for label, name in enumerate(lists.classes)}
     records: dict[str, list[VideoRecord]] = {name: [] for name in lists.sets}
@@ -91,13 +91,13 @@ def split_classes(
         raise InputError(f"the class folders are named {', '.join(classes)}, as sets are: give the folder of one set, in "
                          "which each folder is a class")
     labels = {name: label for label, name in enumerate(classes)}
+    records = []
     groups: dict[str, list[VideoRecord]] = defaultdict(list)
-    records = [VideoRecord(video.path, video.num_frames, labels[video.name.partition("/")[0]])
-               for video in found if not video.problem]
-    groups: dict[str, list[VideoRecord]] = defaultdict(list)
-    for video, record in zip([video for video in found if not video.problem], records):
-        group = group_of(video.last_name)
-        groups[f"video {video.name}" if group is None else f"group {group}"].append(record)
+    for video in found:
+        if not video.problem:
+            records.append(VideoRecord(video.path, video.num_frames, labels[video.name.partition("/")[0]]))
+            group = group_of(video.last_name)
+            groups[f"video {video.name}" if group is None else f"group {group}"].append(records[-1])
     room = {label: int(count * test_fraction + 1e-9) for label, count in Counter(r.label for r in records).items()}
     order = sorted(groups)
     random.Random(seed).shuffle(order)
@@ -117,19 +117,18 @@ def split_classes(
 
 def count_files(found: list[FoundVideo], num_workers: int) -> list[FoundVideo]:
     """Returns the videos with the frame count of each video file, or with its problem if it cannot be decoded."""
-    paths = [video.path for video in found if video.num_frames is None and not video.problem]
-    jobs = show_progress(run_jobs(_count, paths, num_workers), len(paths), "counting", "videos")
-    counts = {path: count.reason if isinstance(count, Crash) else count for path, count in jobs}
-    return [replace(video, **{"problem" if isinstance(counts[video.path], str) else "num_frames": counts[video.path]})
-            if video.path in counts else video for video in found]
+    unknown = [video for video in found if video.num_frames is None and not video.problem]
+    jobs = show_progress(run_jobs(_count, unknown, num_workers), len(unknown), "counting", "videos")
+    counted = {video: replace(video, problem=result.reason) if isinstance(result, Crash) else result
+               for video, result in jobs}
+    return [counted.get(video, video) for video in found]
 
 
-def _count(path: str) -> int | str:
-    """Returns the number of frames of a video file, or why it cannot be decoded."""
+def _count(video: FoundVideo) -> FoundVideo:
     try:
-        return count_frames(path)
+        return replace(video, num_frames=count_frames(video.path))
     except InputError as error:
-        return str(error).removeprefix(f"{path}: ")
+        return replace(video, problem=str(error).removeprefix(f"{video.path}: "))
 
 
 def write_text(path: Path, text: str) -> None:

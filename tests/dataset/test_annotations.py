@@ -44,7 +44,7 @@ def test_ucf101_lists_that_are_wrong(tmp_path, changed, says):
 
 
 def test_a_list_that_is_not_there(tmp_path):
-    with pytest.raises(InputError, match="trainlist02.txt: cannot read the official list: No such file"):
+    with pytest.raises(InputError, match="trainlist02.txt: cannot read the list: No such file"):
         read_ucf101(ucf(tmp_path), [1, 2])
 
 
