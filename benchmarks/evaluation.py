@@ -20,10 +20,9 @@ from benchmarks.measure import device_clock, quick_flag, ratio, table, time_in_t
 from dataset.records import VideoRecord
 from dataset.transforms import TestCrops
 from dataset.videos import TestViews
-from eval.features.extract import extract_features, pool_levels
-from eval.linear_probe import fit_probe, grid, linear_probe_parser
-from eval.features.probe_heads import Pair, Recipe, train_heads
-from eval.features.clip_means import FULL_FLOAT32, WINDOWS, ClipSettings
+from eval.features.extract import FULL_FLOAT32, WINDOWS, ClipSettings, extract_features, pool_levels
+from eval.features.probe_heads import ProbeRecipe, fit_probe, train_heads
+from eval.linear_probe import linear_probe_parser, probe_grid
 from models.multilevel import build_backbone
 from utils.distributed import DistContext
 
@@ -36,7 +35,7 @@ def in_turn(backbone: nn.Module, records: list[VideoRecord], settings: ClipSetti
     crops = TestCrops(settings.img_dim, settings.crops)
     for frames, clips, _, _ in settings.videos(records):
         views = TestViews(frames, clips, crops)
-        pool_levels(backbone, views[0:len(views)].to(device), amp)
+        pool_levels(backbone, views[0:len(views)].to(device), amp=amp)
 
 
 @torch.inference_mode()
@@ -59,7 +58,7 @@ def print_extraction(quick: bool) -> None:
                               dtype=torch.uint8, device=device)
         for amp in ("off", "bf16"):
             seconds = time_in_turns({
-                "forward": lambda: [pool_levels(backbone, views, amp) for _ in range(batches)],
+                "forward": lambda: [pool_levels(backbone, views, amp=amp) for _ in range(batches)],
                 "ours": lambda: extract_features(backbone, records, settings, context, batch=batch, num_workers=workers,
                                                  amp=amp),
                 "plain": lambda: in_turn(backbone, records, settings, device, amp),
@@ -76,8 +75,8 @@ def print_extraction(quick: bool) -> None:
 def print_probe(quick: bool) -> None:
     """Seconds of a probe: the whole grid at once, and a head alone times the pairs."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    pairs: list[Pair] = grid(linear_probe_parser().parse_args(["--weights", "-", "--train_csv", "-", "--test_csv", "-"]))
-    recipe = Recipe(epochs=2 if quick else 100)
+    pairs = probe_grid(linear_probe_parser().parse_args(["--weights", "-", "--train_csv", "-", "--test_csv", "-"]))
+    recipe = ProbeRecipe(epochs=2 if quick else 100)
     rng = np.random.default_rng(0)
     targets = rng.permutation(np.arange(VIDEOS) % CLASSES)
     vectors = (rng.normal(size=(CLASSES, CHANNELS))[targets] + 4 * rng.normal(size=(VIDEOS, CHANNELS))).astype(np.float32)

@@ -4,29 +4,28 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 
+from eval.features.extract import WINDOWS, ClipSettings
 from eval.splits import find_splits
-from eval.features.clip_means import WINDOWS, ClipSettings
+from utils.cli import OneLineParser, find_launch_problem, find_too_small
 from utils.distributed import DistContext
 from utils.errors import InputError, report
-from utils.cli import OneLineParser, find_launch_problem, find_too_small
 from utils.launch import launch
 
 
 def add_weight_flags(parser: argparse.ArgumentParser, required: bool = True) -> None:
-    """Flags of what is evaluated, and of the seed."""
+    """Adds the flags of what is evaluated, and of the seed."""
     weights = parser.add_argument_group("weights")
     weights.add_argument("--weights", required=required, metavar="CHECKPOINT|random", help="what to evaluate")
-    weights.add_argument("--net", help="architecture; needed for random weights, else told by the checkpoint")
+    weights.add_argument("--net", help="architecture; needed for random weights, else read from the checkpoint")
     weights.add_argument("--seed", type=int, default=0, help="seed of random weights, and of every other draw")
 
 
 def add_clip_flags(parser: argparse.ArgumentParser) -> None:
-    """Flags of the clips that test videos, and all videos of which features are taken, are seen by."""
+    """Adds the flags of test clips, from which all features are extracted too."""
     clips = parser.add_argument_group("clips")
     clips.add_argument("--clips", default="10", metavar="N|windows",
                        help="N evenly spaced clips, or half-overlapping windows over the whole video")
-    clips.add_argument("--seq", dest="clip_frames", type=int, default=16, metavar="T",
-                       help="frames of a clip")
+    clips.add_argument("--seq", dest="clip_frames", type=int, default=16, metavar="T", help="frames of a clip")
     clips.add_argument("--ds", dest="stride", type=int, default=1,
                        help="take every ds-th frame; 1 as in CoCLR (pretraining draws from 1 to --rate)")
     clips.add_argument("--img_dim", type=int, default=112, metavar="S", help="side of a crop in px")
@@ -34,39 +33,34 @@ def add_clip_flags(parser: argparse.ArgumentParser) -> None:
                        help="1: centre; 5: centre and corners; 10: these and their mirror images")
 
 
+def add_reading_flags(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Adds the flags of how videos are read and passed to the network; returns their group."""
+    reading = parser.add_argument_group("reading")
+    reading.add_argument("--batch", type=int, default=32, metavar="M",
+                         help="clips in one forward without training; changes speed, and no more than the last bits of the "
+                              "results")
+    reading.add_argument("--workers", dest="num_workers", type=int, default=4,
+                         help="DataLoader workers of each process; changes speed alone")
+    reading.add_argument("--skip_bad", action="store_true",
+                         help="leave out and report videos that cannot be read (default: stop at the first)")
+    return reading
+
+
 def add_feature_flags(parser: argparse.ArgumentParser) -> None:
-    """Flags of every command that works on extracted features: weights, clips, extraction."""
+    """Adds the flags of every command that works on extracted features: weights, clips, extraction."""
     add_weight_flags(parser)
     add_clip_flags(parser)
-    add_extraction_flags(parser)
-
-
-def add_extraction_flags(parser: argparse.ArgumentParser) -> None:
-    """Flags of how features are computed and kept."""
-    work = add_reading_flags(parser)
-    work.add_argument("--amp", choices=("off", "bf16"), default="off",
-                      help="bf16: the backbone in bfloat16, which is faster and changes features by 0.2 to 1 %%; their "
-                           "means, and all that is done with them, in float32")
-    work.add_argument("--feature_dir", metavar="DIR",
-                      help="keep features here, and use those kept for the same weights, csv, clips and precision; "
-                           "frames that have changed under the same csv are not noticed")
-
-
-def add_reading_flags(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
-    """Flags of how videos are read and seen by the network; returns their group."""
-    work = parser.add_argument_group("reading")
-    work.add_argument("--batch", type=int, default=32, metavar="M",
-                      help="clips in one forward without training; decides speed, and no more than the last bits of "
-                           "what it gives")
-    work.add_argument("--workers", dest="num_workers", type=int, default=4,
-                      help="reading processes of each process; decides speed alone")
-    work.add_argument("--skip_bad", action="store_true",
-                      help="leave out and report videos that cannot be read (default: stop at the first)")
-    return work
+    reading = add_reading_flags(parser)
+    reading.add_argument("--amp", choices=("off", "bf16"), default="off",
+                         help="bf16: the backbone in bfloat16, which is faster and changes features by 0.2 to 1 %%; their "
+                              "means, and all that is computed from them, in float32")
+    reading.add_argument("--feature_dir", metavar="DIR",
+                         help="keep features here, and use those kept for the same weights, csv, clips and precision; "
+                              "frames that have changed under the same csv are not noticed")
 
 
 def read_clip_settings(flags: argparse.Namespace) -> ClipSettings:
-    """The clip settings that `flags` name; InputError for a value that cannot work."""
+    """Returns the clip settings of `flags`; InputError for a value that cannot work."""
     require_at_least({"--seq": (flags.clip_frames, 8), "--ds": (flags.stride, 1), "--img_dim": (flags.img_dim, 32)})
     if flags.clips != WINDOWS and not (flags.clips.isdecimal() and int(flags.clips) >= 1):
         raise InputError(f"--clips {flags.clips}: must be a number of clips from 1, or {WINDOWS}")
@@ -92,10 +86,10 @@ def run_command(
     parser: OneLineParser, check: Callable[[argparse.Namespace], None],
     worker: Callable[[DistContext, argparse.Namespace], None], arguments: Sequence[str] | None,
 ) -> int:
-    """Exit status of an evaluation: 0, or 2 after a user's mistake, told in one line.
+    """Returns the exit status of an evaluation: 0, or 2 after a one-line error; others see `utils.errors`.
 
-    `check(flags)` raises InputError for flags that cannot work, before any process starts; then
-    `worker(process, flags)`, a function of a module, runs in each.
+    `check(flags)` raises InputError for flags that cannot work, before any process starts; then `worker(context, flags)`, a
+    function of a module, runs in each.
     """
     flags = parser.parse_args(arguments)
     try:

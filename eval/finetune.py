@@ -30,7 +30,7 @@ from eval.classifier.evaluate import ClassifierTask, train_and_test
 from eval.classifier.flags import check_training_flags, classifier_parser
 from eval.classifier.model import DropoutHead
 from eval.cli import run_command
-from eval.features.extract import RANDOM
+from eval.features.backbone import RANDOM
 from utils.cli import OneLineParser, check_values
 from utils.distributed import DistContext
 from utils.errors import InputError

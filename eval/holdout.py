@@ -1,9 +1,9 @@
-"""A part of the training videos held out for choosing hyperparameters, with sibling videos kept together.
+"""A part of the training videos held out for choosing hyperparameters; videos of one group stay on one side.
 
-Siblings are clips of one recording: people, place and camera are the same, so a held-out video whose siblings are
-trained on says nothing about new ones. UCF-101 names them: `v_CLASS_gGROUP_cCLIP`.
+Videos of one group are clips of one recording: people, place and camera are the same, so that a held-out video of a group
+that is trained on leaks. UCF-101 names groups: `v_CLASS_gGROUP_cCLIP`.
 
-Shapes: N training videos.
+Shapes: N training videos; K classes.
 """
 from __future__ import annotations
 
@@ -26,39 +26,25 @@ UCF101_GROUP = re.compile(r"_g(\d+)_c\d+$")  # in the name of a video's folder o
 
 @dataclass(frozen=True)
 class Holdout:
-    """`held`: bool [N], which videos are held out. `facts`: how they were drawn, for the card."""
+    """`held`: bool [N], which videos are held out. `facts`: how they were drawn, for the result card."""
 
     held: np.ndarray
     facts: dict[str, Any]
 
     def line(self) -> str:
-        """What was held out, for the terminal."""
+        """Returns what was held out, for the terminal."""
         facts = self.facts
         return (f"held out for choosing: {facts['num_videos_held_out']} of {len(self.held)} training videos, "
                 f"{facts['num_groups_held_out']} of {facts['num_groups']} groups ({facts['groups']}), "
                 f"{facts['num_classes_without_held_out_video']} class(es) with none")
 
 
-def add_holdout_flags(group: argparse._ArgumentGroup) -> None:
-    """The flags --holdout and --group."""
-    group.add_argument("--holdout", type=float, default=0.2, metavar="FRACTION",
-                       help="share of the training videos held out for the choice")
-    add_group_flag(group)
-
-
 def add_group_flag(group: argparse._ArgumentGroup) -> None:
-    """The flag --group."""
+    """Adds the flag --group."""
     group.add_argument("--group", default=AUTO, metavar=f"{AUTO}|{NONE}|PATTERN",
-                       help="siblings that are held out together. auto: those of UCF-101, _gNN_ in the names, if "
-                            "they are there; none: every video is on its own; else a regular expression, searched "
-                            "in the path of each video, whose first group names its siblings")
-
-
-def check_holdout_flags(flags: argparse.Namespace) -> None:
-    """InputError for a value that cannot work."""
-    if not 0 < flags.holdout < 1:
-        raise InputError(f"--holdout {flags.holdout}: must be between 0 and 1")
-    check_group_flag(flags)
+                       help="videos that are held out together. auto: groups of UCF-101, _gNN_ in the names, if there are "
+                            "any; none: every video on its own; else a regular expression, searched in the path of each "
+                            "video, whose first group is the name of the video's group")
 
 
 def check_group_flag(flags: argparse.Namespace) -> None:
@@ -68,52 +54,52 @@ def check_group_flag(flags: argparse.Namespace) -> None:
 
 
 def compile_pattern(text: str) -> re.Pattern[str]:
-    """The regular expression of --group."""
+    """Returns the regular expression of --group."""
     try:
         pattern = re.compile(text)
     except re.error as error:
         raise InputError(f"--group {text}: no regular expression: {error}") from error
     if not pattern.groups:
-        raise InputError(f"--group {text}: needs a group in parentheses that names the siblings")
+        raise InputError(f"--group {text}: needs a group in parentheses, the name of a video's group")
     return pattern
 
 
-def sibling_groups(videos: Sequence[VideoRecord], group: str) -> tuple[list[str], str]:
-    """(name of each video's group [N], how the groups were found). `group` is the flag's value.
+def find_groups(videos: Sequence[VideoRecord], group: str) -> tuple[list[str], str]:
+    """Returns (name of each video's group [N], how the groups were found); `group` is the flag's value.
 
     A group of UCF-101 is within a class; one of a pattern may span classes.
     """
-    alone = [video.path for video in videos]  # one that is named twice stays on one side
+    paths = [video.path for video in videos]  # a video that is listed twice stays on one side
     if group == NONE:
-        return alone, "none: every video on its own"
+        return paths, "none: every video on its own"
     pattern = UCF101_GROUP if group == AUTO else compile_pattern(group)
-    texts = [PurePath(video.path).stem if group == AUTO else video.path for video in videos]
-    found = [match and match.group(1) for match in map(pattern.search, texts)]
-    missing = [video.path for video, name in zip(videos, found) if name is None]
-    if group == AUTO:
-        if len(missing) == len(videos):
-            return alone, "auto: no _gNN_cNN in the names, every video on its own"
-        if missing:
-            raise InputError(f"--group auto: {len(videos) - len(missing)} of {len(videos)} names end with _gNN_cNN as "
-                             f"UCF-101's do, but {missing[0]} does not; give --group none, or a pattern for all")
-        return [f"{video.label} {name}" for video, name in zip(videos, found)], "auto: class and _gNN_, as in UCF-101"
+    found = [match and match[1] for match in map(pattern.search, (
+        PurePath(path).stem if group == AUTO else path for path in paths))]
+    missing = [path for path, name in zip(paths, found) if name is None]
+    if group == AUTO and len(missing) == len(videos):
+        return paths, "auto: no _gNN_cNN in the names, every video on its own"
+    if missing and group == AUTO:
+        raise InputError(f"--group auto: {len(videos) - len(missing)} of {len(videos)} names end with _gNN_cNN as "
+                         f"UCF-101's do, but {missing[0]} does not; give --group none, or a pattern for all")
     if missing:
         raise InputError(f"--group {group}: does not match {len(missing)} of {len(videos)} training videos, such as "
                          f"{missing[0]}")
+    if group == AUTO:
+        return [f"{video.label} {name}" for video, name in zip(videos, found)], "auto: class and _gNN_, as in UCF-101"
     return found, f"pattern {group}"
 
 
 def draw_holdout(videos: Sequence[VideoRecord], group: str, fraction: float, seed: int,
                  flag: str = "--holdout") -> Holdout:
-    """About `fraction` of each class's videos (and one at least), as far as whole groups allow, drawn by `seed`.
+    """Returns about `fraction` of each class's videos, at least one, as far as whole groups allow, drawn from `seed`.
 
     Groups come in random order. One is held out if this brings the numbers held out of its classes nearer to what is
-    wanted (sum of squares), and leaves each of its classes a video to train on. InputError, which begins with the
-    `flag` that gave the fraction, where none is.
+    wanted (sum of squares) and leaves each of its classes a training video. scikit-learn's GroupShuffleSplit and
+    StratifiedGroupKFold do not: they may hold out all videos of a small class. InputError, which begins with the `flag` of
+    the fraction, where no group can be held out.
     """
-    names, how = sibling_groups(videos, group)
-    labels = np.array([video.label for video in videos])
-    classes, labels = np.unique(labels, return_inverse=True)
+    names, how = find_groups(videos, group)
+    classes, labels = np.unique([video.label for video in videos], return_inverse=True)
     counts = np.bincount(labels)
     wanted = np.maximum(fraction * counts, 1)
 
@@ -121,21 +107,20 @@ def draw_holdout(videos: Sequence[VideoRecord], group: str, fraction: float, see
     for index, name in enumerate(names):
         members.setdefault(name, []).append(index)
     groups = list(members.values())
-    held, num_held, num_groups_held = np.zeros(len(videos), bool), np.zeros(len(classes), np.int64), 0
+    held, num_held = np.zeros(len(videos), bool), np.zeros(len(classes), np.int64)
     for number in np.random.default_rng(seed).permutation(len(groups)):
         sizes = Counter(labels[groups[number]].tolist())
-        its_classes, adds = np.array(list(sizes)), np.array(list(sizes.values()))
-        lacks = wanted[its_classes] - num_held[its_classes]
+        in_group, adds = np.array(list(sizes)), np.array(list(sizes.values()))
+        lacks = wanted[in_group] - num_held[in_group]
         nearer = ((lacks - adds) ** 2).sum() < (lacks ** 2).sum()
-        if nearer and (num_held[its_classes] + adds < counts[its_classes]).all():
+        if nearer and (num_held[in_group] + adds < counts[in_group]).all():
             held[groups[number]] = True
-            num_held[its_classes] += adds
-            num_groups_held += 1
+            num_held[in_group] += adds
     if not held.any():
         raise InputError(f"{flag} {fraction}: no group of training videos can be held out for this ({how}): "
                          f"{len(groups)} group(s), {len(videos)} videos, {len(classes)} class(es); raise it, or choose "
                          "smaller groups by --group")
     return Holdout(held, {
-        "groups": how, "fraction": fraction, "num_groups": len(groups), "num_groups_held_out": num_groups_held,
-        "num_videos_held_out": int(held.sum()),
+        "groups": how, "fraction": fraction, "num_groups": len(groups),
+        "num_groups_held_out": sum(bool(held[group[0]]) for group in groups), "num_videos_held_out": int(held.sum()),
         "num_classes_without_held_out_video": int((num_held == 0).sum())})

@@ -1,105 +1,129 @@
-"""Class probabilities of whole test videos, and what is counted from them.
+"""What is counted from class scores of test videos: accuracies, rows per class, and the confusion matrix with its figure.
 
-Shapes: N videos, each of several views (clips x crops); M views in one forward; K classes.
+Shapes: N videos; K classes.
 """
 from __future__ import annotations
 
+import argparse
 import csv
 import io
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor, nn
 
 from dataset.records import VideoRecord
-from dataset.transforms import scale_clips
-from eval.features.clip_means import ClipSettings, mean_over_views
-from utils.distributed import DistContext
-from utils.errors import AgreedError
+from utils.errors import InputError
 from utils.files import write_atomically
 
 TOP = (1, 5)
+CLASS_FILE = "classes.txt"
+MAX_NUMBERED = 20  # up to this number of classes, the cells of the figure show their value
 
 
-def predict(
-    model: nn.Module, records: Sequence[VideoRecord], settings: ClipSettings, context: DistContext, *,
-    batch: int, num_workers: int, skipped: dict[int, str] | None = None, label: str = "test",
-) -> dict[str, np.ndarray]:
-    """Level -> probabilities float64 [N, K]: the softmax of each view, averaged over the video's clips and crops.
+def ranks_of_truth(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Returns int64 [N]: how many classes come before the true one, highest score first, equal ones in class order."""
+    truth = np.take_along_axis(scores, labels[:, None], axis=1)
+    earlier = np.arange(scores.shape[1]) < labels[:, None]
+    return ((scores > truth) | ((scores == truth) & earlier)).sum(axis=1)
 
-    Row i belongs to records[i]; the main process gets them, the others no level. Every clip has as many crops, so that
-    the mean over all views is the mean over clips and then over crops. How, and what is refused, tells
-    `mean_over_views`; no autocast.
+
+def accuracies(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Returns {"top1", "top5", "mean_class"}, each from 0 to 1, from scores [N, K] and classes [N].
+
+    `mean_class` is top-1 averaged over the classes that occur. Top-5 is left out with five classes or fewer, of which it
+    would be 1. (scikit-learn's `top_k_accuracy_score` breaks ties the other way, so that top-1 would not be argmax's.)
     """
-    rows = mean_over_views(model, partial(view_probabilities, model), "class probabilities", records, settings, context,
-                           batch=batch, num_workers=num_workers, skipped=skipped, label=label)
-    if skipped and len(skipped) == len(records):
-        raise AgreedError(f"none of the {len(records)} {label} videos can be read; the first: {skipped[0]}")
-    return rows
-
-
-def view_probabilities(model: nn.Module, views: Tensor) -> dict[str, np.ndarray]:
-    """Level -> float64 [M, K] from uint8 views [M, T, S, S, 3]; the softmax is taken in float32."""
-    logits = model(scale_clips(views))
-    return {level: x.float().softmax(dim=1).double().cpu().numpy() for level, x in logits.items()}
-
-
-def ranks_of_truth(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """int64 [N]: how many classes come before the true one, most probable first, equal ones in class order."""
-    truth = np.take_along_axis(probabilities, labels[:, None], axis=1)
-    earlier = np.arange(probabilities.shape[1]) < labels[:, None]
-    return ((probabilities > truth) | ((probabilities == truth) & earlier)).sum(axis=1)
-
-
-def accuracies(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """{"top1", "top5", "mean_class"}, each from 0 to 1, from probabilities [N, K] and classes [N].
-
-    `mean_class` is top-1, averaged over the classes that occur. Top-5 is left out where it says nothing, with not
-    more than five classes.
-    """
-    ranks = ranks_of_truth(probabilities, labels)
-    found = {f"top{k}": float((ranks < k).mean()) for k in TOP if k == 1 or k < probabilities.shape[1]}
+    ranks = ranks_of_truth(scores, labels)
+    found = {f"top{k}": float((ranks < k).mean()) for k in TOP if k == 1 or k < scores.shape[1]}
     return {**found, "mean_class": float(np.mean([(ranks[labels == c] == 0).mean() for c in np.unique(labels)]))}
 
 
-def per_class(probabilities: np.ndarray, labels: np.ndarray) -> list[dict[str, Any]]:
-    """A row for each class that occurs: its videos, its top-1, and the class that most others are taken for."""
-    predicted = probabilities.argmax(axis=1)
-    rows = []
-    for label in np.unique(labels).tolist():
-        mine = predicted[labels == label]
-        counts = np.bincount(mine[mine != label], minlength=1)
-        rows.append({"class": label, "videos": len(mine), "top1": float((mine == label).mean()),
-                     "taken_for": int(counts.argmax()) if counts.any() else None,
-                     "taken_for_videos": int(counts.max())})
+def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
+    """Returns int64 [K, K]: videos of class i (row) predicted as class j (column), from labels and predictions [N]."""
+    return np.bincount(labels * num_classes + predicted, minlength=num_classes ** 2).reshape(num_classes, num_classes)
+
+
+def per_class(matrix: np.ndarray, names: dict[int, str]) -> list[dict[str, Any]]:
+    """Returns a row for each class that occurs: its videos, its top-1, and the class it is most often mistaken for.
+
+    `matrix`: confusion matrix; `names`: label in the csv -> name, in the order of the classes.
+    """
+    labels, rows = list(names), []
+    for index in np.flatnonzero(matrix.sum(axis=1)).tolist():
+        wrong = matrix[index].copy()
+        wrong[index] = 0
+        rows.append({"class": labels[index], "videos": int(matrix[index].sum()),
+                     "top1": float(matrix[index, index] / matrix[index].sum()),
+                     "taken_for": labels[wrong.argmax()] if wrong.any() else None,
+                     "taken_for_videos": int(wrong.max()), "name": names[labels[index]]})
     return rows
 
 
-def named(row: dict[str, Any], classes: np.ndarray, names: Mapping[int, str]) -> dict[str, Any]:
-    """A row of `per_class` with labels of the csv in place of class indices, and the class's name."""
-    def label(index: int | None) -> int | None:
-        return None if index is None else int(classes[index])
+def draw_confusion(path: Path, matrix: np.ndarray, names: dict[int, str], title: str) -> None:
+    """Writes the figure of a confusion matrix [K, K], each row in per cent of its class's videos, readable at full size.
 
-    return {**row, "class": label(row["class"]), "taken_for": label(row["taken_for"]),
-            "name": names[label(row["class"])]}
+    A class without videos has a grey row. `names`: label -> name, in the order of the classes.
+    """
+    from matplotlib import colormaps  # here, as most users of this file draw nothing
+    from matplotlib.figure import Figure
+
+    from utils.figures import save_figure
+
+    totals = matrix.sum(axis=1, keepdims=True)
+    shares = np.ma.masked_where(np.broadcast_to(totals == 0, matrix.shape), 100 * matrix / np.maximum(totals, 1))
+    side = max(4.0, 0.18 * len(names)) + 2.5
+    figure = Figure(figsize=(side, side), layout="constrained")
+    axes = figure.subplots()
+    colors = colormaps["Blues"].with_extremes(bad="0.85")
+    image = axes.imshow(shares, cmap=colors, vmin=0, vmax=100, interpolation="nearest")
+    axes.set_xticks(range(len(names)), names.values(), rotation=90, fontsize=8)
+    axes.set_yticks(range(len(names)), names.values(), fontsize=8)
+    axes.set(xlabel="predicted", ylabel="class", title=title)
+    if len(names) <= MAX_NUMBERED:
+        for row, column in zip(*np.nonzero(matrix)):
+            axes.text(column, row, f"{shares[row, column]:.0f}", ha="center", va="center", fontsize=7,
+                      color="white" if shares[row, column] > 60 else "black")
+    figure.colorbar(image, ax=axes, shrink=0.6, label="% of the class's videos")
+    save_figure(figure, path)
+
+
+def add_classes_flag(group: argparse._ArgumentGroup) -> None:
+    """Adds the flag --classes."""
+    group.add_argument("--classes", metavar="FILE",
+                       help=f"class names, one a line, label 0 first (default: {CLASS_FILE} beside --train_csv, "
+                            "if it is there; else the labels)")
+
+
+def class_names(file: str | None, train_csv: str, labels: Iterable[int]) -> dict[int, str]:
+    """Returns label -> name, in order: from `file`, or classes.txt beside the csv, or the number itself."""
+    labels = sorted(set(map(int, labels)))
+    path = Path(file) if file else Path(train_csv).parent / CLASS_FILE
+    if not file and not path.exists():
+        return {label: str(label) for label in labels}
+    try:
+        names = path.read_text(encoding="utf-8-sig").splitlines()
+    except OSError as error:
+        raise InputError(f"{path}: cannot read the class names: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: class names: not UTF-8 text") from error
+    if labels and len(names) <= labels[-1]:
+        raise InputError(f"{path}: names {len(names)} class(es), one a line, but {train_csv} has labels up to "
+                         f"{labels[-1]}")
+    return {label: names[label].strip() for label in labels}
 
 
 def write_probabilities(path: Path, records: Sequence[VideoRecord], probabilities: np.ndarray) -> None:
-    """Write an npz file: "videos" (paths) [N], "classes" [N] and "probabilities" float32 [N, K]."""
-    partial = path.with_name(path.name + ".partial")
-    with open(partial, "wb") as file:
-        np.savez(file, videos=np.array([record.path for record in records]),
-                 classes=np.array([record.label for record in records]),
-                 probabilities=probabilities.astype(np.float32))
-    os.replace(partial, path)
+    """Writes an npz file: "videos" (paths) [N], "classes" [N] and "probabilities" float32 [N, K]."""
+    write_atomically(path, partial(np.savez, videos=np.array([record.path for record in records]),
+                                   classes=np.array([record.label for record in records]),
+                                   probabilities=probabilities.astype(np.float32)))
 
 
 def write_per_class(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Write the rows of `per_class` as csv; a class never mistaken has an empty `taken_for`."""
+    """Writes the rows of `per_class` as csv; a class never mistaken has an empty `taken_for`."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()

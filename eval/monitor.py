@@ -1,4 +1,4 @@
-"""How well a backbone in training tells labelled videos apart: two figures, cheap enough to be taken on the way.
+"""Retrieval and linear accuracy of a backbone in training, cheap enough to be measured between epochs.
 
 Shapes: N training and Q test videos; C channels of the high level; K classes.
 """
@@ -10,11 +10,10 @@ import numpy as np
 from torch import nn
 
 from eval.features.extract import ClipSettings, extract_features
-from eval.metrics import accuracies
 from eval.features.probe_heads import Standardizer
-from eval.retrieval import nearest, recall_at
-from eval.splits import Split, read_split
 from eval.features.vectors import level_vectors
+from eval.retrieval import nearest, recall_at
+from eval.splits import EvalSplit, read_split
 from utils.distributed import DistContext, run_on_main
 
 LEVEL = "high"
@@ -22,62 +21,64 @@ RIDGE = 0.1  # penalty, in units of a channel's variance
 
 
 class Monitor:
-    """Retrieval and a linear classifier on features of one level, from few clips and without any choice.
+    """Retrieval and a linear classifier on features of one level, from few clips and without any choice or random draw.
 
-    Every process makes one and calls it with the same weights. Nothing is drawn at random; the test videos decide
-    nothing. InputError for csv files that cannot be training and test set.
+    Every process makes one and calls it with the same weights. InputError for csv files that cannot be training and test
+    set.
     """
 
     def __init__(
         self, train_csv: str, test_csv: str, settings: ClipSettings, context: DistContext, *, batch: int = 32,
         num_workers: int = 0,
     ) -> None:
-        self.records = read_split(Split(None, train_csv, test_csv))
-        self.labels = {role: np.array([video.label for video in videos]) for role, videos in self.records.items()}
+        self.records = read_split(EvalSplit(None, train_csv, test_csv))
         self.settings = settings
         self.context = context
         self.batch = batch
         self.num_workers = num_workers
 
     def __call__(self, backbone: nn.Module) -> dict[str, float]:
-        """{"monitor_R@1", "monitor_top1"}, each from 0 to 1, the same in every process; all must call this.
+        """Returns {"monitor_R@1", "monitor_top1"}, each from 0 to 1, in every process; all must call this.
 
-        `monitor_R@1`: test videos whose nearest training video has their class. `monitor_top1`: those that a ridge
-        regression from the training videos' features to their classes gets right. The backbone, unwrapped, is seen in
-        eval mode and full float32 and left as it was: training modes, batch norm statistics, random state.
-        Videos that cannot be read are left out and counted, as `monitor_skipped`.
+        `monitor_R@1`: share of test videos whose nearest training video has their class. `monitor_top1`: share that a ridge
+        regression from the training videos' features to their classes gets right. The backbone, unwrapped, runs in eval
+        mode and float32; its training modes, batch norm statistics and the random state are left as they were. Videos that
+        cannot be read are left out and counted, as `monitor_skipped`.
         """
-        sets, num_skipped = {}, 0
+        vectors_and_labels, num_skipped = [], 0
         for role, videos in self.records.items():
             skipped: dict[int, str] = {}
             features = extract_features(
                 backbone, videos, self.settings, self.context, batch=self.batch, num_workers=self.num_workers,
                 label=f"monitor, {role}", skipped=skipped)
-            kept = [i for i in range(len(videos)) if i not in skipped]
+            kept = [index for index in range(len(videos)) if index not in skipped]
             if self.context.is_main:
-                sets[role] = level_vectors({LEVEL: features[LEVEL][kept]}, LEVEL), self.labels[role][kept]
+                vectors_and_labels += [level_vectors({LEVEL: features[LEVEL][kept]}, LEVEL),
+                                       np.array([videos[index].label for index in kept])]
             num_skipped += len(skipped)
-        values = run_on_main(self.context, lambda: measure(*sets["train"], *sets["test"]))
+        values = run_on_main(self.context, lambda: monitor_metrics(*vectors_and_labels))
         return {**values, "monitor_skipped": num_skipped} if num_skipped else values
 
 
-def measure(train: np.ndarray, train_labels: np.ndarray, test: np.ndarray, test_labels: np.ndarray) -> dict[str, float]:
-    """Both figures of training vectors [N, C] and test vectors [Q, C] with labels; NaN where no label is in both."""
+def monitor_metrics(
+    train: np.ndarray, train_labels: np.ndarray, test: np.ndarray, test_labels: np.ndarray
+) -> dict[str, float]:
+    """Returns both metrics of training vectors [N, C] and test vectors [Q, C]; NaN where no label is in both."""
     known = np.isin(test_labels, train_labels)
     if not known.any():
         return {"monitor_R@1": math.nan, "monitor_top1": math.nan}
     test, test_labels = test[known], test_labels[known]
     classes, targets = np.unique(train_labels, return_inverse=True)
-    scores = ridge_scores(train, targets, test)
+    predicted = classes[ridge_scores(train, targets, test).argmax(axis=1)]
     return {"monitor_R@1": recall_at(nearest(test, train, 1), test_labels, train_labels)["R@1"],
-            "monitor_top1": accuracies(scores, np.searchsorted(classes, test_labels))["top1"]}
+            "monitor_top1": float((predicted == test_labels).mean())}
 
 
 def ridge_scores(train: np.ndarray, targets: np.ndarray, test: np.ndarray) -> np.ndarray:
-    """Scores float64 [Q, K] of test vectors [Q, C]: ridge regression of one-hot classes on training vectors [N, C].
+    """Returns scores float64 [Q, K] of test vectors [Q, C]: ridge regression of one-hot classes on training vectors [N, C].
 
-    Channels are standardized by the training videos; W = (X^T X / N + RIDGE I)^-1 X^T Y / N, with Y centered, so that
-    the mean needs no penalty.
+    Channels are standardized by the training videos; W = (X^T X / N + RIDGE I)^-1 X^T Y / N, with Y centered, so that the
+    mean needs no penalty.
     """
     standardize = Standardizer.of(train)
     x, queries = (standardize(vectors).astype(np.float64) for vectors in (train, test))

@@ -1,22 +1,23 @@
-"""The result card: what an evaluation found, and all that is needed to repeat it or to compare it."""
+"""The result card: what an evaluation found, and all that is needed to repeat it or to compare it.
+
+Cards are read and shown without torch, which only `build_card` imports.
+"""
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import av
-import torch
-
-from eval.splits import Split
-from eval.table import markdown_rows, percent
 from utils.errors import InputError
 from utils.files import file_sha256, write_atomically
-from utils.training_log import device_name, git_commit, library_versions
+
+if TYPE_CHECKING:
+    import torch
+
+    from eval.splits import EvalSplit
 
 CARD = "result.json"
 # The part of the network whose output is the map of each level.
@@ -25,41 +26,40 @@ LAYERS_OF = {"s3d": {"low": "block 3c", "mid": "block 4f", "high": "block 5c"}}
 Metrics = dict[str, dict[str, float]]  # level -> metric -> fraction from 0 to 1
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What the evaluation of one split found.
+class SplitResult(NamedTuple):
+    """What the evaluation of one split found; `details`: "num_test_videos" and more, plain values."""
 
-    `details`: numbers of videos ("num_test_videos" is needed), those left out, what was chosen: plain values.
-    """
-
-    split: Split
+    split: EvalSplit
     metrics: Metrics
     details: dict[str, Any]
 
 
 def build_card(
-    task: str, outcomes: Sequence[Outcome], settings: dict[str, Any], weights: dict[str, Any],
+    task: str, results: Sequence[SplitResult], settings: dict[str, Any], weights: dict[str, Any],
     device: torch.device, duration_s: float,
 ) -> dict[str, Any]:
-    """The card as a dictionary of plain values.
+    """Returns the card as a dictionary of plain values.
 
-    `settings`: every choice that the numbers depend on, seed included. `weights`: as `load_backbone` tells
-    them. Without `--splits` there is one outcome, and its details stand in the card itself. With it "metrics"
-    holds the means over the splits, "metrics_std" their sample standard deviations (n - 1; for two splits and
-    more), "per_split" each split's metrics and details, and "num_test_videos" the sum.
+    `settings`: every choice that the numbers depend on, seed included; `weights`: as `load_backbone` returns them. Without
+    `--splits` there is one result, and its details stand in the card itself. With it, "metrics" holds the means over the
+    splits, "metrics_std" their sample standard deviations (n - 1; for two splits and more), "per_split" each split's metrics
+    and details, and "num_test_videos" the sum. A metric that some split lacks, such as R@50 among fewer videos, is left out.
     """
-    if len(outcomes) == 1 and outcomes[0].split.name is None:
-        [outcome] = outcomes
-        found = {"metrics": outcome.metrics}
-        details = outcome.details
+    import av
+
+    from utils.training_log import device_name, git_commit, library_versions
+
+    if len(results) == 1 and results[0].split.name is None:
+        found, details = {"metrics": results[0].metrics}, results[0].details
     else:
-        found = average_metrics([outcome.metrics for outcome in outcomes])
-        settings = {**settings, "splits": [outcome.split.name for outcome in outcomes]}
-        details = {"num_test_videos": sum(outcome.details["num_test_videos"] for outcome in outcomes),
-                   "per_split": {outcome.split.name: {"metrics": outcome.metrics, **outcome.details}
-                                 for outcome in outcomes}}
-    csv_files = {role if outcome.split.name is None else f"{role} {outcome.split.name}": path
-                 for outcome in outcomes for role, path in outcome.split.csv_files.items()}
+        found = {"metrics": over_splits(results, mean)}
+        if len(results) > 1:
+            found |= {"metrics_std": over_splits(results, stdev), "std": "sample (n - 1) over splits"}
+        settings = {**settings, "splits": [result.split.name for result in results]}
+        details = {"num_test_videos": sum(result.details["num_test_videos"] for result in results),
+                   "per_split": {result.split.name: {"metrics": result.metrics, **result.details} for result in results}}
+    csv_files = {role if result.split.name is None else f"{role} {result.split.name}": path
+                 for result in results for role, path in result.split.csv_files.items()}
     return {
         "task": task,
         **found,
@@ -76,45 +76,64 @@ def build_card(
     }
 
 
-def average_metrics(per_split: Sequence[Metrics]) -> dict[str, Any]:
-    """{"metrics": means, "metrics_std": sample standard deviations, "std": which kind}; means alone of one split.
-
-    A metric that some split lacks, such as R@50 among fewer videos, is left out.
-    """
-    values = {level: {name: [metrics[level][name] for metrics in per_split]
-                      for name in names if all(name in metrics[level] for metrics in per_split)}
-              for level, names in per_split[0].items()}
-    found: dict[str, Any] = {"metrics": over(values, mean)}
-    if len(per_split) > 1:
-        found |= {"metrics_std": over(values, stdev), "std": "sample (n - 1) over splits"}
-    return found
-
-
-def over(values: dict[str, dict[str, list[float]]], statistic: Any) -> Metrics:
-    """`statistic` of each list."""
-    return {level: {name: float(statistic(each)) for name, each in names.items()} for level, names in values.items()}
-
-
-def write_card(out: Path, card: dict[str, Any], name: str = CARD) -> Path:
-    """Path of the card `name`, written whole into the folder `out`; an earlier one is replaced."""
-    path = out / name
-    write_atomically(path, json.dumps(card, indent=2, allow_nan=False) + "\n")
-    return path
+def over_splits(results: Sequence[SplitResult], statistic: Callable[[list[float]], float]) -> Metrics:
+    """Returns `statistic` of each metric that all splits have."""
+    return {level: {name: float(statistic([result.metrics[level][name] for result in results])) for name in metrics
+                    if all(name in result.metrics[level] for result in results)}
+            for level, metrics in results[0].metrics.items()}
 
 
 def make_out_dir(out: Path, flag: str = "--out") -> None:
-    """Make the folder that `flag` names; InputError where that cannot be."""
+    """Makes the folder that `flag` names; InputError where that cannot be."""
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{flag} {out}: cannot make this folder: {error.strerror}") from error
 
 
+def write_card(out: Path, card: dict[str, Any], name: str = CARD) -> Path:
+    """Returns the path of the card `name`, written whole into the folder `out`; an earlier one is replaced."""
+    write_atomically(out / name, json.dumps(card, indent=2, allow_nan=False) + "\n")
+    return out / name
+
+
+def read_card(path: Path) -> dict[str, Any]:
+    """Returns the card in `path`, a result.json or its folder; InputError for anything else."""
+    file = path / CARD if path.is_dir() else path
+    try:
+        card = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file}: not a result card: {error}") from error
+    if not isinstance(card, dict) or not {"task", "metrics", "weights", "settings", "csv_files"} <= card.keys():
+        raise InputError(f"{file}: not a result card: lacks task, metrics, weights, settings or csv_files")
+
+    def is_nested(value: Any, kind: type | tuple[type, ...]) -> bool:
+        return isinstance(value, dict) and all(isinstance(inner, dict) and all(
+            isinstance(leaf, kind) for leaf in inner.values()) for inner in value.values())
+
+    if not (isinstance(card["task"], str) and isinstance(card["settings"], dict)
+            and is_nested(card["metrics"], (int, float)) and is_nested(card["csv_files"], str)):
+        raise InputError(f"{file}: not a result card: expected a task's name, settings, metrics as level -> name -> number, "
+                         "and csv_files as role -> path and sha256")
+    return card
+
+
 def markdown_table(card: dict[str, Any], shown: tuple[str, ...]) -> str:
-    """A Markdown table, a row for each level of the card: weights, `shown` settings, metrics in per cent."""
+    """Returns a Markdown table, a row for each level of the card: weights, `shown` settings, metrics in per cent."""
     names = list(next(iter(card["metrics"].values())))
-    rows = [["weights", "net", "level", *shown, "test videos", *names]]
-    for level in card["metrics"]:
-        rows.append([card["weights"], card["net"], level, *(str(card["settings"][name]) for name in shown),
-                     str(card["num_test_videos"]), *(percent(card, level, name) for name in names)])
-    return markdown_rows(rows)
+    return markdown_rows([["weights", "net", "level", *shown, "test videos", *names], *(
+        [card["weights"], card["net"], level, *(str(card["settings"][name]) for name in shown),
+         str(card["num_test_videos"]), *(percent(card, level, name) for name in names)] for level in card["metrics"])])
+
+
+def markdown_rows(rows: Sequence[Sequence[str]]) -> str:
+    """Returns a Markdown table; the first row is its head."""
+    return "\n".join(f"| {' | '.join(row)} |" for row in (rows[0], ["---"] * len(rows[0]), *rows[1:]))
+
+
+def percent(card: dict[str, Any], level: str, name: str) -> str:
+    """Returns a metric of the card in per cent, as in "41.5", or "41.5 ± 0.6" over several splits; "-" without it."""
+    if name not in card["metrics"].get(level, {}):
+        return "-"
+    return f"{100 * card['metrics'][level][name]:.1f}" + (
+        f" ± {100 * card['metrics_std'][level][name]:.1f}" if "metrics_std" in card else "")

@@ -19,7 +19,7 @@ from typing import Sequence
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it starts from any folder
 
-from eval.features.extract import load_backbone
+from eval.features.backbone import load_backbone
 from utils.checkpoint import FORMAT, write_checkpoint, write_safetensors
 from utils.cli import OneLineParser
 from utils.errors import InputError, exit_status_of

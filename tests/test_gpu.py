@@ -19,8 +19,8 @@ import torch
 from dataset.color import ColorDraws, apply_color_on_device, draw_channels, draw_jitter
 from dataset.records import VideoRecord
 from dataset.transforms import PRETRAIN_JITTER
-from eval.features.extract import extract_features, load_backbone
-from eval.features.clip_means import ClipSettings
+from eval.features.backbone import load_backbone
+from eval.features.extract import ClipSettings, extract_features
 from models.levels import LEVELS
 from models.multilevel import BACKBONES, MultiLevelModel
 from models.objective import Objective

@@ -26,10 +26,10 @@ from sklearn.manifold import TSNE
 
 from dataset.records import read_records
 from eval.cli import add_feature_flags, read_clip_settings, require_at_least, run_command
-from eval.confusion import add_classes_flag, class_names
-from eval.features.extract import load_backbone
+from eval.features.backbone import load_backbone
 from eval.features.per_split import FeatureReader
 from eval.features.vectors import LEVEL_CHOICES, add_levels_flag, level_vectors, parse_levels
+from eval.metrics import add_classes_flag, class_names
 from eval.result_card import make_out_dir
 from utils.cli import OneLineParser, add_launch_flags, find_not_positive
 from utils.distributed import DistContext, check_same_on_all_ranks, run_on_all_ranks, run_on_main

@@ -10,7 +10,7 @@ over time and space of the backbone's feature map. The maps show what each posit
     from visualization.main_temporal import *
     backbone, weights = load_backbone("CHECKPOINT", None, seed=0)
     head = load_head(read_checkpoint("runs/order/checkpoints/epoch_0050.pt"), torch.device("cpu"))
-    maps = returncam(backbone, head, both_orders(scale_clips(clips))) # clips: uint8 [B, T, H, W, 3]
+    maps = returncam(backbone, head, both_orders(scale_clips(clips, **weights["input"]))) # clips: uint8 [B, T, H, W, 3]
     evidence = order_evidence(maps)                                   # [B, T, H, W]
 
 Shapes: M clips [M, 3, T, H, W] as `both_orders` returns them, rows 2p natural and 2p + 1 reversed; C channels, t
@@ -43,11 +43,11 @@ from torch import Tensor, nn
 from dataset.records import VideoRecord
 from dataset.transforms import FinetuneAugmentation, scale_clips
 from dataset.videos import LabelledVideos, build_loader
-from eval.features.clip_means import FULL_FLOAT32
-from eval.features.extract import load_backbone
+from eval.features.backbone import load_backbone
+from eval.features.extract import FULL_FLOAT32
 from eval.features.store import feature_fingerprint, read_features, store_path, write_features
-from eval.result_card import CARD, Outcome, build_card, make_out_dir, markdown_table, write_card
-from eval.splits import Split
+from eval.result_card import CARD, SplitResult, build_card, make_out_dir, markdown_table, write_card
+from eval.splits import EvalSplit
 from utils.checkpoint import (checkpoint_path, find_checkpoint, list_checkpoints, prune_checkpoints, read_checkpoint,
                               write_checkpoint)
 from utils.distributed import DistContext
@@ -141,7 +141,8 @@ def train_order_head(backbone: nn.Module, weights: dict, settings: OrderSettings
         videos = LabelledVideos(train, settings.clip_frames, settings.stride, FinetuneAugmentation(settings.img_dim),
                                 settings.seed)
         loader = build_loader(videos, batches, settings.num_workers, device)
-        rows = partial(augmented_rows, backbone.to(device).eval(), loader, settings.level, settings.batch, device)
+        rows = partial(augmented_rows, backbone.to(device).eval(), loader, settings.level, settings.batch, device,
+                       weights["input"])
     else:
         pairs = stored_features("train", train, backbone, weights, settings, device).unflatten(0, (-1, 2))
         rows = partial(stored_rows, pairs, batches)
@@ -210,7 +211,8 @@ def stored_features(role: str, videos: Sequence[VideoRecord], backbone: nn.Modul
     make_out_dir(path.parent, "--feature_dir")
     stored = read_features(path, fingerprint)
     features = stored.features if stored else order_features(
-        backbone, videos, clips, device, batch=settings.batch, num_workers=settings.num_workers, label=role)
+        backbone, videos, clips, device, scale=weights["input"], batch=settings.batch, num_workers=settings.num_workers,
+        label=role)
     if not stored:
         write_features(path, fingerprint, features, {})
     rows = torch.from_numpy(features[settings.level]).to(device)
@@ -221,10 +223,10 @@ def stored_features(role: str, videos: Sequence[VideoRecord], backbone: nn.Modul
 def write_order_card(name: str, head: nn.Linear, path: Path, state: dict, features: Tensor, weights: dict,
                      settings: OrderSettings, counts: dict[str, int], begin: float) -> None:
     """Writes the result card of the head of `path` on the test videos' `features`, and prints its table."""
-    outcome = Outcome(Split(None, settings.train_csv, settings.test_csv), {settings.level: order_accuracy(head, features)},
-                      {**counts, "head": str(path), "head_sha256": file_sha256(path)})
+    split, metrics = EvalSplit(None, settings.train_csv, settings.test_csv), {settings.level: order_accuracy(head, features)}
+    result = SplitResult(split, metrics, {**counts, "head": str(path), "head_sha256": file_sha256(path)})
     choices = {**asdict(settings.clip_settings), "epochs": state["epochs_done"], **state["training"]}
-    card = build_card("temporal_order", [outcome], choices, weights, features.device, time.monotonic() - begin)
+    card = build_card("temporal_order", [result], choices, weights, features.device, time.monotonic() - begin)
     make_out_dir(Path(settings.out))
     print(f"wrote {write_card(Path(settings.out), card, name)}\n")
     print(markdown_table(card, ("clips", "clip_frames", "img_dim", "seed")), flush=True)
@@ -245,7 +247,7 @@ def write_order_videos(backbone: nn.Module, weights: dict, settings: OrderSettin
         print(f"{folder}: removed {num_removed} earlier video(s) and their images", flush=True)
     for number, video in enumerate(videos[:settings.num_videos]):
         clips = both_orders(read_clips(video, clip), time_dim=1)
-        maps = returncam(backbone, head, scale_clips(clips.to(device)), settings.level).cpu()
+        maps = returncam(backbone, head, scale_clips(clips.to(device), **weights["input"]), settings.level).cpu()
         path = write_cams(folder, cam_name(number, video.path), clips.numpy(), maps.numpy(), order_evidence(maps)[0].numpy(),
                           scale=settings.scale, folders=(settings.pos, settings.neg), fps=settings.fps)
         print(f"{path}: mean evidence {maps[0].mean():+.3f} for natural order of the natural clip, "

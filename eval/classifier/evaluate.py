@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,13 +25,13 @@ from eval.classifier.model import VideoClassifier, level_channels, parameter_gro
 from eval.classifier.state import SAME_TO_TEST, check_identity, load_classifier, read_finished, reading_entries
 from eval.classifier.training import TrainedClassifier, fit_classifier
 from eval.cli import read_clip_settings
-from eval.compare import read_card
-from eval.confusion import class_names, confusion_matrix, draw_confusion
-from eval.features.extract import ClipSettings, expect_input, load_backbone, new_backbone, read_input
+from eval.features.backbone import load_backbone, new_backbone, read_input
+from eval.features.extract import ClipSettings, predict
 from eval.holdout import draw_holdout
-from eval.metrics import accuracies, named, per_class, predict, write_per_class, write_probabilities
-from eval.result_card import CARD, Outcome, build_card, make_out_dir, markdown_table, write_card
-from eval.splits import Split, find_splits, read_split
+from eval.metrics import (accuracies, class_names, confusion_matrix, draw_confusion, per_class, write_per_class,
+                          write_probabilities)
+from eval.result_card import CARD, SplitResult, build_card, make_out_dir, markdown_table, read_card, write_card
+from eval.splits import EvalSplit, find_splits, read_split
 from utils.distributed import DistContext, place_model, run_on_all_ranks
 from utils.errors import STOPPED, InputError
 from utils.files import file_sha256
@@ -67,7 +67,7 @@ class ClassifierSplit:
     the training csv lists, see `classifier_state`.
     """
 
-    csv_files: Split
+    csv_files: EvalSplit
     classes: np.ndarray
     names: dict[int, str]
     train: list[VideoRecord]
@@ -100,7 +100,8 @@ def train_and_test(context: DistContext, flags: argparse.Namespace, task: Classi
                       "continues it", flush=True)
             return STOPPED if trained.stopped else 0
         settings, details = describe_training(trained, task)
-        outcome = test_split(context, flags, trained.model, videos, folder)
+        scale = run_on_all_ranks(lambda: read_input(trained.checkpoint["weights"], str(trained.path)))
+        outcome = test_split(context, flags, trained.model, scale, videos, folder)
         outcome.details.update({
             "num_classes": len(videos.classes),
             "num_train_videos": len(videos.train) - len(details["skipped_train_videos"]), **videos.holdout, **details,
@@ -130,7 +131,7 @@ def refuse_other_result(flags: argparse.Namespace, task: ClassifierTask, out: Pa
                          "test a checkpoint of the run by --test_only and another --out")
 
 
-def read_classifier_split(split: Split, flags: argparse.Namespace) -> ClassifierSplit:
+def read_classifier_split(split: EvalSplit, flags: argparse.Namespace) -> ClassifierSplit:
     """Returns the videos of a split, divided as the flags say."""
     records = read_split(split)
     classes = np.unique([video.label for video in records["train"]])
@@ -170,7 +171,6 @@ def load_finished(checkpoint: dict[str, Any], path: str, task: ClassifierTask, v
         check_identity(checkpoint, path, identity, SAME_TO_TEST)
         weights = checkpoint["weights"]
         backbone = new_backbone(weights["net"], path)
-        expect_input(backbone, read_input(weights, path))
         trained = TrainedClassifier(task.build_model(backbone, len(videos.classes)), checkpoint, Path(path))
         load_classifier(trained.model, checkpoint)
         json.dumps(describe_training(trained, task))  # the card needs them after the test
@@ -187,7 +187,8 @@ def train_split(context: DistContext, flags: argparse.Namespace, task: Classifie
     centre, skipped_held_out = replace(read_clip_settings(flags), clips=1, crops=1), []
 
     def validate() -> dict[str, float]:
-        probabilities, labels, skipped = classify(context, flags, model, videos.held_out, centre, "validation")
+        probabilities, labels, skipped = classify(context, flags, model, weights["input"], videos.held_out, centre,
+                                                  "validation")
         skipped_held_out[:] = skipped.values()
         return {f"{metric}_{level}": value for level, rows in probabilities.items()
                 for metric, value in accuracies(rows, labels).items()}
@@ -198,37 +199,37 @@ def train_split(context: DistContext, flags: argparse.Namespace, task: Classifie
                           folder)
 
 
-def classify(context: DistContext, flags: argparse.Namespace, model: VideoClassifier, records: Sequence[VideoRecord],
-             settings: ClipSettings, label: str) -> tuple[dict[str, np.ndarray], np.ndarray, dict[int, str]]:
+def classify(context: DistContext, flags: argparse.Namespace, model: VideoClassifier,
+             scale: Mapping[str, Sequence[float]], records: Sequence[VideoRecord], settings: ClipSettings,
+             label: str) -> tuple[dict[str, np.ndarray], np.ndarray, dict[int, str]]:
     """Returns (level -> probabilities [N, K], classes [N] of the readable videos, index -> reason of the others).
 
     The main process gets the probabilities, the others no level.
     """
     skipped: dict[int, str] = {}
-    probabilities = predict(model, records, settings, context, batch=flags.batch, num_workers=flags.num_workers,
-                            skipped=skipped if flags.skip_bad else None, label=label)
+    probabilities = predict(model, records, settings, context, scale=scale, batch=flags.batch,
+                            num_workers=flags.num_workers, skipped=skipped if flags.skip_bad else None, label=label)
     kept = [index for index in range(len(records)) if index not in skipped]
     return ({level: rows[kept] for level, rows in probabilities.items()},
             np.array([records[index].label for index in kept]), skipped)
 
 
-def test_split(context: DistContext, flags: argparse.Namespace, model: VideoClassifier, videos: ClassifierSplit,
-               folder: Path) -> Outcome:
+def test_split(context: DistContext, flags: argparse.Namespace, model: VideoClassifier,
+               scale: Mapping[str, Sequence[float]], videos: ClassifierSplit, folder: Path) -> SplitResult:
     """Returns the metrics of each level, in the main process; writes per_class_, confusion_ and probabilities_LEVEL."""
     settings = read_clip_settings(flags)
-    probabilities, labels, skipped = classify(context, flags, model, videos.test, settings, "test")
+    probabilities, labels, skipped = classify(context, flags, model, scale, videos.test, settings, "test")
     tested = [video for index, video in enumerate(videos.test) if index not in skipped]
     metrics, tables = {}, {}
     for level, rows in probabilities.items():
         metrics[level] = accuracies(rows, labels)
-        tables[level] = [named(row, videos.classes, videos.names) for row in per_class(rows, labels)]
+        matrix = confusion_matrix(labels, rows.argmax(axis=1), len(videos.classes))
+        tables[level] = per_class(matrix, videos.names)
         write_probabilities(folder / f"probabilities_{level}.npz", tested, rows)
         write_per_class(folder / f"per_class_{level}.csv", tables[level])
-        draw_confusion(folder / f"confusion_{level}.png",
-                       confusion_matrix(labels, rows.argmax(axis=1), len(videos.classes)),
-                       [videos.names[label] for label in videos.classes],
+        draw_confusion(folder / f"confusion_{level}.png", matrix, videos.names,
                        f"{level}: top-1 {100 * metrics[level]['top1']:.1f} %")
-    return Outcome(videos.csv_files, metrics, {
+    return SplitResult(videos.csv_files, metrics, {
         "num_test_videos": len(tested), "skipped_test_videos": list(skipped.values()),
         "num_test_videos_shorter_than_clip": settings.count_short(tested), "per_class": tables})
 

@@ -5,8 +5,8 @@ import argparse
 import sys
 
 from eval.cli import add_clip_flags, add_reading_flags, add_weight_flags, read_clip_settings
-from eval.confusion import add_classes_flag
 from eval.holdout import add_group_flag, check_group_flag
+from eval.metrics import add_classes_flag
 from eval.splits import add_split_flags, find_splits
 from utils.cli import OneLineParser, add_launch_flags, check_values
 from utils.errors import InputError

@@ -11,10 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from eval.features.vectors import CONCAT
 from models.levels import LEVELS
 from models.numerics import at_least_float32
-
-CONCAT = "concat"
 
 
 class DropoutHead(nn.Sequential):

@@ -97,7 +97,8 @@ def fit_classifier(model: VideoClassifier, optimizer: torch.optim.Optimizer, vid
     while not stopped and progress.epoch < end:
         decay_lr(optimizer, progress.epoch, flags.lr_decay_epochs)
         batches.set_epoch(progress.epoch)
-        stopped = train_classifier_epoch(train_model, optimizer, loader, progress, stop, context, flags, out, log)
+        stopped = train_classifier_epoch(train_model, optimizer, loader, progress, stop, context, flags, out, log,
+                                         identity["weights"]["input"])
         if progress.step < batches.steps_per_epoch:
             break
         progress.epoch, progress.step = progress.epoch + 1, 0
@@ -130,8 +131,8 @@ def refuse_lost_class(videos: Sequence[VideoRecord], bad_videos: Mapping[str, st
 
 def train_classifier_epoch(train_model: nn.Module, optimizer: torch.optim.Optimizer, loader: DataLoader, progress: Progress,
                            stop: StopRequest, context: DistContext, flags: argparse.Namespace, out: Path,
-                           log: RunLog) -> bool:
-    """Trains on every video once; returns whether a stop was requested, which may end the epoch early."""
+                           log: RunLog, scale: Mapping[str, Sequence[float]]) -> bool:
+    """Trains on every video once, scaled by `scale`; returns whether a stop was requested, which may end the epoch early."""
     device, epoch, records = context.device, progress.epoch, loader.dataset.records
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=flags.amp == "bf16")
     meter = EpochMeter(flags.batch_per_gpu * context.world_size, device)
@@ -139,7 +140,7 @@ def train_classifier_epoch(train_model: nn.Module, optimizer: torch.optim.Optimi
 
     for clips, labels, indices, reasons in log.progress(meter.time_waiting(loader), epoch, flags.epochs):
         # Input: uint8 [B, T, S, S, 3] -> float [B, 3, T, S, S].
-        views = scale_clips(clips.to(device, non_blocking=True), channels_last=flags.channels_last)
+        views = scale_clips(clips.to(device, non_blocking=True), **scale, channels_last=flags.channels_last)
 
         with autocast:
             logits = train_model(views)

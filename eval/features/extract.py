@@ -1,139 +1,219 @@
-"""Clip-averaged features of a pretrained backbone, by dataset index.
+"""All test views of many videos through a network: mean features, or class probabilities, of each video by dataset index.
 
-Shapes: N videos, each of several views (clips x crops) of T frames; M views in one forward; S = `--img_dim`;
-C channels of a level.
+Shapes: N videos, each of several views (clips x crops) of T frames; M views in one forward; S = `--img_dim`; C values that
+the network gives of a view: channels of a level, or classes.
 """
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from dataset.records import VideoRecord
-from dataset.transforms import IMAGENET_MEAN, IMAGENET_STD, scale_clips
-from eval.features.clip_means import ClipSettings, mean_over_views
+from dataset.sampling import uniform_clips, window_clips
+from dataset.transforms import TestCrops, scale_clips
+from dataset.videos import TestVideos, TestViews, build_loader
+from eval.features.backbone import IMAGENET
 from models.levels import LEVELS
-from models.multilevel import build_backbone
 from models.numerics import at_least_float32
-from models.convert import check_keys, unwrap
-from utils.checkpoint import FORMAT, canonical, read_checkpoint
-from utils.distributed import DistContext
-from utils.errors import InputError
-from utils.files import file_sha256
+from utils.distributed import DistContext, gather_objects, raise_first
+from utils.errors import AgreedError, InputError, one_line
 
-RANDOM = "random"
-IMAGENET = {"mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD)}  # by which pretraining scales colors
+WINDOWS = "windows"
+FULL_FLOAT32 = {"enabled": True, "benchmark": False, "deterministic": True, "allow_tf32": False}  # cuDNN's flags
+CHECK_EVERY = 64  # videos that each process reads between two checks for errors in any process
+ROWS_AT_ONCE = 1024  # of each process, sent in one message
+
+Rows = dict[str, np.ndarray]  # level -> values
 
 
-def load_backbone(weights: str, net: str | None, seed: int) -> tuple[nn.Module, dict[str, Any]]:
-    """The backbone on the CPU, and what it is, for the result card.
+@dataclass(frozen=True)
+class ClipSettings:
+    """Which pixels of a video the network sees; nothing is drawn at random.
 
-    "weights", "weights_kind" (a checkpoint's kind, or "random"), "net", "checkpoint_sha256", "input" (the "mean" and
-    "std" of each color by which the weights want clips scaled, see `expect_input`), and "pretrained_epochs": of a
-    classifier's checkpoint those of the weights that its own training started from.
-
-    `weights` is a checkpoint of this project (a whole model, of which the backbone is taken, or a backbone),
-    or "random": then `net` is needed, and the weights are those that pretraining with this `seed` starts
-    from. A checkpoint names its architecture; another `net`, and any entry missing, unknown or of another
-    shape, is an InputError.
+    `clips`: number of clips with evenly spaced starts, or "windows", each half a window after the one before.
     """
-    if weights == RANDOM:
-        if net is None:
-            raise InputError("--weights random: needs --net, the architecture to draw weights for")
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            backbone = new_backbone(net, "--net")
-        return backbone, {"weights": RANDOM, "weights_kind": RANDOM, "net": canonical(net),
-                          "checkpoint_sha256": None, "input": IMAGENET, "pretrained_epochs": None}
 
-    checkpoint = read_checkpoint(weights)
-    form, kind, stored_net = (value if isinstance(value, str) else None
-                              for value in map(checkpoint.get, ("format", "kind", "net")))
-    if form != FORMAT or kind not in ("model", "backbone", "classifier") or stored_net is None:
-        raise InputError(f"{weights}: no checkpoint of this project (format {form!r}, kind {kind!r}, net "
-                         f"{stored_net!r}); other people's must be converted first")
-    if net is not None and canonical(net) != canonical(stored_net):
-        raise InputError(f"--net {net}: {weights} holds a {stored_net}; leave --net out or name another")
-    backbone = new_backbone(stored_net, str(weights))
-    try:
-        state = unwrap(checkpoint.get("model"))
-        if kind != "backbone":
-            state = {key.removeprefix("backbone."): value for key, value in state.items()
-                     if key.startswith("backbone.")}
-        check_keys(state, backbone)
-        backbone.load_state_dict(state)
-    except (ValueError, RuntimeError) as error:  # a RuntimeError: tensors that hold no numbers, such as sparse ones
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{weights}: does not fill the backbone {stored_net}: {reason}") from error
-    told_by, epochs = checkpoint, "epochs_done"
-    if kind == "classifier":
-        started_from = checkpoint.get("weights")
-        told_by, epochs = started_from if isinstance(started_from, dict) else {}, "pretrained_epochs"
-    scale = read_input(told_by, weights)
-    expect_input(backbone, scale)
-    return backbone, {"weights": str(weights), "weights_kind": kind, "net": canonical(stored_net),
-                      "checkpoint_sha256": file_sha256(weights), "input": scale, "pretrained_epochs": told_by.get(epochs)}
+    clips: int | str = 10
+    clip_frames: int = 16
+    stride: int = 1
+    img_dim: int = 112
+    crops: int = 1
 
+    def sampler(self) -> Callable[[int], np.ndarray]:
+        """Returns a function from a video's number of frames to frame indices [clips, T]."""
+        if self.clips == WINDOWS:
+            return partial(window_clips, clip_frames=self.clip_frames, stride=self.stride)
+        return partial(uniform_clips, clip_frames=self.clip_frames, stride=self.stride, num_clips=self.clips)
 
-def read_input(told_by: dict[str, Any], where: str) -> dict[str, list[float]]:
-    """The "mean" and "std" under "input" in what a checkpoint tells of its weights; ImageNet's if it tells none."""
-    scale = told_by.get("input", IMAGENET)
-    mean, std = (scale.get(name) if isinstance(scale, dict) else None for name in ("mean", "std"))
-    if not all(isinstance(values, (list, tuple)) and len(values) == 3 and all(
-            type(value) in (int, float) and math.isfinite(value) for value in values) for values in (mean, std)) \
-            or min(std) <= 0:
-        raise InputError(f"{where}: its input is not a mean and a std above 0 of red, green and blue")
-    return {"mean": list(mean), "std": list(std)}
+    def videos(self, records: Sequence[VideoRecord], skip_bad: bool = False) -> TestVideos:
+        """Returns the data set of the videos' test clips."""
+        return TestVideos(records, self.sampler(), TestCrops(self.img_dim, self.crops), skip_bad)
 
-
-def expect_input(backbone: nn.Module, scale: dict[str, list[float]]) -> None:
-    """Have `backbone` take clips scaled by ImageNet's mean and std, as all here are, where its weights want `scale`."""
-    if scale == IMAGENET:
-        return
-    mean, std, imagenet_mean, imagenet_std = (
-        torch.tensor(values)[:, None, None, None] for values in (*scale.values(), *IMAGENET.values()))
-    gain, shift = imagenet_std / std, (imagenet_mean - mean) / std
-
-    def rescale(_backbone: nn.Module, inputs: tuple[Tensor]) -> Tensor:
-        return inputs[0] * gain.to(inputs[0]) + shift.to(inputs[0])
-
-    backbone.register_forward_pre_hook(rescale)
-
-
-def new_backbone(net: str, where: str) -> nn.Module:
-    """`build_backbone`, with an InputError that says where the unknown name stands."""
-    try:
-        return build_backbone(net)
-    except ValueError as error:
-        raise InputError(f"{where}: {error}") from error
+    def count_short(self, records: Sequence[VideoRecord]) -> int:
+        """Returns how many videos are shorter than one clip; these repeat their last frame."""
+        return sum(record.num_frames < (self.clip_frames - 1) * self.stride + 1 for record in records)
 
 
 def extract_features(
     backbone: nn.Module, records: Sequence[VideoRecord], settings: ClipSettings, context: DistContext, *,
-    batch: int = 32, num_workers: int = 0, skipped: dict[int, str] | None = None, label: str = "features",
-    amp: str = "off",
-) -> dict[str, np.ndarray]:
-    """Level -> float32 [N, C]: each video's mean over its views of the map's mean over time and space.
+    scale: Mapping[str, Sequence[float]] = IMAGENET, batch: int = 32, num_workers: int = 0,
+    skipped: dict[int, str] | None = None, label: str = "features", amp: str = "off",
+) -> Rows:
+    """Returns level -> float32 [N, C]: each video's mean, over its views, of the maps' means over time and space.
 
-    Row i belongs to records[i]; the main process gets them, the others no level. How, and what is refused, tells
-    `mean_over_views`. Another `batch` changes the last bits of float32. `amp`: "bf16" runs the backbone in bfloat16 and
-    pools in float32. The backbone's statistics, and what is in training mode, stay as they are.
+    See `mean_over_views` for order, processes and errors. `scale`: "input" of `load_backbone`. Another `batch` changes the
+    last bits of float32. `amp` "bf16" runs the backbone in bfloat16 and pools in float32.
     """
-    rows = mean_over_views(backbone, partial(pool_levels, backbone, amp=amp), "features", records, settings, context,
-                           batch=batch, num_workers=num_workers, skipped=skipped, label=label, dtype=np.float32)
+    rows = mean_over_views(backbone, partial(pool_levels, backbone, scale=scale, amp=amp), "features", records, settings,
+                           context, batch=batch, num_workers=num_workers, skipped=skipped, label=label, dtype=np.float32)
     if rows or not context.is_main:
         return rows
     return {level: np.full((len(records), backbone.channels[level]), np.nan, np.float32) for level in LEVELS}
 
 
-def pool_levels(backbone: nn.Module, views: Tensor, amp: str = "off") -> dict[str, np.ndarray]:
-    """Level -> float64 [M, C] from uint8 views [M, T, S, S, 3]: the mean over time and space of each map."""
-    clips = scale_clips(views, channels_last=amp != "off")  # the memory format decides the last bits
+def pool_levels(backbone: nn.Module, views: Tensor, scale: Mapping[str, Sequence[float]] = IMAGENET,
+                amp: str = "off") -> Rows:
+    """Returns level -> float64 [M, C], the mean over time and space of each map, from uint8 views [M, T, S, S, 3]."""
     with torch.autocast(views.device.type, torch.bfloat16, enabled=amp == "bf16"):
-        maps = backbone(clips)
+        maps = backbone(scale_clips(views, **scale, channels_last=amp == "bf16"))  # the layout decides the last bits
     return {level: at_least_float32(x).mean(dim=(2, 3, 4)).double().cpu().numpy() for level, x in zip(LEVELS, maps)}
+
+
+def predict(
+    model: nn.Module, records: Sequence[VideoRecord], settings: ClipSettings, context: DistContext, *,
+    scale: Mapping[str, Sequence[float]] = IMAGENET, batch: int, num_workers: int, skipped: dict[int, str] | None = None,
+    label: str = "test",
+) -> Rows:
+    """Returns level -> probabilities float64 [N, K]: the softmax of each view, averaged over the video's clips and crops.
+
+    Every clip has as many crops, so that the mean over all views is the mean over clips and then over crops. See
+    `mean_over_views` for order, processes and errors; no autocast. InputError where no video can be read.
+    """
+    def probabilities(views: Tensor) -> Rows:
+        logits = model(scale_clips(views, **scale))
+        return {level: x.float().softmax(dim=1).double().cpu().numpy() for level, x in logits.items()}
+
+    rows = mean_over_views(model, probabilities, "class probabilities", records, settings, context, batch=batch,
+                           num_workers=num_workers, skipped=skipped, label=label)
+    if skipped and len(skipped) == len(records):
+        raise AgreedError(f"none of the {len(records)} {label} videos can be read; the first: {skipped[0]}")
+    return rows
+
+
+def mean_over_views(
+    network: nn.Module, forward: Callable[[Tensor], Rows], what: str, records: Sequence[VideoRecord],
+    settings: ClipSettings, context: DistContext, *, batch: int, num_workers: int, skipped: dict[int, str] | None,
+    label: str, dtype: type[np.floating] = np.float64,
+    reduce: Callable[[np.ndarray], np.ndarray] = partial(np.mean, axis=0),
+) -> Rows:
+    """Returns level -> `dtype` [N, C]: each video's mean over its views of what `forward` gives of them.
+
+    `forward`: uint8 views [M, T, S, S, 3] on the device -> level -> float64 [M, C]. It runs `network` in eval mode and full
+    float32 (no TF32), always on `batch` views, the last ones black if need be; training modes are restored. Row i belongs
+    to records[i]; the mean is taken in float64, in the views' order. Neither DataLoader workers nor the number of processes
+    change a bit, as long as each process has as many threads. Each process reads every world_size-th video; all must call
+    this. The main one gets all rows, the others no level.
+
+    A video that cannot be read is an InputError in all processes; where `skipped` is given, its row is NaN and the
+    dictionary, in every process, gets index -> reason; no level is returned if none can be read. Non-finite rows (`what`
+    they are) are an InputError. `reduce`: a video's views [views, C] -> its row, for something else than their mean.
+    """
+    in_training = [module for module in network.modules() if module.training]
+    network.to(context.device).eval()
+    bad: dict[int, str] = {}
+    own = range(context.rank, len(records), context.world_size)
+    loader = build_loader(settings.videos(records, skipped is not None), [[i] for i in own], num_workers, context.device)
+    crops = TestCrops(settings.img_dim, settings.crops)
+
+    def readable() -> Iterator[tuple[int, TestViews]]:
+        items = iter(tqdm(loader, desc=label, unit="video", leave=False, disable=None if context.is_main else True))
+        # Equally many rounds in every process, which all learn of an error at the end of one.
+        for start in range(0, -(-len(records) // context.world_size), CHECK_EVERY):
+            problem = None
+            try:
+                for _ in own[start:start + CHECK_EVERY]:
+                    frames, clips, index, reason = next(items)
+                    if reason[0]:
+                        bad[int(index)] = reason[0]
+                    else:
+                        yield int(index), TestViews(frames[0], clips[0], crops)
+            except InputError as error:
+                problem = one_line(error)
+            raise_first(problem)
+
+    def view_rows() -> Iterator[tuple[int, Rows]]:
+        for owners, views in batch_views(readable(), batch):
+            rows = forward(fill_up(views, batch).to(context.device, non_blocking=True))
+            yield from ((index, {level: values[i] for level, values in rows.items()}) for i, index in enumerate(owners))
+
+    means: dict[int, Rows] = {}
+    problem = None
+    with torch.inference_mode(), torch.backends.cudnn.flags(**FULL_FLOAT32):
+        for index, group in itertools.groupby(view_rows(), key=lambda view: view[0]):
+            views = [rows for _, rows in group]
+            assert index not in means, f"the views of video {index} are not side by side"
+            means[index] = {level: reduce(np.stack([rows[level] for rows in views])).astype(dtype) for level in views[0]}
+            problem = problem or find_non_finite(means[index], f"{records[index].path}: its {what}")
+    for module in in_training:
+        module.training = True
+
+    raise_first(problem)
+    if skipped is not None:
+        for bad_of_rank in gather_objects(bad):
+            skipped.update(bad_of_rank)
+    return gather_rows(means, len(records), skipped or {}, context)
+
+
+def gather_rows(rows: dict[int, Rows], num_rows: int, skipped: Container[int], context: DistContext) -> Rows:
+    """Returns level -> [N, C] in the main process, no level in the others, from every process's index -> level -> [C].
+
+    NaN for the indices of `skipped`; every other row must be that of exactly one process. All must call this; `rows` is
+    emptied, so that no row is held twice.
+    """
+    table: Rows = {}
+    times_filled = np.zeros(num_rows, np.int64)
+    for _ in range(max(gather_objects(-(-len(rows) // ROWS_AT_ONCE)))):
+        for part in gather_objects({index: rows.pop(index) for index in list(itertools.islice(rows, ROWS_AT_ONCE))}):
+            times_filled[list(part)] += 1
+            for index, row in part.items() if context.is_main else ():
+                for level, values in row.items():
+                    if level not in table:
+                        table[level] = np.full((num_rows, len(values)), np.nan, values.dtype)
+                    table[level][index] = values
+    assert times_filled.tolist() == [int(index not in skipped) for index in range(num_rows)], "rows filled other than once"
+    return table
+
+
+def find_non_finite(rows: Rows, name: str) -> str | None:
+    """Returns an error line on the first level of `rows`, called `name`, with NaN or Inf in it, None without one."""
+    return next((f"{name} are not finite at level {level}: are the weights those of a run that diverged?"
+                 for level, values in rows.items() if not np.isfinite(values).all()), None)
+
+
+def fill_up(views: Tensor, batch: int) -> Tensor:
+    """Returns `batch` views, black ones after the given: batches of other sizes are rounded differently."""
+    return torch.cat([views, views.new_zeros(batch - len(views), *views.shape[1:])]) if len(views) < batch else views
+
+
+def batch_views(videos: Iterable[tuple[int, Tensor | TestViews]], batch: int) -> Iterator[tuple[list[int], Tensor]]:
+    """Yields (index of each view's video, views [M, ...]): the views of one video after the other, `batch` at a time."""
+    owners: list[int] = []
+    parts: list[Tensor] = []
+    for index, views in videos:
+        start = 0
+        while start < len(views):
+            parts.append(views[start:start + batch - len(owners)])
+            start += len(parts[-1])
+            owners += [index] * len(parts[-1])
+            if len(owners) == batch:
+                yield owners, torch.cat(parts)
+                owners, parts = [], []
+    if owners:
+        yield owners, torch.cat(parts)

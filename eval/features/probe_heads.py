@@ -1,16 +1,19 @@
-"""Linear classifiers on features: a whole grid of learning rate and weight decay trained at once, and the choice.
+"""Linear classifiers on features: all pairs of a grid (learning rate, weight decay) trained at once, and the choice.
 
-Shapes: N videos; C channels; K classes; G pairs (learning rate, weight decay) of the grid; B videos of a step.
+Shapes: N videos; C channels; K classes; G pairs of the grid; B videos of a step.
 """
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from utils.errors import InputError
 
@@ -18,11 +21,11 @@ MOMENTUM = 0.9
 DECAY_AT = (0.6, 0.8)  # of the epochs: a tenth of the learning rate from there on; 60 and 80 of 100
 RELATIVE_EPS = 1e-5
 
-Pair = tuple[float, float]  # learning rate, weight decay
+LrAndDecay = tuple[float, float]
 
 
 @dataclass(frozen=True)
-class Recipe:
+class ProbeRecipe:
     """How every head is trained: SGD with momentum, cross-entropy, in full float32."""
 
     epochs: int = 100
@@ -30,12 +33,10 @@ class Recipe:
     seed: int = 0
 
 
-@dataclass(frozen=True)
-class Standardizer:
-    """Batch norm in its final state: mean and scale [C] of the videos trained on, for all of them at once.
+class Standardizer(NamedTuple):
+    """Batch norm in its final state, without affine part: mean and scale [C] of the videos trained on.
 
-    No statistics of single batches, no affine part (the linear layer has it), and no others' statistics at test time.
-    A channel's variance is raised by 1e-5 of the mean variance, so that a constant channel becomes 0 whatever the
+    Every channel's variance is raised by 1e-5 of the mean variance, so that a constant channel becomes 0 whatever the
     features' scale.
     """
 
@@ -44,85 +45,92 @@ class Standardizer:
 
     @classmethod
     def of(cls, vectors: np.ndarray) -> Standardizer:
-        """That of the vectors float32 [N, C]."""
-        mean = vectors.mean(axis=0, dtype=np.float64)
+        """Returns that of the vectors float32 [N, C]."""
         variance = vectors.var(axis=0, dtype=np.float64)
         raised = variance + RELATIVE_EPS * variance.mean()
-        return cls(mean, np.sqrt(np.where(raised > 0, raised, 1)))
+        return cls(vectors.mean(axis=0, dtype=np.float64), np.sqrt(np.where(raised > 0, raised, 1)))
 
     def __call__(self, vectors: np.ndarray) -> np.ndarray:
-        """float32 [N, C], standardized."""
+        """Returns the vectors float32 [N, C], standardized."""
         return ((vectors - self.mean) / self.scale).astype(np.float32)
 
 
-@dataclass(frozen=True)
-class Heads:
+class LinearHeads(NamedTuple):
     """Trained linear layers on standardized vectors: `weights` float32 [G, C + 1, K], the last row the bias."""
 
     standardizer: Standardizer
     weights: Tensor
 
     def scores(self, vectors: np.ndarray) -> np.ndarray:
-        """Logits float32 [G, N, K] of vectors [N, C]."""
+        """Returns logits float32 [G, N, K] of vectors [N, C]."""
         with full_float32():
-            inputs = with_ones(self.standardizer(vectors), self.weights.device)
-            return torch.matmul(inputs, self.weights).cpu().numpy()
+            return torch.matmul(with_ones(self.standardizer(vectors), self.weights.device), self.weights).cpu().numpy()
 
 
 def train_heads(
-    vectors: np.ndarray, targets: np.ndarray, num_classes: int, pairs: Sequence[Pair], recipe: Recipe,
+    vectors: np.ndarray, targets: np.ndarray, num_classes: int, pairs: Sequence[LrAndDecay], recipe: ProbeRecipe,
     device: torch.device,
-) -> Heads:
-    """A head for each pair, trained on vectors [N, C] of classes int64 [N], each as if it were alone.
+) -> LinearHeads:
+    """Returns a head for each pair, trained on vectors [N, C] of classes int64 [N], each as if it were alone.
 
-    Weights start at zero (the loss is convex), and all heads see the same batches, in an order that `recipe.seed` draws
-    anew for each epoch. Weight decay is an L2 term on weights and bias, momentum as in torch.optim.SGD.
+    Weights start at zero (the loss is convex). All heads see the same batches, in an order drawn from `recipe.seed` and the
+    epoch, and share one matrix product. Weight decay applies to weights and bias.
     """
     standardizer = Standardizer.of(vectors)
-    with full_float32(), torch.inference_mode():
-        inputs = with_ones(standardizer(vectors), device)
-        one_hot = torch.eye(num_classes, device=device)[torch.from_numpy(targets).to(device)]
-        # [C + 1, G, K], so that one matrix product serves all heads: they share their inputs.
-        weights = torch.zeros(inputs.shape[1], len(pairs), num_classes, device=device)
-        velocity = torch.zeros_like(weights)
-        lr, decay = (torch.tensor(values, device=device)[:, None] for values in zip(*pairs))
+    with full_float32():
+        inputs, classes = with_ones(standardizer(vectors), device), torch.from_numpy(targets).to(device)
+        heads = [torch.zeros(inputs.shape[1], num_classes, device=device, requires_grad=True) for _ in pairs]
+        optimizer = torch.optim.SGD([{"params": [head], "lr": lr, "weight_decay": weight_decay}
+                                     for head, (lr, weight_decay) in zip(heads, pairs)], momentum=MOMENTUM)
+        schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [math.ceil(part * recipe.epochs) for part in DECAY_AT])
         for epoch in range(recipe.epochs):
-            epoch_lr = lr * 0.1 ** sum(epoch >= fraction * recipe.epochs for fraction in DECAY_AT)
             for batch in epoch_batches(len(inputs), recipe, epoch, device):
-                x = inputs[batch]
-                # Gradient of the mean cross-entropy: x^T (softmax - one-hot) / B.
-                errors = (x @ weights.flatten(1)).view(len(x), *weights.shape[1:]).softmax(dim=2)
-                errors -= one_hot[batch][:, None]
-                gradient = (x.T @ errors.flatten(1)).view_as(weights) / len(x)
-                velocity.mul_(MOMENTUM).add_(gradient).addcmul_(weights, decay)
-                weights.addcmul_(velocity, epoch_lr, value=-1)
-        return Heads(standardizer, weights.transpose(0, 1).contiguous())
+                logits = (inputs[batch] @ torch.cat(heads, dim=1)).view(-1, num_classes)  # [B * G, K]
+                loss = F.cross_entropy(logits, classes[batch].repeat_interleave(len(heads)), reduction="sum") / len(batch)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+            schedule.step()
+    return LinearHeads(standardizer, torch.stack(heads).detach())
 
 
-def epoch_batches(num_videos: int, recipe: Recipe, epoch: int, device: torch.device) -> Iterator[Tensor]:
-    """Indices [B] of one step after the other; every video once an epoch, the last batch may be smaller."""
+def epoch_batches(num_videos: int, recipe: ProbeRecipe, epoch: int, device: torch.device) -> Sequence[Tensor]:
+    """Returns indices [B] of each step; every video once an epoch, the last batch may be smaller."""
     rng = np.random.default_rng(np.random.SeedSequence(recipe.seed, spawn_key=(epoch,)))
-    return iter(torch.from_numpy(rng.permutation(num_videos)).to(device).split(recipe.batch_size))
+    return torch.from_numpy(rng.permutation(num_videos)).to(device).split(recipe.batch_size)
 
 
 def with_ones(vectors: np.ndarray, device: torch.device) -> Tensor:
-    """[N, C + 1]: a column of ones after the vectors, for the bias."""
-    return torch.cat([torch.from_numpy(vectors), torch.ones(len(vectors), 1)], dim=1).to(device)
+    """Returns [N, C + 1]: a column of ones after the vectors, for the bias."""
+    return F.pad(torch.from_numpy(vectors), (0, 1), value=1).to(device)
 
 
-@dataclass(frozen=True)
-class Choice:
-    """`pair`: what was chosen. `accuracies`: each pair's top-1 on the held-out videos, None where training diverged."""
+class FittedProbe(NamedTuple):
+    """The pair chosen on the hold-out, every pair's top-1 there (None where training diverged), and the chosen pair's
+    head, trained on all training videos."""
 
-    pair: Pair
-    accuracies: list[float | None]
+    pair: LrAndDecay
+    holdout_top1: list[float | None]
+    heads: LinearHeads
+
+
+def fit_probe(
+    vectors: np.ndarray, targets: np.ndarray, num_classes: int, held: np.ndarray, pairs: Sequence[LrAndDecay],
+    recipe: ProbeRecipe, device: torch.device,
+) -> FittedProbe:
+    """Returns the probe of training vectors float32 [N, C] of classes int64 [N]; `held` bool [N]: the hold-out."""
+    pair, holdout_top1 = choose_pair(vectors, targets, num_classes, held, pairs, recipe, device)
+    heads = train_heads(vectors, targets, num_classes, [pair], recipe, device)
+    if not heads.weights.isfinite().all():
+        raise InputError(f"--lr {pair[0]}, --wd {pair[1]}: diverges on all training videos; give smaller ones")
+    return FittedProbe(pair, holdout_top1, heads)
 
 
 def choose_pair(
-    vectors: np.ndarray, targets: np.ndarray, num_classes: int, held: np.ndarray, pairs: Sequence[Pair], recipe: Recipe,
-    device: torch.device,
-) -> Choice:
-    """The pair whose head, trained on the other training videos, gets most of the held-out ones (bool [N]) right.
+    vectors: np.ndarray, targets: np.ndarray, num_classes: int, held: np.ndarray, pairs: Sequence[LrAndDecay],
+    recipe: ProbeRecipe, device: torch.device,
+) -> tuple[LrAndDecay, list[float | None]]:
+    """Returns the pair whose head, trained on the others, is best on the held-out videos, and every pair's top-1 there.
 
     Of equally good pairs the one with the larger weight decay, and of these the one with the smaller learning rate.
     """
@@ -132,15 +140,12 @@ def choose_pair(
     if not any(finite):
         raise InputError(f"--lr, --wd: all {len(pairs)} pairs diverge; give smaller ones")
     best = max((i for i in range(len(pairs)) if finite[i]), key=lambda i: (correct[i], pairs[i][1], -pairs[i][0]))
-    return Choice(pairs[best], [correct[i] / int(held.sum()) if finite[i] else None for i in range(len(pairs))])
+    return pairs[best], [count / int(held.sum()) if good else None for count, good in zip(correct, finite)]
 
 
 @contextmanager
 def full_float32() -> Iterator[None]:
-    """Products in full float32, and on the CPU in one thread: others may be summed in another order.
-
-    How many threads there are depends on how many processes share the machine, and results must not.
-    """
+    """Products in full float32, and on the CPU in one thread, as the order of summation depends on their number."""
     threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
     torch.set_num_threads(1)
     torch.set_float32_matmul_precision("highest")

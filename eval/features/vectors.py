@@ -1,6 +1,6 @@
-"""Features as the vectors that videos are compared by, level by level or all three at once.
+"""Features as the vectors by which videos are compared, one level or all three side by side.
 
-Shapes: N videos; C channels of a level, or of the three side by side.
+Shapes: N videos; C channels of a level, or of the three.
 """
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ import argparse
 
 import numpy as np
 
-from eval.classifier.model import CONCAT
 from models.levels import LEVELS
 from utils.errors import InputError
 
+CONCAT = "concat"
 LEVEL_CHOICES = (*LEVELS, CONCAT)
 
 
 def level_vectors(
     features: dict[str, np.ndarray], level: str, means: dict[str, np.ndarray] | None = None
 ) -> np.ndarray:
-    """Vectors float32 [N, C] that compare videos at `level`; `concat` is low, mid and high side by side.
+    """Returns vectors float32 [N, C] of `level`; "concat" is low, mid and high side by side.
 
-    `means` (level -> [C]) are taken off first, if given. Every level is then L2-normalized on its own, so that the
-    three have equal say in `concat` whatever their width and scale; a zero vector stays zero.
+    `means` (level -> [C]) are subtracted first. Every level is L2-normalized on its own, so that the three are equally
+    weighted in "concat" whatever their width and scale; a zero vector stays zero.
     """
     parts = []
     for name in (LEVELS if level == CONCAT else (level,)):
@@ -33,14 +33,14 @@ def level_vectors(
 
 
 def add_levels_flag(group: argparse._ArgumentGroup, default: str) -> None:
-    """The flag --levels."""
+    """Adds the flag --levels."""
     group.add_argument("--levels", default=default, metavar="LEVEL,...",
-                       help=f"feature levels to evaluate, among {', '.join(LEVEL_CHOICES)}; {CONCAT} is the "
-                            "other three side by side")
+                       help=f"feature levels to evaluate, of {', '.join(LEVEL_CHOICES)}; {CONCAT} is the other three side "
+                            "by side")
 
 
 def parse_levels(text: str) -> list[str]:
-    """The levels that --levels names, in its order."""
+    """Returns the levels of --levels, in order."""
     levels = text.split(",")
     if any(level not in LEVEL_CHOICES for level in levels) or len(set(levels)) < len(levels):
         raise InputError(f"--levels {text}: must be distinct names among {', '.join(LEVEL_CHOICES)}")

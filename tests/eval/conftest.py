@@ -14,6 +14,7 @@ from torch import nn
 
 import eval.features.per_split
 from eval import finetune
+from eval.features.backbone import IMAGENET
 from models.levels import LevelFeatures
 from tests import classifier_runs
 from tests.color_videos import write_color_video
@@ -60,8 +61,8 @@ class MeanColor(nn.Module):
 @pytest.fixture
 def backbone_that_sees_the_class(monkeypatch) -> nn.Module:
     """MeanColor, which a command gets whatever weights it names."""
-    monkeypatch.setattr(eval.features.per_split, "load_backbone", lambda weights, net, seed: (
-        MeanColor(), {"weights": weights, "net": net, "checkpoint_sha256": None, "pretrained_epochs": None}))
+    monkeypatch.setattr(eval.features.per_split, "load_backbone", lambda weights, net, seed: (MeanColor(), {
+        "weights": weights, "net": net, "checkpoint_sha256": None, "pretrained_epochs": None, "input": IMAGENET}))
     return MeanColor()
 
 

@@ -13,7 +13,7 @@ import torch
 from dataset.records import VideoRecord
 from eval import finetune
 from eval.classifier import training as classifier_training
-from eval.features.extract import load_backbone
+from eval.features.backbone import load_backbone
 from eval.classifier.evaluate import digest_videos
 from tests.classifier_runs import HEAD, arguments, card_of, checked, load, write_csv
 from utils.errors import STOPPED

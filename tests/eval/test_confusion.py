@@ -5,7 +5,7 @@ import cv2
 import numpy as np
 import pytest
 
-from eval.confusion import class_names, confusion_matrix, draw_confusion
+from eval.metrics import class_names, confusion_matrix, draw_confusion
 from utils.errors import InputError
 
 
@@ -22,7 +22,7 @@ def test_cells_count_videos_of_the_row_taken_for_the_column():
 @pytest.mark.parametrize("num_classes", [3, 25])
 def test_the_picture_shows_rows_in_per_cent_from_white_to_blue(tmp_path, num_classes):
     matrix = np.diag(np.arange(num_classes) * 2)  # class 0 has no videos
-    draw_confusion(tmp_path / "c.png", matrix, [f"class {i}" for i in range(num_classes)], "high")
+    draw_confusion(tmp_path / "c.png", matrix, {i: f"class {i}" for i in range(num_classes)}, "high")
     picture = cv2.imread(str(tmp_path / "c.png"))
     assert picture.shape[0] == picture.shape[1] > 9 * num_classes
     colors, counts = np.unique(picture.reshape(-1, 3), axis=0, return_counts=True)

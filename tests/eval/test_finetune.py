@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from eval import finetune, linear_probe
-from eval.features.extract import load_backbone
+from eval.features.backbone import load_backbone
 from tests.classifier_runs import HEAD, LABELS, arguments, assert_same, card_of, checked, load, log_of, write_csv
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dataset.records import VideoRecord
-from eval.holdout import draw_holdout, sibling_groups
+from eval.holdout import draw_holdout, find_groups
 from utils.errors import InputError
 
 
@@ -70,7 +70,7 @@ def test_a_video_that_is_named_twice_stays_on_one_side():
 
 
 def test_groups_of_ucf101_are_within_a_class():
-    names, _ = sibling_groups(ucf(num_classes=2, num_groups=3), "auto")
+    names, _ = find_groups(ucf(num_classes=2, num_groups=3), "auto")
     assert len(set(names)) == 6
 
 
@@ -101,6 +101,6 @@ def test_the_documented_pattern_keeps_clips_of_one_film_together():
     films = [("brush_hair", "April_09", "u_nm_np1_ba_goo_0"), ("brush_hair", "April_09", "f_cm_np2_le_med_13"),
              ("brush_hair", "brush", "h_nm_np1_fr_bad_0"), ("shoot_ball", "April_09", "u_nm_np1_ba_goo_0"),
              ("shoot_ball", "A_ball_shoot", "l_cm_np1_ri_med_2.avi")]
-    names, _ = sibling_groups([VideoRecord(f"/data/hmdb51/frames/{label}/{film}_{label}_{rest}", 40, 0)
+    names, _ = find_groups([VideoRecord(f"/data/hmdb51/frames/{label}/{film}_{label}_{rest}", 40, 0)
                                for label, film, rest in films], pattern)
     assert names == ["brush_hair/April_09"] * 2 + ["brush_hair/brush", "shoot_ball/April_09", "shoot_ball/A_ball_shoot"]

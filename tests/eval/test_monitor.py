@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from eval.features.extract import ClipSettings, load_backbone
+from eval.features.backbone import load_backbone
+from eval.features.extract import ClipSettings
 from eval.monitor import RIDGE, Monitor, ridge_scores
 from utils.distributed import DistContext
 from utils.errors import InputError

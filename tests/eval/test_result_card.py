@@ -8,29 +8,29 @@ import numpy as np
 import pytest
 import torch
 
-from eval.result_card import Outcome, build_card, markdown_table, write_card
-from eval.splits import Split
+from eval.result_card import SplitResult, build_card, markdown_table, write_card
+from eval.splits import EvalSplit
 
 CPU = torch.device("cpu")
 WEIGHTS = {"weights": "w.pt", "net": "r3d18", "checkpoint_sha256": "0", "pretrained_epochs": 3}
 
 
 @pytest.fixture
-def splits(tmp_path) -> list[Split]:
+def splits(tmp_path) -> list[EvalSplit]:
     for name in "123":
         for role in ("train", "test"):
             (tmp_path / f"{role}{name}.csv").write_text(f"{role} {name}")
-    return [Split(name, str(tmp_path / f"train{name}.csv"), str(tmp_path / f"test{name}.csv")) for name in "123"]
+    return [EvalSplit(name, str(tmp_path / f"train{name}.csv"), str(tmp_path / f"test{name}.csv")) for name in "123"]
 
 
 def card_of(splits, *metrics) -> dict:
-    outcomes = [Outcome(split, of_split, {"num_test_videos": 10 + number, "skipped_test_videos": []})
+    results = [SplitResult(split, of_split, {"num_test_videos": 10 + number, "skipped_test_videos": []})
                 for number, (split, of_split) in enumerate(zip(splits, metrics))]
-    return build_card("retrieval", outcomes, {"clips": 10}, WEIGHTS, CPU, 1.5)
+    return build_card("retrieval", results, {"clips": 10}, WEIGHTS, CPU, 1.5)
 
 
 def test_one_pair_of_csv_files_has_no_splits(splits, tmp_path):
-    card = card_of([Split(None, splits[0].train_csv, splits[0].test_csv)], {"high": {"R@1": 0.25}})
+    card = card_of([EvalSplit(None, splits[0].train_csv, splits[0].test_csv)], {"high": {"R@1": 0.25}})
     assert card["metrics"] == {"high": {"R@1": 0.25}} and card["num_test_videos"] == 10
     assert card["csv_files"].keys() == {"train", "test"} and card["settings"] == {"clips": 10}
     assert not {"metrics_std", "per_split", "std"} & card.keys()

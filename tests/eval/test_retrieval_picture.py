@@ -12,10 +12,10 @@ BLUE = (20, 20, 230)  # class 2 of color_set
 
 def test_picture_frames_hits_green_and_misses_red(color_set, tmp_path):
     videos = [VideoRecord(str(color_set / f"train_{label}_0"), 1, label) for label in range(3)]
-    retrieval.draw_picture(tmp_path / "p.png", videos[:2], [[videos[0], videos[2]], [videos[2], videos[1]]])
+    retrieval.draw_neighbors(tmp_path / "p.png", videos[:2], [[videos[0], videos[2]], [videos[2], videos[1]]])
     picture = cv2.imread(str(tmp_path / "p.png"))[..., ::-1]
-    height = retrieval.TILE_SIZE[1] + 2 * retrieval.FRAME_PX
-    width = retrieval.TILE_SIZE[0] + 2 * retrieval.FRAME_PX
+    height = retrieval.TILE_SIZE[1] + 2 * retrieval.BORDER_PX
+    width = retrieval.TILE_SIZE[0] + 2 * retrieval.BORDER_PX
     gap = picture.shape[1] - 3 * width
     assert picture.shape[0] == 2 * height and gap > 0
     corners = [[tuple(picture[row * height, column].tolist()) for column in (0, width + gap, 2 * width + gap)]
@@ -43,6 +43,6 @@ def test_a_frame_that_cannot_be_drawn_does_not_take_the_result_along(color_set, 
     capsys.readouterr()
     assert retrieval.main(flags) == 2
     [line] = capsys.readouterr().err.splitlines()
-    assert "the picture cannot be drawn" in line and str(long) in line and card.exists() and not picture.exists()
+    assert "the figure cannot be drawn" in line and str(long) in line and card.exists() and not picture.exists()
     assert retrieval.main([*flags, "--skip_bad"]) == 0
-    assert cv2.imread(str(picture))[retrieval.FRAME_PX + 9, retrieval.FRAME_PX + 9].tolist() == [255, 255, 255]
+    assert cv2.imread(str(picture))[retrieval.BORDER_PX + 9, retrieval.BORDER_PX + 9].tolist() == [255, 255, 255]

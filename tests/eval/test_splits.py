@@ -6,7 +6,7 @@ import argparse
 import pytest
 
 from dataset.records import VideoRecord
-from eval.splits import Split, add_split_flags, check_pair, find_splits, read_split
+from eval.splits import EvalSplit, add_split_flags, check_pair, find_splits, read_split
 from utils.errors import InputError
 
 
@@ -17,9 +17,9 @@ def flags(train: str, test: str, *more: str) -> argparse.Namespace:
 
 
 def test_splits_fill_the_placeholder_in_order():
-    assert find_splits(flags("a.csv", "b.csv")) == [Split(None, "a.csv", "b.csv")]
+    assert find_splits(flags("a.csv", "b.csv")) == [EvalSplit(None, "a.csv", "b.csv")]
     assert find_splits(flags("d{split}/a_{split}.csv", "b{split}.csv", "--splits", "3,x")) == [
-        Split("3", "d3/a_3.csv", "b3.csv"), Split("x", "dx/a_x.csv", "bx.csv")]
+        EvalSplit("3", "d3/a_3.csv", "b3.csv"), EvalSplit("x", "dx/a_x.csv", "bx.csv")]
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
@@ -70,7 +70,7 @@ def test_pairs_that_cannot(test, message):
 def test_read_split_reads_and_checks_both(tmp_path):
     (tmp_path / "a.csv").write_text("x,9,0\ny,9,4\n")
     (tmp_path / "b.csv").write_text("z,9,4\n")
-    split = Split(None, str(tmp_path / "a.csv"), str(tmp_path / "b.csv"))
+    split = EvalSplit(None, str(tmp_path / "a.csv"), str(tmp_path / "b.csv"))
     assert {role: [video.label for video in of_role] for role, of_role in read_split(split).items()} == {
         "train": [0, 4], "test": [4]}
     (tmp_path / "b.csv").write_text("z,9,4\nw,9\n")
@@ -79,7 +79,7 @@ def test_read_split_reads_and_checks_both(tmp_path):
 
 
 def test_one_video_under_two_spellings_or_on_two_lines_is_told(tmp_path):
-    split = Split(None, str(tmp_path / "a.csv"), str(tmp_path / "b.csv"))
+    split = EvalSplit(None, str(tmp_path / "a.csv"), str(tmp_path / "b.csv"))
     for train, test, message in (("x,9,0\ny,9,4\n", "./x,9,0\n", "b.csv: 1 video"),
                                  ("x,9,0\nd/y,9,4\n", "d//e/../y/,9,4\n", "b.csv: 1 video"),
                                  ("x,9,0\ny,9,4\n", "z,9,4\nz,9,4\n", "b.csv: names .*/z twice"),

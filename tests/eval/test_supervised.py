@@ -16,8 +16,9 @@ from dataset.videos import LabelledVideos
 from eval.classifier.model import (DropoutHead, ProbeHead, VideoClassifier, decay_lr, level_channels, parameter_groups,
                              pool_maps)
 from eval.classifier.training import classifier_loss
-from eval.features.extract import ClipSettings, load_backbone
-from eval.metrics import accuracies, per_class, predict, ranks_of_truth
+from eval.features.backbone import load_backbone
+from eval.features.extract import ClipSettings, predict
+from eval.metrics import accuracies, confusion_matrix, per_class, ranks_of_truth
 from models.levels import LEVELS, LevelFeatures
 from utils.distributed import DistContext
 from utils.errors import InputError
@@ -229,8 +230,8 @@ def test_ranks_and_accuracies_by_sorting():
 
 
 def test_per_class_table():
-    predicted = np.eye(3)[[0, 0, 2, 1, 1, 0, 0]]
-    rows = per_class(predicted, np.array([0, 0, 0, 1, 1, 2, 2]))
-    assert [(row["class"], row["videos"], row["taken_for"], row["taken_for_videos"]) for row in rows] == [
-        (0, 3, 2, 1), (1, 2, None, 0), (2, 2, 0, 2)]
+    matrix = confusion_matrix(np.array([0, 0, 0, 1, 1, 2, 2]), np.array([0, 0, 2, 1, 1, 0, 0]), 4)
+    rows = per_class(matrix, {7: "run", 8: "walk", 21: "jump", 35: "never tested"})
+    assert [(row["class"], row["name"], row["videos"], row["taken_for"], row["taken_for_videos"]) for row in rows] == [
+        (7, "run", 3, 21, 1), (8, "walk", 2, None, 0), (21, "jump", 2, 7, 2)]
     assert [row["top1"] for row in rows] == pytest.approx([2 / 3, 1, 0])

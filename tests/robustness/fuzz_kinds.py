@@ -26,7 +26,7 @@ from dataset.sampling import uniform_clips
 from dataset.transforms import TestCrops
 from dataset.video_file import count_frames, iterate_frames, promised_frames, read_video
 from dataset.videos import PretrainVideos, TestVideos
-from eval.features.extract import load_backbone
+from eval.features.backbone import load_backbone
 from models.cluster import ScoreQueue
 from models.levels import LevelFeatures
 from models.multilevel import MultiLevelModel

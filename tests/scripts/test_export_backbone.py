@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 from torchvision.models.video import r2plus1d_18, s3d
 
-from eval.features.extract import load_backbone
+from eval.features.backbone import load_backbone
 from models.multilevel import MultiLevelModel
 from utils.checkpoint import FORMAT, read_checkpoint, write_checkpoint
 from utils.errors import InputError

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from eval.features.extract import load_backbone
+from eval.features.backbone import load_backbone
 from utils.checkpoint import read_checkpoint
 from utils.files import file_sha256
 from visualization import main_temporal

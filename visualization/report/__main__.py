@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from jinja2 import Environment, FileSystemLoader
 
-from eval.features.extract import load_backbone
+from eval.features.backbone import load_backbone
 from models.levels import LEVELS
 from utils.checkpoint import list_checkpoints
 from utils.distributed import DistContext

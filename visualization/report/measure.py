@@ -14,7 +14,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from dataset.records import VideoRecord
-from eval.features.extract import RANDOM, ClipSettings, extract_features, load_backbone
+from eval.features.backbone import RANDOM, load_backbone
+from eval.features.extract import ClipSettings, extract_features
 from models.heads import PrototypeHead
 from models.multilevel import MultiLevelModel
 from models.convert import check_keys, unwrap

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 
 from dataset.records import VideoRecord, read_records, read_rows
-from eval.compare import differences, read_card, rows as card_rows
-from eval.confusion import class_names
+from eval.compare import card_differences, comparison_rows
 from eval.features.extract import extract_features
-from eval.result_card import CARD
+from eval.metrics import class_names
+from eval.result_card import CARD, read_card
 from models.levels import LEVELS
 from utils.distributed import DistContext
 from utils.errors import InputError, one_line
@@ -284,8 +284,8 @@ def result_section(run: RunDirectory) -> dict[str, Any]:
                                "kind": "photo" if path.stem in PHOTOGRAPHS else "paper"})
         texts = {(path if path.name == EVAL_CARD else path.parent).relative_to(run.folder): json.dumps(card, indent=1)
                  for path, card in cards.items()}
-        sections.append({"task": task, "rows": card_rows([*cards.values()]), "texts": texts, "images": images,
-                         "differences": differences([*cards.values()])})
+        sections.append({"task": task, "rows": comparison_rows([*cards.values()]), "texts": texts, "images": images,
+                         "differences": card_differences([*cards.values()])})
     return {"problems": problems, "tasks": sections, "probed": any("probe" in task for task in tasks)}
 
 

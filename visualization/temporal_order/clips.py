@@ -6,7 +6,7 @@ Shapes: N videos of `clips` clips each, T frames of S x S px; P = N * clips pair
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from dataset.records import VideoRecord, read_records
 from dataset.transforms import TestCrops, scale_clips
 from dataset.videos import LabelledClips, TestViews
-from eval.features.clip_means import FULL_FLOAT32, mean_over_views
-from eval.features.extract import ClipSettings, pool_levels
+from eval.features.extract import FULL_FLOAT32, ClipSettings, mean_over_views, pool_levels
 from utils.distributed import DistContext
 from utils.errors import InputError
 
@@ -85,14 +84,15 @@ def read_clips(record: VideoRecord, settings: ClipSettings) -> Tensor:
 
 def order_features(
     backbone: nn.Module, records: Sequence[VideoRecord], settings: ClipSettings, device: torch.device, *,
-    batch: int, num_workers: int, label: str,
+    scale: Mapping[str, Sequence[float]], batch: int, num_workers: int, label: str,
 ) -> dict[str, np.ndarray]:
     """Returns level -> float32 [2P, C]: mean over time and space of each clip's map, natural and reversed in turn.
 
-    `batch` rows per forward. InputError for an unreadable video and for non-finite features; see `mean_over_views`.
+    `batch` rows per forward; `scale`: see `load_backbone`. InputError for an unreadable video and for non-finite features;
+    see `mean_over_views`.
     """
     def pool_pairs(views: Tensor) -> dict[str, np.ndarray]:
-        pooled = pool_levels(backbone, both_orders(views, time_dim=1))
+        pooled = pool_levels(backbone, both_orders(views, time_dim=1), scale)
         return {level: rows.reshape(len(views), -1) for level, rows in pooled.items()}
 
     pairs = mean_over_views(backbone, pool_pairs, "features", records, settings, DistContext(0, 1, device),
@@ -127,14 +127,15 @@ def stored_rows(pairs: Tensor, batches: PairBatches) -> Iterator[Tensor]:
 
 
 def augmented_rows(
-    backbone: nn.Module, loader: Iterable[LabelledClips], level: str, batch: int, device: torch.device
+    backbone: nn.Module, loader: Iterable[LabelledClips], level: str, batch: int, device: torch.device,
+    scale: Mapping[str, Sequence[float]],
 ) -> Iterator[Tensor]:
     """Yields features as `stored_rows` does, of the augmented clips uint8 [B, T, S, S, 3] of `loader`.
 
     Both orders are made of one augmented clip; `batch` clips per forward.
     """
     def pool(views: Tensor) -> Tensor:
-        clips = scale_clips(views.to(device, non_blocking=True))
+        clips = scale_clips(views.to(device, non_blocking=True), **scale)
         return getattr(backbone(clips), level).mean(dim=(2, 3, 4))
 
     for sample in loader:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from eval.features.extract import RANDOM
+from eval.features.backbone import RANDOM
 from utils.checkpoint import FORMAT
 from utils.errors import InputError
 from visualization.temporal_order.clips import order_targets

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from eval.features.extract import load_backbone
+from eval.features.backbone import load_backbone
 from models.levels import LevelFeatures
 from utils.errors import InputError
 from visualization.main_temporal import order_evidence, order_maps, returncam

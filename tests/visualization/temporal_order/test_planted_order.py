@@ -10,7 +10,8 @@ from torch import nn
 
 from dataset.records import VideoRecord
 from dataset.transforms import scale_clips
-from eval.features.extract import ClipSettings, load_backbone
+from eval.features.backbone import load_backbone
+from eval.features.extract import ClipSettings
 from models.levels import LevelFeatures
 from utils.checkpoint import read_checkpoint
 from visualization.main_temporal import main, order_evidence, returncam

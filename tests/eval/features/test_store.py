@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eval.features.store import feature_fingerprint, read_features, store_path, write_features
 from eval.features.extract import ClipSettings
+from eval.features.store import feature_fingerprint, read_features, store_path, write_features
 from models.levels import LEVELS
 from utils.errors import InputError
 

@@ -7,14 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-import eval.features.rows
-from eval.features.rows import RowTable
+import eval.features.extract
+from eval.features.extract import gather_rows
 from utils.distributed import DistContext
 
 
-def gather_everywhere(monkeypatch, num_rows: int, world_size: int, filled: list[list[int]], skipped: set[int]) -> list:
-    """What `gather` gives each of several processes, which are threads here; or what it raises."""
-    monkeypatch.setattr(eval.features.rows, "ROWS_AT_ONCE", 2)
+def gather_everywhere(monkeypatch, num_rows: int, filled: list[list[int]], skipped: set[int]) -> list:
+    """Returns what `gather_rows` gives each of several processes, which are threads here, or what it raises."""
+    monkeypatch.setattr(eval.features.extract, "ROWS_AT_ONCE", 2)
+    world_size = len(filled)
     here, items, found = threading.Barrier(world_size, timeout=20), [None] * world_size, [None] * world_size
     rank_of = {}
 
@@ -27,15 +28,15 @@ def gather_everywhere(monkeypatch, num_rows: int, world_size: int, filled: list[
 
     def run(rank: int) -> None:
         rank_of[threading.get_ident()] = rank
-        table = RowTable(num_rows, DistContext(rank, world_size, torch.device("cpu")), np.float32)
+        rows = {index: {"low": np.array([index + 0.1], np.float32), "high": np.array([index, -index], np.float32)}
+                for index in filled[rank]}
         try:
-            for index in filled[rank]:
-                table.fill(index, {"low": np.array([index + 0.1]), "high": np.array([index, -index])})
-            found[rank] = table.gather(skipped)
+            found[rank] = gather_rows(rows, num_rows, skipped, DistContext(rank, world_size, torch.device("cpu")))
+            assert not rows, "held twice"
         except AssertionError as error:
             found[rank] = error
 
-    monkeypatch.setattr(eval.features.rows, "gather_objects", gather_objects)
+    monkeypatch.setattr(eval.features.extract, "gather_objects", gather_objects)
     running = [threading.Thread(target=run, args=(rank,)) for rank in range(world_size)]
     for thread in running:
         thread.start()
@@ -50,7 +51,7 @@ def test_the_main_process_gets_every_row_at_its_index_and_the_others_none(monkey
     skipped = {2, 3} & set(range(num_rows))
     filled = [[index for index in range(rank, num_rows, world_size) if index not in skipped][::-1]
               for rank in range(world_size)]
-    main, *others = gather_everywhere(monkeypatch, num_rows, world_size, filled, skipped)
+    main, *others = gather_everywhere(monkeypatch, num_rows, filled, skipped)
     expected = np.arange(num_rows, dtype=np.float64)
     expected[list(skipped)] = np.nan
     low = (expected + 0.1)[:, None].astype(np.float32)
@@ -60,16 +61,11 @@ def test_the_main_process_gets_every_row_at_its_index_and_the_others_none(monkey
 
 
 def test_no_level_where_no_row_is_filled(monkeypatch):
-    assert gather_everywhere(monkeypatch, 3, 2, [[], []], {0, 1, 2}) == [{}, {}]
+    assert gather_everywhere(monkeypatch, 3, [[], []], {0, 1, 2}) == [{}, {}]
 
 
-@pytest.mark.parametrize("filled, skipped", [([[0, 2], []], set()), ([[0, 2, 0], [1]], set()), ([[0], [1]], set()),
+@pytest.mark.parametrize("filled, skipped", [([[0, 2], []], set()), ([[0, 2], [1, 0]], set()), ([[0], [1]], set()),
                                              ([[0, 2], [1]], {2})])
 def test_a_row_filled_twice_or_never_is_noticed(monkeypatch, filled, skipped):
-    for error in gather_everywhere(monkeypatch, 3, 2, filled, skipped):
+    for error in gather_everywhere(monkeypatch, 3, filled, skipped):
         assert isinstance(error, AssertionError) and "other than once" in str(error)
-
-
-def test_a_row_of_another_process_is_noticed():
-    with pytest.raises(AssertionError, match="row 1 is not process 0's"):
-        RowTable(3, DistContext(0, 2, torch.device("cpu")), np.float32).fill(1, {"low": np.zeros(1)})

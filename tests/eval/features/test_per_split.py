@@ -7,7 +7,7 @@ import torch
 
 import eval.features.per_split
 from eval.retrieval import retrieval_parser
-from eval.features.per_split import read_sets
+from eval.features.per_split import read_split_features
 from utils.distributed import DistContext, run_on_all_ranks, run_on_main
 from utils.errors import AgreedError, InputError
 
@@ -32,13 +32,14 @@ def test_an_unreadable_video_is_met_once_and_left_out_of_every_split(tmp_path, c
     monkeypatch.setattr(eval.features.per_split, "extract_features", lambda backbone, records, *more, **named: (
         calls.append(len(records)) or extract(backbone, records, *more, **named)))
     with pytest.raises(InputError, match="absent"):
-        read_sets(flags(tmp_path, tmp_path / "out"), HERE)
+        read_split_features(flags(tmp_path, tmp_path / "out"), HERE)
     store = ["--skip_bad", "--feature_dir", str(tmp_path / "store")]
     readers, new_reader = [], eval.features.per_split.FeatureReader
-    monkeypatch.setattr(eval.features.per_split, "FeatureReader", lambda *given: readers.append(new_reader(*given)) or readers[-1])
-    sets, weights = read_sets(flags(tmp_path, tmp_path / "out", *store), HERE)
+    monkeypatch.setattr(eval.features.per_split, "FeatureReader",
+                        lambda *given: readers.append(new_reader(*given)) or readers[-1])
+    sets, weights = read_split_features(flags(tmp_path, tmp_path / "out", *store), HERE)
     assert calls[1:] == [19, 12] and weights["net"] == "r3d10"
-    assert not readers[0].seen, "no csv is to come"
+    assert not readers[0].known, "no csv is to come"
     for of_split, num_train, num_test in zip(sets, (18, 12), (12, 18)):
         counts = of_split.counts()
         assert (counts["num_train_videos"], counts["num_test_videos"]) == (num_train, num_test)
@@ -55,18 +56,18 @@ def test_an_unreadable_video_is_met_once_and_left_out_of_every_split(tmp_path, c
 
     # What is stored as unreadable is tried again, once, and left out again or, without --skip_bad, told.
     written = {path: path.stat().st_mtime_ns for path in (tmp_path / "store").iterdir()}
-    sets, _ = read_sets(flags(tmp_path, tmp_path / "out", *store), HERE)
+    sets, _ = read_split_features(flags(tmp_path, tmp_path / "out", *store), HERE)
     assert calls[3:] == [1] and all(of_split.counts()["features_reused"] for of_split in sets)
     assert [len(of_split.train.skipped) for of_split in sets] == [1, 0] and "absent" in sets[0].train.skipped[0]
     assert len(sets[0].train.records) == len(sets[0].train.features["low"]) == 18
     assert written == {path: path.stat().st_mtime_ns for path in (tmp_path / "store").iterdir()}
     with pytest.raises(InputError, match="absent"):
-        read_sets(flags(tmp_path, tmp_path / "out", *store[1:]), HERE)
+        read_split_features(flags(tmp_path, tmp_path / "out", *store[1:]), HERE)
     assert calls[4:] == [1], "the others are known"
     (tmp_path / "absent").symlink_to(color_set / "train_3_2")
     for number_extracted, more in (([1], store), ([], store), ([], store[1:])):
         del calls[:]
-        sets, _ = read_sets(flags(tmp_path, tmp_path / "out", *more), HERE)
+        sets, _ = read_split_features(flags(tmp_path, tmp_path / "out", *more), HERE)
         assert calls == number_extracted and not sets[0].train.skipped and len(sets[0].train.records) == 19
 
 
@@ -80,7 +81,7 @@ def test_a_class_that_cannot_be_read_any_more_is_told(tmp_path, color_set, backb
         gone = [f"{tmp_path}/gone{i},9,{label}" if line.endswith(f",{label}") else line for i, line in enumerate(lines)]
         (tmp_path / "train_2.csv").write_text("\n".join(gone) + "\n")
         with pytest.raises(InputError, match=f"train_2.csv: none of its videos of label {label} can be read"):
-            read_sets(flags(tmp_path, tmp_path / "out", "--skip_bad"), HERE)
+            read_split_features(flags(tmp_path, tmp_path / "out", "--skip_bad"), HERE)
 
 
 def test_what_does_not_fit_the_training_videos_is_told_before_anything_is_read(tmp_path, color_set, monkeypatch):
@@ -90,7 +91,7 @@ def test_what_does_not_fit_the_training_videos_is_told_before_anything_is_read(t
 
     monkeypatch.setattr(eval.features.per_split, "load_backbone", None)
     with pytest.raises(InputError, match="--group: no"):
-        read_sets(flags(color_set, tmp_path / "out"), HERE, refuse)
+        read_split_features(flags(color_set, tmp_path / "out"), HERE, refuse)
 
 
 def test_a_mistake_in_any_process_is_raised_alike_in_all():

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from eval.metrics import accuracies
-from eval.features.probe_heads import Recipe, Standardizer, choose_pair, epoch_batches, train_heads
+from eval.features.probe_heads import ProbeRecipe, Standardizer, choose_pair, epoch_batches, train_heads
 from utils.errors import InputError
 
 CPU = torch.device("cpu")
@@ -22,7 +22,7 @@ def blobs(num: int, num_classes: int, noise: float, seed: int, channels: int = 1
 
 def test_every_head_is_that_of_torch_sgd_on_a_linear_layer():
     vectors, targets = blobs(70, 4, 1.0, 0, channels=6)
-    pairs, recipe = [(0.1, 1e-3), (0.1, 1e-1), (0.5, 1e-3)], Recipe(epochs=10, batch_size=16, seed=5)
+    pairs, recipe = [(0.1, 1e-3), (0.1, 1e-1), (0.5, 1e-3)], ProbeRecipe(epochs=10, batch_size=16, seed=5)
     heads = train_heads(vectors, targets, 4, pairs, recipe, CPU)
     spread = vectors.astype(np.float64)
     inputs = torch.from_numpy((spread - spread.mean(0)) / np.sqrt(spread.var(0) + 1e-5 * spread.var(0).mean()))
@@ -43,7 +43,7 @@ def test_every_head_is_that_of_torch_sgd_on_a_linear_layer():
 
 
 def test_an_epoch_holds_every_video_once_in_an_order_of_its_own():
-    recipe = Recipe(batch_size=16, seed=1)
+    recipe = ProbeRecipe(batch_size=16, seed=1)
     orders = [torch.cat(list(epoch_batches(70, recipe, epoch, CPU))).tolist() for epoch in (0, 0, 1)]
     assert orders[0] == orders[1] != orders[2] and all(sorted(order) == list(range(70)) for order in orders)
     assert [len(batch) for batch in epoch_batches(70, recipe, 0, CPU)] == [16, 16, 16, 16, 6]
@@ -61,7 +61,7 @@ def test_standardized_channels_have_mean_0_and_variance_1_whatever_the_scale_and
 
 
 def test_vectors_that_encode_the_label_give_everything_and_shuffled_labels_give_chance():
-    num_classes, pairs, recipe = 8, [(0.1, 1e-3), (1.0, 1e-2)], Recipe(epochs=20, batch_size=64)
+    num_classes, pairs, recipe = 8, [(0.1, 1e-3), (1.0, 1e-2)], ProbeRecipe(epochs=20, batch_size=64)
     vectors, targets = blobs(400, num_classes, 0.05, 1)
     test_vectors, test_targets = blobs(800, num_classes, 0.05, 2)
     shuffled = np.random.default_rng(3).permutation(targets)
@@ -80,24 +80,24 @@ def test_the_best_pair_on_the_held_out_videos_is_chosen_and_ties_go_to_decay_the
     vectors, targets = blobs(200, 4, 0.05, 1)
     held = np.arange(200) % 5 == 0
     pairs = [(1.0, 1e-3), (0.5, 1e-2), (0.1, 1e-2), (0.1, 1e-3)]
-    choice = choose_pair(vectors, targets, 4, held, pairs, Recipe(epochs=5), CPU)
-    assert choice.accuracies == [1.0] * 4 and choice.pair == (0.1, 1e-2)
+    pair, top1 = choose_pair(vectors, targets, 4, held, pairs, ProbeRecipe(epochs=5), CPU)
+    assert top1 == [1.0] * 4 and pair == (0.1, 1e-2)
 
     vectors, targets = blobs(300, 4, 2.5, 1)
-    held, recipe = np.arange(300) % 3 == 0, Recipe(epochs=5, batch_size=32)
+    held, recipe = np.arange(300) % 3 == 0, ProbeRecipe(epochs=5, batch_size=32)
     pairs = [(0.1, 1e3 / 200), (0.1, 1e-2), (0.001, 1e-2)]
-    choice = choose_pair(vectors, targets, 4, held, pairs, recipe, CPU)
+    pair, top1 = choose_pair(vectors, targets, 4, held, pairs, recipe, CPU)
     heads = train_heads(vectors[~held], targets[~held], 4, pairs, recipe, CPU)
     expected = [float((scores.argmax(1) == targets[held]).mean()) for scores in heads.scores(vectors[held])]
-    assert choice.accuracies == expected and len(set(expected)) > 1
-    assert expected[pairs.index(choice.pair)] == max(expected)
+    assert top1 == expected and len(set(expected)) > 1
+    assert expected[pairs.index(pair)] == max(expected)
 
 
 def test_a_pair_that_diverges_is_not_chosen_and_a_grid_of_them_is_refused():
     vectors, targets = blobs(60, 3, 0.1, 1)
-    held, recipe = np.arange(60) % 4 == 0, Recipe(epochs=60, batch_size=16)
-    choice = choose_pair(vectors, targets, 3, held, [(1e4, 1e4), (0.1, 1e-3)], recipe, CPU)
-    assert choice.pair == (0.1, 1e-3) and choice.accuracies[0] is None
+    held, recipe = np.arange(60) % 4 == 0, ProbeRecipe(epochs=60, batch_size=16)
+    pair, top1 = choose_pair(vectors, targets, 3, held, [(1e4, 1e4), (0.1, 1e-3)], recipe, CPU)
+    assert pair == (0.1, 1e-3) and top1[0] is None
     with pytest.raises(InputError, match="all 1 pairs diverge"):
         choose_pair(vectors, targets, 3, held, [(1e4, 1e4)], recipe, CPU)
 
@@ -108,7 +108,7 @@ def test_the_number_of_threads_changes_no_bit_and_is_left_as_it_was():
     try:
         for number in (1, 2, 3):
             torch.set_num_threads(number)
-            results.append(train_heads(vectors, targets, 10, [(0.1, 1e-3), (1, 1e-3)], Recipe(epochs=2), CPU).weights)
+            results.append(train_heads(vectors, targets, 10, [(0.1, 1e-3), (1, 1e-3)], ProbeRecipe(epochs=2), CPU).weights)
             assert torch.get_num_threads() == number
     finally:
         torch.set_num_threads(threads)

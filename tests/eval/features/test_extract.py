@@ -17,15 +17,15 @@ from dataset.frames import read_frames
 from dataset.records import VideoRecord
 from dataset.sampling import uniform_clips, window_clips
 from dataset.transforms import TestCrops, scale_clips
-from eval.features.extract import IMAGENET, extract_features, load_backbone
+from eval.features.backbone import IMAGENET, load_backbone
+from eval.features.extract import ClipSettings, batch_views, extract_features
 from eval.monitor import Monitor
-from eval.features.clip_means import ClipSettings, batch_views
 from models.levels import LEVELS, LevelFeatures
 from models.multilevel import MultiLevelModel, build_backbone
 from utils.distributed import DistContext
 from utils.errors import InputError, one_line
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 HERE = DistContext(0, 1, torch.device("cpu"))
 SMALL = ClipSettings(clips=3, clip_frames=8, stride=2, img_dim=32)
 
@@ -132,9 +132,9 @@ sys.path[0] = {str(ROOT)!r}
 import numpy as np, torch
 import torch.distributed as dist
 from dataset.records import VideoRecord
-from eval.features.extract import extract_features, load_backbone
+from eval.features.backbone import load_backbone
+from eval.features.extract import ClipSettings, extract_features
 from eval.monitor import Monitor
-from eval.features.clip_means import ClipSettings
 from utils.distributed import DistContext
 rank = int(sys.argv[1])
 dist.init_process_group("gloo", init_method="file://" + {str(tmp_path / "meet")!r}, world_size=2, rank=rank)
@@ -168,7 +168,7 @@ def test_batches_hold_every_view_once_in_order():
         assert [len(views) for _, views in batches[:-1]] == [batch] * (len(batches) - 1)
         assert torch.cat([views for _, views in batches]).tolist() == [*range(5), 10, *range(20, 24)]
         owners = [owner for part, _ in batches for owner in part]
-        assert owners == [(7, False)] * 4 + [(7, True), (3, True)] + [(9, False)] * 3 + [(9, True)]
+        assert owners == [7] * 5 + [3] + [9] * 4
 
 
 def test_an_unreadable_video_stops_with_its_path_or_is_told(videos):
@@ -282,8 +282,8 @@ def test_weights_that_do_not_fill_the_backbone_are_refused_by_name(tmp_path):
             load_backbone(weights, net, seed=0)
 
 
-def test_weights_see_clips_scaled_as_they_want(tmp_path):
-    """The same as if the pixels had been scaled by their mean and std, also for what has been finetuned from them."""
+def test_clips_are_scaled_as_the_weights_expect(tmp_path, videos):
+    """By the mean and std of the checkpoint, also of a classifier that was finetuned from such weights."""
     state = build_backbone("r3d10").state_dict()
     scale = {"mean": [0.4, 0.5, 0.3], "std": [0.2, 0.25, 0.3]}
     path = save(tmp_path / "theirs.pt", kind="backbone", net="r3d10", model=state, input=scale)
@@ -298,10 +298,14 @@ def test_weights_see_clips_scaled_as_they_want(tmp_path):
         for weights in (path, classifier):
             backbone, info = load_backbone(weights, None, seed=0)
             assert info["input"] == scale
-            found, other = backbone.eval()(scale_clips(pixels)), plain(scale_clips(pixels))
+            found, other = backbone.eval()(scale_clips(pixels, **info["input"])), plain(scale_clips(pixels))
             for level in LEVELS:
                 torch.testing.assert_close(getattr(found, level), getattr(wanted, level), rtol=1e-4, atol=1e-4)
                 assert not torch.allclose(getattr(other, level), getattr(wanted, level), rtol=1e-2, atol=1e-2)
+    own, imagenet = (extract_features(PixelMaps(), videos, SMALL, HERE, scale=scale) for scale in (info["input"], IMAGENET))
+    pixels_of = [rows["low"] * std.numpy() + mean.numpy() for rows, (mean, std) in (
+        (own, (mean, std)), (imagenet, map(torch.tensor, IMAGENET.values())))]
+    np.testing.assert_allclose(*pixels_of, rtol=1e-4, atol=1e-5)
     half = [0.5] * 3
     for strange in (3, {}, {"mean": half}, {"mean": half, "std": [0.0, 1.0, 1.0]}, {"mean": half, "std": [1.0]},
                     {"mean": ["0"] * 3, "std": half}, {"mean": [float("nan")] * 3, "std": half}):

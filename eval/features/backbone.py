@@ -1,0 +1,84 @@
+"""The backbone to evaluate, from a checkpoint or with random weights, and what the result card says about it."""
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import nn
+
+from dataset.transforms import IMAGENET_MEAN, IMAGENET_STD
+from models.convert import check_keys, unwrap
+from models.multilevel import build_backbone
+from utils.checkpoint import FORMAT, canonical, read_checkpoint
+from utils.errors import InputError
+from utils.files import file_sha256
+
+RANDOM = "random"
+IMAGENET = {"mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD)}  # how pretraining scales clips
+
+
+def load_backbone(weights: str, net: str | None, seed: int) -> tuple[nn.Module, dict[str, Any]]:
+    """Returns (backbone on the CPU, its entries of the result card).
+
+    The entries: "weights", "weights_kind" (the checkpoint's kind, or "random"), "net", "checkpoint_sha256", "input" (the
+    "mean" and "std" that clips must be scaled by: `scale_clips(clips, **info["input"])`), and "pretrained_epochs" (of a
+    classifier's checkpoint: those of the weights that its training started from).
+
+    `weights`: a checkpoint of this project of kind "model", "backbone" or "classifier"; or "random", which needs `net` and
+    gives the weights that pretraining with this `seed` starts from. InputError for another `net` than the checkpoint's,
+    and for missing, unknown or wrongly shaped entries.
+    """
+    if weights == RANDOM:
+        if net is None:
+            raise InputError("--weights random: needs --net, the architecture to draw weights for")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            backbone = new_backbone(net, "--net")
+        return backbone, {"weights": RANDOM, "weights_kind": RANDOM, "net": canonical(net),
+                          "checkpoint_sha256": None, "input": IMAGENET, "pretrained_epochs": None}
+
+    checkpoint = read_checkpoint(weights)
+    form, kind, stored_net = (value if isinstance(value, str) else None
+                              for value in map(checkpoint.get, ("format", "kind", "net")))
+    if form != FORMAT or kind not in ("model", "backbone", "classifier") or stored_net is None:
+        raise InputError(f"{weights}: no checkpoint of this project (format {form!r}, kind {kind!r}, net "
+                         f"{stored_net!r}); other checkpoints must be converted first")
+    if net is not None and canonical(net) != canonical(stored_net):
+        raise InputError(f"--net {net}: {weights} holds a {stored_net}; leave --net out or name another")
+    backbone = new_backbone(stored_net, str(weights))
+    try:
+        state = unwrap(checkpoint.get("model"))
+        if kind != "backbone":
+            state = {key.removeprefix("backbone."): value for key, value in state.items() if key.startswith("backbone.")}
+        check_keys(state, backbone)
+        backbone.load_state_dict(state)
+    except (ValueError, RuntimeError) as error:  # RuntimeError: tensors without plain values, such as sparse ones
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{weights}: does not fill the backbone {stored_net}: {reason}") from error
+    origin, epochs = checkpoint, "epochs_done"
+    if kind == "classifier":
+        started_from = checkpoint.get("weights")
+        origin, epochs = started_from if isinstance(started_from, dict) else {}, "pretrained_epochs"
+    return backbone, {"weights": str(weights), "weights_kind": kind, "net": canonical(stored_net),
+                      "checkpoint_sha256": file_sha256(weights), "input": read_input(origin, str(weights)),
+                      "pretrained_epochs": origin.get(epochs)}
+
+
+def read_input(checkpoint: dict[str, Any], where: str) -> dict[str, list[float]]:
+    """Returns {"mean", "std"} of red, green and blue in the checkpoint's "input", ImageNet's without one."""
+    scale = checkpoint.get("input", IMAGENET)
+    mean, std = (scale.get(name) if isinstance(scale, dict) else None for name in ("mean", "std"))
+    if not all(isinstance(values, (list, tuple)) and len(values) == 3 and all(
+            type(value) in (int, float) and math.isfinite(value) for value in values) for values in (mean, std)) \
+            or min(std) <= 0:
+        raise InputError(f"{where}: its input is not a mean and a std above 0 of red, green and blue")
+    return {"mean": list(mean), "std": list(std)}
+
+
+def new_backbone(net: str, where: str) -> nn.Module:
+    """Returns `build_backbone(net)`; an InputError for an unknown name begins with `where` the name was given."""
+    try:
+        return build_backbone(net)
+    except ValueError as error:
+        raise InputError(f"{where}: {error}") from error
