@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 
 from eval.features.extract import WINDOWS, ClipSettings
 from eval.splits import find_splits
-from utils.cli import OneLineParser, find_launch_problem, find_too_small
+from utils.cli import OneLineParser, check_launch_flags, check_values
 from utils.distributed import DistContext
-from utils.errors import InputError, report
+from utils.errors import InputError, exit_status_of
 from utils.launch import launch
 
 
@@ -61,7 +61,7 @@ def add_feature_flags(parser: argparse.ArgumentParser) -> None:
 
 def read_clip_settings(flags: argparse.Namespace) -> ClipSettings:
     """Returns the clip settings of `flags`; InputError for a value that cannot work."""
-    require_at_least({"--seq": (flags.clip_frames, 8), "--ds": (flags.stride, 1), "--img_dim": (flags.img_dim, 32)})
+    check_values({"--seq": (flags.clip_frames, 8), "--ds": (flags.stride, 1), "--img_dim": (flags.img_dim, 32)})
     if flags.clips != WINDOWS and not (flags.clips.isdecimal() and int(flags.clips) >= 1):
         raise InputError(f"--clips {flags.clips}: must be a number of clips from 1, or {WINDOWS}")
     clips = WINDOWS if flags.clips == WINDOWS else int(flags.clips)
@@ -72,14 +72,7 @@ def check_feature_flags(flags: argparse.Namespace) -> None:
     """InputError for a value, among csv files, weights, clips and extraction, that cannot work."""
     find_splits(flags)
     read_clip_settings(flags)
-    require_at_least({"--batch": (flags.batch, 1), "--workers": (flags.num_workers, 0), "--seed": (flags.seed, 0)})
-
-
-def require_at_least(values: dict[str, tuple[float | None, float]]) -> None:
-    """InputError on the first flag -> (value, least value) that is smaller or not finite; a value of None may be."""
-    problem = find_too_small(values)
-    if problem:
-        raise InputError(problem)
+    check_values({"--batch": (flags.batch, 1), "--workers": (flags.num_workers, 0), "--seed": (flags.seed, 0)})
 
 
 def run_command(
@@ -92,11 +85,10 @@ def run_command(
     function of a module, runs in each.
     """
     flags = parser.parse_args(arguments)
-    try:
+
+    def work() -> int:
         check(flags)
-        problem = find_launch_problem(flags)
-        if problem:
-            raise InputError(problem)
-    except InputError as error:
-        return report(error, parser.prog)
-    return launch(worker, flags, parser.prog)
+        check_launch_flags(flags)
+        return launch(worker, flags, parser.prog)
+
+    return exit_status_of(work, parser.prog)

@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 
 from dataset.records import VideoRecord
-from eval.cli import add_feature_flags, check_feature_flags, read_clip_settings, require_at_least, run_command
+from eval.cli import add_feature_flags, check_feature_flags, read_clip_settings, run_command
 from eval.features.per_split import SplitFeatures, read_split_features
 from eval.features.probe_heads import DECAY_AT, LrAndDecay, ProbeRecipe, fit_probe
 from eval.features.vectors import add_levels_flag, level_vectors, parse_levels
@@ -40,7 +40,7 @@ from eval.holdout import add_group_flag, check_group_flag, draw_holdout
 from eval.metrics import accuracies, add_classes_flag, class_names, confusion_matrix, draw_confusion, per_class
 from eval.result_card import SplitResult, build_card, markdown_table, write_card
 from eval.splits import EvalSplit, add_split_flags
-from utils.cli import OneLineParser, add_launch_flags, find_not_positive
+from utils.cli import OneLineParser, add_launch_flags, check_values
 from utils.distributed import DistContext
 from utils.errors import InputError
 
@@ -122,19 +122,16 @@ def parse_numbers(flag: str, text: str) -> list[float]:
     return numbers
 
 
-def check_probe_flags(flags: argparse.Namespace) -> None:
+def check_linear_probe_flags(flags: argparse.Namespace) -> None:
     """InputError for flags that cannot work."""
     parse_levels(flags.levels)
     check_feature_flags(flags)
     check_group_flag(flags)
     if not 0 < flags.holdout < 1:
         raise InputError(f"--holdout {flags.holdout}: must be between 0 and 1")
-    require_at_least({"--epochs": (flags.epochs, 1), "--batch_size": (flags.batch_size, 1)})
+    check_values({"--epochs": (flags.epochs, 1), "--batch_size": (flags.batch_size, 1)})
     for lr, weight_decay in probe_grid(flags):
-        require_at_least({"--wd": (weight_decay, 0)})
-        problem = find_not_positive({"--lr": lr})
-        if problem:
-            raise InputError(problem)
+        check_values({"--wd": (weight_decay, 0)}, positive={"--lr": lr})
 
 
 def linear_probe_parser() -> OneLineParser:
@@ -171,7 +168,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from eval.classifier import end_to_end_probe
 
         return end_to_end_probe.main(arguments)
-    return run_command(linear_probe_parser(), check_probe_flags, probe_features, arguments)
+    return run_command(linear_probe_parser(), check_linear_probe_flags, probe_features, arguments)
 
 
 if __name__ == "__main__":

@@ -32,13 +32,13 @@ from torch.nn import functional as F
 
 from dataset.frames import read_frames, resize_frames
 from dataset.records import VideoRecord
-from eval.cli import add_feature_flags, check_feature_flags, read_clip_settings, require_at_least, run_command
+from eval.cli import add_feature_flags, check_feature_flags, read_clip_settings, run_command
 from eval.features.extract import ClipSettings
 from eval.features.per_split import SplitFeatures, read_split_features
 from eval.features.vectors import LEVEL_CHOICES, add_levels_flag, level_vectors, parse_levels
 from eval.result_card import SplitResult, build_card, markdown_table, write_card
 from eval.splits import add_split_flags
-from utils.cli import OneLineParser, add_launch_flags
+from utils.cli import OneLineParser, add_launch_flags, check_values
 from utils.distributed import DistContext
 from utils.errors import InputError
 
@@ -166,7 +166,7 @@ def check_retrieval_flags(flags: argparse.Namespace) -> None:
     """InputError for flags that cannot work."""
     parse_levels(flags.levels)
     check_feature_flags(flags)
-    require_at_least({"--picture_queries": (flags.picture_queries, 1), "--picture_neighbors": (flags.picture_neighbors, 1)})
+    check_values({"--picture_queries": (flags.picture_queries, 1), "--picture_neighbors": (flags.picture_neighbors, 1)})
 
 
 def retrieval_parser() -> OneLineParser:

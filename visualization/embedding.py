@@ -25,13 +25,13 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
 from dataset.records import read_records
-from eval.cli import add_feature_flags, read_clip_settings, require_at_least, run_command
+from eval.cli import add_feature_flags, read_clip_settings, run_command
 from eval.features.backbone import load_backbone
 from eval.features.per_split import FeatureReader
 from eval.features.vectors import LEVEL_CHOICES, add_levels_flag, level_vectors, parse_levels
 from eval.metrics import add_classes_flag, class_names
 from eval.result_card import make_out_dir
-from utils.cli import OneLineParser, add_launch_flags, find_not_positive
+from utils.cli import OneLineParser, add_launch_flags, check_values, find_not_positive
 from utils.distributed import DistContext, check_same_on_all_ranks, run_on_all_ranks, run_on_main
 from utils.errors import InputError
 from utils.figures import check_figure_path, save_figure
@@ -130,7 +130,7 @@ def check_embedding_flags(flags: argparse.Namespace) -> None:
     parse_levels(flags.levels)
     read_clip_settings(flags)
     check_figure_path(flags.out)
-    require_at_least({"--batch": (flags.batch, 1), "--workers": (flags.num_workers, 0), "--seed": (flags.seed, 0)})
+    check_values({"--batch": (flags.batch, 1), "--workers": (flags.num_workers, 0), "--seed": (flags.seed, 0)})
     problem = find_not_positive({"--perplexity": flags.perplexity})
     if problem:
         raise InputError(problem)

@@ -7,10 +7,9 @@ from typing import Any
 
 import torch
 
-from eval.cli import require_at_least
 from eval.features.extract import ClipSettings
 from models.levels import LEVELS
-from utils.cli import OneLineParser, find_not_positive
+from utils.cli import OneLineParser, check_values, find_not_positive
 from utils.errors import AgreedError, InputError
 from utils.launch import visible_gpus
 
@@ -97,7 +96,7 @@ def check_order_settings(settings: OrderSettings, mode: str) -> None:
     """Raises InputError for a value that cannot work, or that `mode` lacks or does not use."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise AgreedError(f"WORLD_SIZE {os.environ['WORLD_SIZE']}: this runs in a single process; start it without torchrun")
-    require_at_least({FLAGS[setting.name]: (getattr(settings, setting.name), setting.metadata["least"])
+    check_values({FLAGS[setting.name]: (getattr(settings, setting.name), setting.metadata["least"])
                       for setting in fields(settings) if setting.metadata["least"] is not None})
     problem = find_not_positive({"--lr": settings.lr})
     if problem:
