@@ -24,9 +24,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs from any folder
 
-from dataset.prepare.extraction import (
-    PARTIAL, REPLACED, ExtractionResult, FrameSettings, SourceVideo, extract_video,
-)
+from dataset.prepare.extraction import PARTIAL, REPLACED, ExtractionResult, FrameSettings, SourceVideo, extract_video
 from dataset.prepare.extraction_plan import find_results, list_videos, make_report
 from dataset.prepare.worker_pool import Crash, available_cores, run_jobs
 from dataset.video_file import require_decoder
@@ -63,26 +61,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         busy = f"{flags.destination}: another extraction is writing into it"
         try:
             flags.destination.mkdir(parents=True, exist_ok=True)
-            lock = hold_lock(flags.destination / LOCK, busy, WAIT_FOR_LOCK_S, f"{busy}; waiting {WAIT_FOR_LOCK_S} s")
+            with hold_lock(flags.destination / LOCK, busy, WAIT_FOR_LOCK_S, f"{busy}; waiting {WAIT_FOR_LOCK_S} s"):
+                return extract(videos, find_results(videos, flags.redo), flags.destination, flags.workers)
         except OSError as error:
-            raise InputError(f"{flags.destination}: cannot write into it: {error.strerror}") from error
-        with lock:
-            return extract(videos, find_results(videos, flags.redo), flags.destination, flags.workers)
+            raise InputError(f"{error.filename or flags.destination}: cannot write: {error.strerror}") from error
 
     return exit_status_of(work, parser.prog)
 
 
-def extract(
-    videos: list[SourceVideo], results: dict[str, ExtractionResult | None], destination: Path, workers: int
-) -> int:
+def extract(videos: list[SourceVideo], results: dict[str, ExtractionResult | None], destination: Path, workers: int) -> int:
     """Returns the exit status after extracting the videos without a result, writing the report and printing a summary."""
     to_do = [video for video in videos if results[video.name] is None]
     for folder in sorted({video.folder.parent for video in videos}):
         for leftover in (*folder.glob(f".*{PARTIAL}"), *folder.glob(f".*{REPLACED}")):
-            try:
-                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-            except OSError as error:
-                raise InputError(f"{leftover}: cannot remove what an interrupted run left: {error.strerror}") from error
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()  # of an interrupted run
     interrupted = False
     jobs = run_jobs(extract_video, to_do, workers)
     try:
@@ -97,11 +89,7 @@ def extract(
         for video in to_do:
             shutil.rmtree(video.partial, ignore_errors=True)  # the next run removes what cannot be removed now
     report = make_report(results)
-    try:
-        write_atomically(destination / REPORT, report.to_csv(index=False, lineterminator="\n"))
-    except OSError as error:
-        raise InputError(f"{error.filename}: cannot write: {error.strerror}") from error
-
+    write_atomically(destination / REPORT, report.to_csv(index=False, lineterminator="\n"))
     ok, broken = report[report["status"] == "ok"], report[report["status"] == "broken"]
     num_done = len(videos) - len(to_do)
     print(f"{destination}: {len(report):,} videos: {len(ok) - num_done:,} extracted, {num_done:,} were there already, "

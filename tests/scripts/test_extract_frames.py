@@ -239,7 +239,7 @@ def test_a_full_disk_is_a_one_line_error_and_leaves_no_partial_video(tmp_path):
     assert sorted(path.name for path in (tmp_path / "f").iterdir()) == [LOCK, "small"]
     assert run(tmp_path / "v", tmp_path / "f").returncode == 0
     (tmp_path / "file").write_text("")
-    assert "file: cannot write into it: File exists" in one_error(run(tmp_path / "v", tmp_path / "file"))
+    assert "file: cannot write: File exists" in one_error(run(tmp_path / "v", tmp_path / "file"))
 
 
 def test_wrong_input_is_a_one_line_error(videos, tmp_path):
