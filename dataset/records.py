@@ -6,22 +6,23 @@ whose second column has no digit is a header. Blank lines, CRLF, a byte order ma
 """
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from dataset.frames import names_video_file
 from utils.errors import InputError
+from utils.files import write_atomically
 
 if TYPE_CHECKING:
     import pandas
 
-COLUMNS = ("frame_dir", "number_of_frames", "label")
-MAX_DIGITS = 9     # of a number of frames (a year of video) or a label
+MAX_DIGITS = 9    # of a number of frames (a year of video) or a label
 MAX_COLUMNS = 20  # of a line that is still counted as a wrong line instead of refusing the file
 
 
@@ -53,86 +54,76 @@ def read_records(csv_path: str | os.PathLike[str], labelled: bool) -> list[Video
     frames of video files whose number of frames is empty. Raises InputError with `file:line` for the first line that
     is not a video, or whose file cannot be counted.
     """
-    records, bad_rows = read_rows(csv_path, labelled, min_frames=1 if labelled else 0)
+    records, bad_rows = read_rows(csv_path, labelled, allow_empty=not labelled)
     if bad_rows:
         raise InputError(f"{csv_path}:{bad_rows[0].line}: {bad_rows[0].reason}")
     unknown = [record for record in records if record.num_frames is None]
-    if unknown:
-        from dataset.frame_counts import find_counts
+    if not unknown:
+        return records
+    from dataset.frame_counts import find_counts
 
-        counts = iter(find_counts(csv_path, [(record.line, record.path) for record in unknown]))
-        records = [replace(record, num_frames=next(counts)) if record.num_frames is None else record
-                   for record in records]
-    return records
+    counts = iter(find_counts(csv_path, unknown))
+    return [replace(record, num_frames=next(counts)) if record.num_frames is None else record for record in records]
 
 
 def read_rows(
-    csv_path: str | os.PathLike[str], labelled: bool | None = None, min_frames: int = 0
+    csv_path: str | os.PathLike[str], labelled: bool | None = None, allow_empty: bool = True
 ) -> tuple[list[VideoRecord], list[BadRow]]:
     """Returns (the lines that are videos, those that are not), each in file order; opens no video.
 
-    `labelled`: whether the third column must be a class number; None: if any line has one. Raises InputError if the
-    file cannot be read, is not csv, or lists no video.
+    `labelled`: whether the third column must be a class number; None: if any line has one. `allow_empty`: accept 0 as
+    the number of frames. Raises InputError if the file cannot be read, is not csv, or lists no video.
     """
     table = _read_table(csv_path)
-    if table.empty:
-        raise InputError(f"{csv_path}: lists no video, expected lines of {','.join(COLUMNS[:2])}[,{COLUMNS[2]}]")
     num_columns = table.notna().sum(axis=1)
     if labelled is None:
         labelled = bool((num_columns > 2).any())
-    table = table.fillna("")
-    path, frames, label = (table[number] for number in range(3))
-    empty_count = (frames == "") & path.map(names_video_file)
-    reasons = path.map(lambda _: "")
+    path, frames, label = (table[number].fillna("") for number in range(3))
+    uncounted = frames == ""
+    uncounted[uncounted] = path[uncounted].map(names_video_file).astype(bool)
+    reasons = frames.map(lambda _: "")
 
     def reject(wrong: pandas.Series, values: pandas.Series, reason: Callable[[object], str]) -> None:
         wrong = wrong & (reasons == "")
         reasons[wrong] = values[wrong].map(reason)
 
-    expected = ",".join(COLUMNS) if labelled else f"{','.join(COLUMNS[:2])}[,{COLUMNS[2]}]"
+    expected = "frame_dir,number_of_frames" + (",label" if labelled else "[,label]")
     reject(~num_columns.between(3 if labelled else 2, 3), num_columns,
-           lambda num: f"{num} column(s), expected {expected}")
+           lambda number: f"{number} column(s), expected {expected}")
     reject(path == "", path, lambda _: "the path of the video (first column) is empty")
     reject(path.map(lambda text: "\0" in text or len(text.splitlines()) > 1), path,
            lambda text: f"the path of the video (first column) is {text!r}, expected one line without NUL")
-    for values, wanted, name in ((frames, ~empty_count, "number of frames (second column)"),
-                                 (label, labelled, "label (third column)")):
-        reject(wanted & ~values.str.fullmatch("[0-9]+"), values,
+    for values, given, name in ((frames, ~uncounted, "number of frames (second column)"),
+                                (label, labelled, "label (third column)")):
+        reject(given & ~values.str.fullmatch("[0-9]+"), values,
                lambda text: f"{name} is {text!r}, expected an integer from 0")
-        reject(wanted & (values.str.len() > MAX_DIGITS), values,
+        reject(given & (values.str.len() > MAX_DIGITS), values,
                lambda text: f"{name} has {len(text)} digits, expected at most {MAX_DIGITS}")
-    good = reasons == ""
-    if min_frames:
-        reject(good & ~empty_count & (frames.where(good & ~empty_count, "0").astype(int) < min_frames), frames,
-               lambda text: f"number of frames (second column) is {int(text)}, expected at least {min_frames}")
-        good = reasons == ""
-    folder = os.path.dirname(os.path.abspath(csv_path))
-    records = [
-        # One spelling of a path, so that a video is recognized wherever it is listed.
+    reject((not allow_empty) & frames.str.fullmatch("0+"), frames,
+           lambda _: "number of frames (second column) is 0, expected at least 1")
+    folder, good = os.path.dirname(os.path.abspath(csv_path)), reasons == ""
+    records = [  # with one spelling of each path, so that a video is recognized wherever it is listed
         VideoRecord(os.path.normpath(os.path.join(folder, path)), int(frames) if frames else None,
                     int(label) if labelled else None, line)
-        for line, path, frames, label in zip(table.index[good].tolist(), *(c[good].tolist() for c in (path, frames, label)))
+        for line, path, frames, label in zip(*(x[good].tolist() for x in (table.index, path, frames, label)))
     ]
-    return records, [BadRow(*row) for row in zip(table.index[~good].tolist(), path[~good], reasons[~good])]
+    return records, [BadRow(*row) for row in zip(*(x[~good].tolist() for x in (table.index, path, reasons)))]
 
 
-def write_records(csv_path: str | os.PathLike[str], records: Iterable[VideoRecord], labelled: bool) -> None:
+def write_records(csv_path: str | os.PathLike[str], records: Sequence[VideoRecord], labelled: bool) -> None:
     """Writes a csv with a header, completely or not at all. Paths inside the csv's folder are written relative to it."""
     import pandas
 
     folder = os.path.join(os.path.dirname(os.path.abspath(csv_path)), "")
-    rows = []
-    for record in records:
-        path = os.path.abspath(record.path)
-        path = os.path.relpath(path, folder) if path.startswith(folder) else path
-        rows.append((path, "" if record.num_frames is None else record.num_frames, record.label))
-    table = pandas.DataFrame(rows, columns=list(COLUMNS), dtype=object)
-    text = table.iloc[:, : 3 if labelled else 2].to_csv(index=False, lineterminator="\n")
-    part = Path(f"{os.fspath(csv_path)}.part")
+    table = pandas.DataFrame({
+        "frame_dir": [os.path.abspath(record.path).removeprefix(folder) for record in records],
+        "number_of_frames": pandas.array([record.num_frames for record in records], dtype="Int64"),
+    })
+    if labelled:
+        table["label"] = [record.label for record in records]
     try:
-        part.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(text, encoding="utf-8", newline="")
-        part.replace(csv_path)
+        os.makedirs(folder, exist_ok=True)
+        write_atomically(csv_path, table.to_csv(index=False, lineterminator="\n"))
     except OSError as error:
         raise InputError(f"{csv_path}: cannot write: {error.strerror}") from error
 
@@ -156,23 +147,23 @@ def usable_for_pretraining(
 
 
 def _read_table(csv_path: str | os.PathLike[str]) -> pandas.DataFrame:
-    """Returns the lines that are neither blank nor a header, by line number: stripped text, missing where absent.
+    """Returns the lines that are neither blank nor a header, by line number: stripped text, None where absent.
 
-    It has at least three columns.
+    It has at least three columns. Raises InputError if the file cannot be read, is not csv, or has no such line.
     """
     import pandas
 
     try:
         data = Path(csv_path).read_bytes()
+        text = data.decode("utf-8-sig")
     except OSError as error:
         raise InputError(f"{csv_path}: cannot read the csv file: {error.strerror}") from error
-    try:
-        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise InputError(f"{csv_path}:{line}: not UTF-8 text") from error
-    num_columns = MAX_COLUMNS if '"' in text else max((line.count(",") + 1 for line in text.splitlines()), default=0)
-    num_columns = max(3, min(MAX_COLUMNS, num_columns))
+    quoted = '"' in text  # then a field may span lines
+    most = max((line.count(",") + 1 for line in io.StringIO(text, newline="")), default=0)
+    num_columns = MAX_COLUMNS if quoted else max(3, min(MAX_COLUMNS, most))
     try:
         # The Python engine is strict about quotes, and distinguishes an absent column from an empty one.
         table = pandas.read_csv(io.StringIO(text, newline=""), header=None, names=range(num_columns), index_col=False,
@@ -180,26 +171,24 @@ def _read_table(csv_path: str | os.PathLike[str]) -> pandas.DataFrame:
     except pandas.errors.ParserError as error:
         raise InputError(f"{csv_path}:{_malformed_line(text, num_columns)}: not a csv row: {error}") from error
     table.index += 1
-    if '"' in text:  # a quoted field may span lines
+    if quoted:
         ends = sum(table[name].str.count("\r\n|\r|\n").fillna(0).astype(int) for name in table)
         table.index += ends.cumsum() - ends
     table = table.apply(lambda column: column.str.strip())
     table = table[(table.fillna("") != "").any(axis=1)]
     if len(table):
-        count = table.iloc[0, 1]
-        if isinstance(count, str) and count and not any(map(str.isdigit, count)):
-            return table.iloc[1:]
+        first_count = table.iloc[0, 1]
+        if isinstance(first_count, str) and first_count and not any(map(str.isdigit, first_count)):
+            table = table.iloc[1:]
+    if table.empty:
+        raise InputError(f"{csv_path}: lists no video, expected lines of frame_dir,number_of_frames[,label]")
     return table
 
 
 def _malformed_line(text: str, max_columns: int) -> int:
     """Returns the number of the line at which the first row begins that is malformed or has more columns."""
     rows, line = csv.reader(io.StringIO(text, newline=""), strict=True), 1
-    try:
-        for row in rows:
-            if len(row) > max_columns:
-                break
+    with contextlib.suppress(csv.Error, StopIteration):
+        while len(next(rows)) <= max_columns:
             line = rows.line_num + 1
-    except csv.Error:
-        pass
     return line

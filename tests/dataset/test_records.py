@@ -53,6 +53,7 @@ def test_labelled_csv(tmp_path: Path, header: str) -> None:
         ('"a"\n"\n",40,1\n"b',  False, 4, "not a csv row"),
         ("a,40\nb\0,7\n", False, 2, "NUL"),
         ('a,40\n"b\n",7,"\n",1\n', False, 2, "4 column"),
+        ("a,1\nb,7\u2028,1,9\n", False, 2, "4 column"),
         (f'a,40\nb,7{",1" * 200}\nc,x\n', False, 2, "not a csv row"),
         ("h,frames\na,40\nb,frames\n", False, 3, "'frames'"),
         ("a,12x\nb,40\n", False, 1, "'12x'"),
