@@ -30,7 +30,7 @@ from utils.training_log import git_commit
 from visualization.cam import require_h264
 from visualization.main_temporal import train_order_head, write_order_videos
 from visualization.report.run import RunDirectory
-from visualization.report.sections import (configuration_section, curve_section, event_rows, network_sections,
+from visualization.report.sections import (configuration_section, curve_section, event_table, network_sections,
                                            order_section, result_section)
 from visualization.report.warnings import find_warnings, list_checks
 from visualization.temporal_order.settings import CLIP_DEFAULTS, OrderSettings, check_order_settings, choose_device
@@ -109,7 +109,7 @@ def render_report(run: RunDirectory, flags: argparse.Namespace, device: torch.de
     return environment.get_template("report.html.j2").render(
         run=run, name=run.folder.resolve().name, max_listed=MAX_LISTED, **computed,
         warnings=find_warnings(run, computed["measurement"]), checks=list_checks(run, computed["measurement"]),
-        configuration=configuration_section(run), events=event_rows(run), curves=curve_section(run),
+        configuration=configuration_section(run), events=event_table(run), curves=curve_section(run),
         results=result_section(run), order=order_section(run, flags.max_films),
         time=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"), commit=git_commit() or "unknown")
 

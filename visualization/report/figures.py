@@ -163,21 +163,15 @@ def figure_uri(figure: Figure) -> str:
     return data_uri(file.getvalue(), "image/webp")
 
 
-def image_uri(path: Path) -> str:
-    """Returns an image file as a data URI. InputError where it cannot be read."""
+def file_uri(path: Path) -> str:
+    """Returns an image (as WebP) or MP4 file as a data URI. InputError where it cannot be read."""
     try:
+        if path.suffix == ".mp4":
+            return data_uri(path.read_bytes(), "video/mp4")
         with Image.open(path) as image:
             return webp_uri(image.convert("RGB"), lossless=path.stem not in PHOTOGRAPHS)
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path}: not a readable image") from error
-
-
-def video_uri(path: Path) -> str:
-    """Returns an MP4 file as a data URI. InputError where it cannot be read."""
-    try:
-        return data_uri(path.read_bytes(), "video/mp4")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+        raise InputError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or 'not a readable image'}") from error
 
 
 def side_by_side(records: Sequence[VideoRecord], settings: ClipSettings) -> tuple[str, str]:

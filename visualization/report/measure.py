@@ -5,8 +5,8 @@ Shapes: N videos, one deterministic test clip of each; C channels of a level; K 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -25,33 +25,26 @@ from utils.errors import InputError
 from visualization.report.run import RunDirectory
 
 
-@dataclass(frozen=True)
-class NetworkState:
+class NetworkState(NamedTuple):
     """The network at one moment; dictionaries by level."""
 
     name: str
-    epochs: float               # finished; 0 for the random start
-    ranks: dict[str, float]     # `effective_rank`
-    spreads: dict[str, float]   # `spread`
+    epochs: float              # finished; 0 for the random start
+    ranks: dict[str, float]    # `effective_rank`
+    spreads: dict[str, float]  # `spread`
     channels: dict[str, int]
 
 
-@dataclass(frozen=True)
-class Measurement:
-    """Videos as seen by the network at several moments, the newest in full."""
+class Measurement(NamedTuple):
+    """Videos as seen by the network at several moments; features, scores and backbone are those of the newest."""
 
     records: list[VideoRecord]       # N readable ones
     skipped: list[str]               # why each of the others cannot be read
     states: list[NetworkState]       # the random start, then checkpoints, oldest first
-    features: dict[str, np.ndarray]  # level -> float32 [N, C], of the newest
-    scores: np.ndarray               # float32 [N, K], of the newest
-    backbone: nn.Module              # of the newest
+    features: dict[str, np.ndarray]  # level -> float32 [N, C]
+    scores: np.ndarray               # float32 [N, K]
+    backbone: nn.Module
     settings: ClipSettings
-
-    @property
-    def nearest(self) -> np.ndarray:
-        """int64 [N]: the prototype of highest score of each video."""
-        return self.scores.argmax(axis=1)
 
 
 def spread_evenly(length: int, most: int) -> list[int]:

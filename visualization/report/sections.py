@@ -25,8 +25,7 @@ from utils.files import file_sha256
 from visualization.curves import PANELS, schedule_marks
 from visualization.embedding import LEAST_VIDEOS, draw_embedding, project_levels
 from visualization.main_temporal import EVAL_CARD
-from visualization.report.figures import (PHOTOGRAPHS, Chart, ChartLine, figure_uri, image_uri, line_chart, side_by_side,
-                                          video_uri)
+from visualization.report.figures import PHOTOGRAPHS, Chart, ChartLine, figure_uri, file_uri, line_chart, side_by_side
 from visualization.report.measure import Measurement, measure_run, spread_evenly
 from visualization.report.run import MONITOR, MONITOR_SKIPPED, RunDirectory, chance_losses
 
@@ -46,28 +45,43 @@ def attempt(work: Callable[..., Any], *arguments: Any, **settings: Any) -> tuple
         return None, one_line(error)
 
 
-def configuration_section(run: RunDirectory) -> dict[str, list[list[Any]]]:
-    """Returns rows of flags that are not at their default, of all flags, and of the run's starts."""
+def configuration_section(run: RunDirectory) -> dict[str, Any]:
+    """Returns facts, and tables of the flags that are not at their default, of all flags, and of the run's starts."""
+    config, flags, actions = run.config, run.flags, {action.dest: action for action in pretraining_parser()._actions}
+    spelled = {name: max(action.option_strings, key=len) for name, action in actions.items()}
+
     def as_text(value: Any) -> str:
         return "not given" if value is None else str(value)  # "none" may be a value
 
-    actions = {action.dest: action for action in pretraining_parser()._actions}
-    spelled = {name: max(action.option_strings, key=len) for name, action in actions.items()}
     return {
-        "changed": [[spelled[name], as_text(value), as_text(actions[name].default)]
-                    for name, value in run.flags.items() if name in actions and value != actions[name].default],
-        "all": [[spelled.get(name, "-"), name, as_text(value)] for name, value in run.flags.items()],
-        "starts": [[number, start.get("start_epoch", 0), start.get("start_step", 0), start.get("processes", 1),
-                    run.batch_of(start), start.get("device", ""), start.get("versions", {}).get("torch", ""),
-                    (start.get("git_commit") or "")[:12]] for number, start in enumerate(run.starts, start=1)]}
+        "facts": {
+            "Backbone": f"{flags['net']}, {flags['clip_frames']} frames of {flags['img_dim']} px",
+            "Videos": f"{config.get('videos', 'unknown')} of {flags['csv_file']} "
+                      f"({config.get('videos_too_short', 0)} more are too short)",
+            "Global batch": f"{run.batch_of(config)} videos, {config.get('processes', 1)} process(es)",
+            "Device": config.get("device", "unknown"),
+            "Commit": config.get("git_commit") or "unknown",
+            "csv, SHA-256": config.get("csv_sha256", "unknown"),
+            "Versions": ", ".join(f"{name} {version}" for name, version in config.get("versions", {}).items())},
+        "changed": [["flag", "value", "default"],
+                    *([spelled[name], as_text(value), as_text(actions[name].default)]
+                      for name, value in flags.items() if name in actions and value != actions[name].default)],
+        "all": [["flag", "inner name", "value"],
+                *([spelled.get(name, "-"), name, as_text(value)] for name, value in flags.items())],
+        "starts": [["start", "after epochs", "and steps", "processes", "global batch", "device", "torch", "commit"],
+                   *([number, start.get("start_epoch", 0), start.get("start_step", 0), start.get("processes", 1),
+                      run.batch_of(start), start.get("device", ""), start.get("versions", {}).get("torch", ""),
+                      (start.get("git_commit") or "")[:12]] for number, start in enumerate(run.starts, start=1))]}
 
 
-def event_rows(run: RunDirectory) -> list[list[Any]]:
-    """Returns (epoch from 1, step, kind, what happened) of each event."""
-    return [[event["epoch"] + 1, event["step"], event["kind"].replace("_", " "),
-             event.get("reason") or event.get("not_finite") or ", ".join(
-                 f"{name}: {value}" for name, value in event.items() if name not in ("kind", "epoch", "step"))]
-            for event in run.events]
+def event_table(run: RunDirectory) -> list[list[Any]]:
+    """Returns a table of the run's events."""
+    def describe(event: dict[str, Any]) -> str:
+        values = {name: value for name, value in event.items() if name not in ("kind", "epoch", "step")}
+        return event.get("reason") or event.get("not_finite") or ", ".join(f"{name}: {values[name]}" for name in values)
+
+    return [["epoch", "step", "event", "what"],
+            *([event["epoch"] + 1, event["step"], event["kind"].replace("_", " "), describe(event)] for event in run.events)]
 
 
 def curve_section(run: RunDirectory) -> dict[str, Any]:
@@ -86,7 +100,7 @@ def curve_section(run: RunDirectory) -> dict[str, Any]:
 
 def curve_charts(run: RunDirectory) -> list[Chart]:
     """Returns a chart for each group of values in the log."""
-    num_prototypes, chances = run.flags["num_prototypes"], chance_losses(run.flags, run.global_batch)
+    num_prototypes = run.flags["num_prototypes"]
     most, entropy = min(num_prototypes, run.global_batch), math.log(num_prototypes)
     accuracies = PANELS["retrieval accuracy, top-1"]
     monitored = dict.fromkeys(name for line in run.monitored for name in line if name.startswith(MONITOR))
@@ -109,19 +123,14 @@ def curve_charts(run: RunDirectory) -> list[Chart]:
     ]
     shared = {"marks": schedule_marks(run.flags) if run.unit == "epoch" else [],
               "extent": (run.place(run.points[0]), run.place(run.points[-1]))}
+    chance_levels: dict[str, tuple[float, str]] = {}
+    for term, chance in chance_losses(run.flags, run.global_batch).items():
+        chance_levels[term] = chance.loss, f"chance {chance}"
+        chance_levels[f"accuracy_{term}"] = 1 / chance.candidates, f"chance {100 / chance.candidates:.1f} %"
     charts = []
     for title, names, options in panels:
-        lines = []
-        for name in names:
-            term = name.removeprefix("accuracy_").removeprefix(MONITOR)
-            chance, places_and_values = chances.get(term), run.series(name)
-            if chance and term == name:
-                lines.append(ChartLine(term, *places_and_values, chance.loss, f"chance {chance}"))
-            elif chance:
-                lines.append(ChartLine(term, *places_and_values, 1 / chance.candidates,
-                                       f"chance {100 / chance.candidates:.1f} %"))
-            else:
-                lines.append(ChartLine(term, *places_and_values))
+        lines = [ChartLine(name.removeprefix("accuracy_").removeprefix(MONITOR), *run.series(name),
+                           *chance_levels.get(name, ())) for name in names]
         if any(math.isfinite(value) for line in lines for value in line.values):
             charts.append(line_chart(title, lines, run.unit, **shared, **options))
     return charts
@@ -276,7 +285,7 @@ def result_section(run: RunDirectory) -> dict[str, Any]:
         images = []
         for path, meaning in [(path, meaning) for folder in dict.fromkeys(path.parent for path in cards)
                               for pattern, meaning in IMAGES.items() for path in sorted(folder.glob(pattern))]:
-            uri, problem = attempt(image_uri, path)
+            uri, problem = attempt(file_uri, path)
             if problem:
                 problems.append(problem)
             else:
@@ -295,5 +304,5 @@ def order_section(run: RunDirectory, most: int) -> dict[str, Any]:
     written = {folder: max(path.stat().st_mtime for path in paths if path.parent == folder)
                for folder in {path.parent for path in paths}}
     paths = sorted(paths, key=lambda path: -written[path.parent])
-    videos = [(path.relative_to(run.folder), *attempt(video_uri, path)) for path in paths[:most]]
+    videos = [(path.relative_to(run.folder), *attempt(file_uri, path)) for path in paths[:most]]
     return {"videos": videos, "num_more": len(paths) - len(videos)}

@@ -44,10 +44,9 @@ WARNINGS = {
         "Start the graph constraint later (--split), when the instance contrast has learned to separate videos."),
     "motion": (
         "Collapse: {term} is stuck at the logarithm of its number of candidates",
-        "At the {level} level all clips, and their time reversals, have about the same embedding: neither the clips of a "
+        "At the {level} level all clips and their time reversals have about the same embedding: neither the clips of a "
         "video nor the direction of time can be recognized.",
-        "Check that videos show motion: no still images, no blank frames; larger strides (--rate), a smaller learning "
-        "rate."),
+        "Check that videos show motion: no still images or blank frames; larger strides (--rate), a smaller learning rate."),
     "instance": (
         "Collapse: {term} is stuck at the logarithm of its number of candidates",
         "All clips have about the same embedding, so that the clips of a video are not found among the others.",
@@ -64,8 +63,7 @@ WARNINGS = {
     "diagonal": (
         "Collapse of the graph: only diagonal edges",
         "No video is linked to another one, so that the graph constraint repeats the instance contrast and adds nothing.",
-        "A lower --thres, more videos in a batch, fewer prototypes (--cluster), or a later --split, when similar videos "
-        "have come together."),
+        "A lower --thres, larger batches, fewer prototypes (--cluster), or a later --split, when videos are closer."),
     "constant": (
         "Collapse: features are constant",
         "The network gives every video the same features.",
@@ -81,9 +79,8 @@ WARNINGS = {
     "timestamp": (
         "No sense of time: {term} is stuck at ln {candidates:g}",
         "The {level} level has the same features at each of its {candidates:g} timestamps: it does not see when something "
-        "happens.",
-        "Longer clips (--seq) or larger strides (--rate), so that timestamps differ; check that videos are not still "
-        "images. At a level of few timestamps it is common on short, simple videos."),
+        "happens. At a level of few timestamps this is common on short, simple videos.",
+        "Longer clips (--seq) or larger strides (--rate), so that timestamps differ; check that videos are not still."),
     "non-finite": (
         "Non-finite values (NaN or Inf)",
         "The loss or the gradient overflowed. A few in a long run do little harm; more come before a run diverges.",
@@ -133,19 +130,19 @@ def log_warnings(run: RunDirectory) -> Iterator[RunWarning]:
     """Yields warnings about losses, prototypes, assignments and graphs."""
     batch, num_prototypes = run.global_batch, run.flags["num_prototypes"]
     for term, chance in judged_terms(run).items():
-        value, (kind, _, level) = recent_mean(run, term), term.partition("_")
+        (value, _), (kind, _, level) = judge(run, term), term.partition("_")
         if value >= STUCK_SHARE * chance.loss:
             num = min(LAST, len(run.recent(term)))
             yield warning(kind, f"{term} is {value:.3f} over the last {num} epoch(s); chance level is {chance}.",
                           term=term, level=level, candidates=chance.candidates)
-    used, most = recent_mean(run, "prototypes_in_use"), min(num_prototypes, batch)
+    (used, _), most = judge(run, "prototypes_in_use"), min(num_prototypes, batch)
     if used < FEW_PROTOTYPES * most:
         yield warning("few prototypes", f"{used:.1f} of the {most} that a batch of {batch} videos could use (--cluster "
                       f"{num_prototypes}).")
-    entropy, most = recent_mean(run, "assignment_entropy"), math.log(num_prototypes)
+    (entropy, _), most = judge(run, "assignment_entropy"), math.log(num_prototypes)
     if entropy >= UNIFORM_SHARE * most:
         yield warning("uniform", f"Their entropy is {entropy:.3f} nats; ln K = {most:.3f} is no preference at all.")
-    edges = recent_mean(run, "graph_edges_per_row")
+    edges, _ = judge(run, "graph_edges_per_row")
     if edges <= DIAGONAL_EDGES:
         yield warning("diagonal", f"{edges:.3f} edges per row; 1 is the video itself.")
 
@@ -181,7 +178,7 @@ def event_warnings(run: RunDirectory) -> Iterator[RunWarning]:
     if unseen:
         yield warning("monitor", f"{unseen:g} labelled video(s) could not be read when it last ran, after epoch "
                       f"{run.monitored[-1]['epoch'] + 1}.")
-    wait = recent_mean(run, "data_wait")
+    wait, _ = judge(run, "data_wait")
     if wait > LONG_WAIT:
         yield warning("waiting", f"{wait:.0%} of the time is spent waiting for the next batch.",
                       workers=run.flags.get("num_workers", "unknown"))
@@ -193,20 +190,17 @@ def judged_terms(run: RunDirectory) -> dict[str, Chance]:
             if run.unit == "epoch" and len(run.series(name)[1]) >= EARLY and run.recent(name)}
 
 
-def recent_mean(run: RunDirectory, name: str) -> float:
-    """Returns the mean of the last values of `name`; NaN, which no comparison holds for, where `why_unjudged`."""
+def judge(run: RunDirectory, name: str) -> tuple[float, str]:
+    """Returns (mean of the last values of `name`, ""), or (NaN, for which no comparison holds; why it is not judged)."""
     values = run.recent(name, first_epoch=1 if name == "data_wait" else 0)[-LAST:]
-    return fmean(values) if values and not (name in FROM_EARLY and run.epochs_done < EARLY) else math.nan
-
-
-def why_unjudged(run: RunDirectory, name: str) -> str:
-    """Returns why there is no `recent_mean` of `name`."""
     if not run.series(name)[1]:
-        return "not in the log"
+        return math.nan, "not in the log"
     if name in FROM_EARLY and run.epochs_done < EARLY:
-        return f"not judged before {EARLY} epochs; there are {run.epochs_done}"
-    return ("not judged in the first epoch, in which the DataLoader workers start" if name == "data_wait"
-            else "not judged: no finite recent value")
+        return math.nan, f"not judged before {EARLY} epochs; there are {run.epochs_done}"
+    if not values:
+        return math.nan, ("not judged in the first epoch, in which the DataLoader workers start" if name == "data_wait"
+                          else "not judged: no finite recent value")
+    return fmean(values), ""
 
 
 def list_checks(run: RunDirectory, measurement: Measurement | None) -> list[str]:
@@ -223,8 +217,8 @@ def list_checks(run: RunDirectory, measurement: Measurement | None) -> list[str]
         lines.append(f"global batch: {run.global_batch} videos from {run.unit} {run.place(run.comparable[0])} on; what was "
                      "logged before, with another, is not judged")
     for name, what in JUDGED_VALUES.items():
-        value = recent_mean(run, name)
-        lines.append(f"{what}: {why_unjudged(run, name) if math.isnan(value) else f'{value:.3g} recently'}")
+        value, why = judge(run, name)
+        lines.append(f"{what}: {why or f'{value:.3g} recently'}")
     lines.append(f"events: {len(run.events_of('skipped_step'))} skipped step(s), {len(run.events_of('bad_video'))} "
                  "unreadable video(s)")
     if measurement is None:

@@ -70,7 +70,7 @@ def test_one_torn_file_costs_no_more_than_itself(tmp_path):
     assert cv2.imwrite(str(run / "good" / "embedding_high.png"), np.eye(20, dtype=np.uint8) * 255)
     page = report(run, "--logs_only")
     text = page.texts["results"]
-    assert [text.count(part) for part in ("Left out: ", "not a result card", "not a readable image")] == [7, 4, 3]
+    assert [text.count(part) for part in ("Left out: ", "not a result card", "cannot be read")] == [7, 4, 3]
     assert [one["alt"] for one in page.of("img")] == ["Videos as points, colored by class. of good"]
     assert re.search(r"retrievala \| b.?high41\.5", text), "a cell each"
 
