@@ -57,6 +57,7 @@ class ChartLine(NamedTuple):
     values: Sequence[float]
     chance: float | None = None
     note: str = ""
+    drawstyle: str = "default"  # of matplotlib
 
 
 class Chart(NamedTuple):
@@ -77,7 +78,8 @@ def draw_lines(axes: Axes, lines: Sequence[ChartLine], marks: Sequence[tuple[flo
     for line in lines:
         values = np.where(np.isfinite(line.values), line.values, np.nan)
         label = f"{line.name}  {format_value(line.values[-1], percent)}" + (f" ({line.note})" if line.note else "")
-        [drawn] = axes.plot(line.places, values, label=label, marker="o" if len(values) == 1 else None)
+        [drawn] = axes.plot(line.places, values, label=label, drawstyle=line.drawstyle,
+                            marker="o" if len(values) == 1 else None)
         if line.chance is not None:
             axes.axhline(line.chance, color=drawn.get_color(), linewidth=0.9, linestyle=":")
     for row, (place, label) in enumerate(sorted(marks)):

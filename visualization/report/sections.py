@@ -23,7 +23,6 @@ from utils.errors import InputError, one_line
 from utils.pretraining_flags import pretraining_parser
 from utils.files import file_sha256
 from visualization.curves import PANELS, schedule_marks
-from visualization.embedding import LEAST_VIDEOS, draw_embedding, project_levels
 from visualization.main_temporal import EVAL_CARD
 from visualization.report.figures import PHOTOGRAPHS, Chart, ChartLine, figure_uri, file_uri, line_chart, side_by_side
 from visualization.report.measure import Measurement, measure_run, spread_evenly
@@ -222,8 +221,8 @@ def prototype_section(run: RunDirectory, measurement: Measurement, videos: Repor
             {"path": record.path, "score": score, "text": names.get(record.label, Path(record.path).stem)}
             for record, score in zip(records, measurement.scores[best, prototype].tolist())]})
     even = num_videos / num_prototypes
-    used = ChartLine("videos", range(1, num_prototypes + 1), np.sort(counts)[::-1].tolist())
-    chart = line_chart("Videos nearest to each prototype, most used first", [used], "prototypes by use",
+    use = ChartLine("videos", range(1, num_prototypes + 1), np.sort(counts)[::-1].tolist(), drawstyle="steps-mid")
+    chart = line_chart("Videos nearest to each prototype, most used first", [use], "prototypes by use",
                        level=(even, f"even use: {even:.2g} videos each"))
     return {"note": note + names_note, "num_used": np.count_nonzero(counts), "num": num_prototypes, "chart": chart,
             "num_videos": num_videos, "shown": shown, "columns": max(len(one["videos"]) for one in shown)}
@@ -247,6 +246,8 @@ def rank_section(measurement: Measurement) -> dict[str, Any]:
 def embedding_section(run: RunDirectory, measurement: Measurement, measured: ReportVideos, shown: ReportVideos,
                       flags: argparse.Namespace, device: torch.device) -> dict[str, str]:
     """Returns t-SNE and PCA of the labelled videos `shown`; `measurement` has the features of the videos `measured`."""
+    from visualization.embedding import LEAST_VIDEOS, draw_embedding, project_levels  # 0.8 s, for scikit-learn
+
     if shown.unlabelled:
         return {"missing": f"{shown.csv_path} has no labels to color points by: {shown.unlabelled}",
                 "command": f"python -m visualization.report {flags.run} --test_csv LABELLED.csv"}
