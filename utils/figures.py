@@ -6,6 +6,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from utils.errors import InputError
+from utils.files import write_atomically
 
 FIGURE_SUFFIXES = (".png", ".jpg", ".svg", ".pdf")
 
@@ -20,6 +21,6 @@ def save_figure(figure: Figure, path: Path, flag: str = "") -> None:
     """Writes `figure` in the format of `path`'s suffix; InputError, which names `flag`, where it cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=110)
+        write_atomically(path, lambda file: figure.savefig(file, format=path.suffix[1:].lower(), dpi=110))
     except OSError as error:
         raise InputError(f"{flag} {path}: cannot write the figure: {error.strerror}".lstrip()) from error

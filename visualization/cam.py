@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from utils.errors import InputError
+from utils.files import write_atomically
 
 CODEC = "libx264"
 JPEG_QUALITY = 95
@@ -57,7 +57,11 @@ def write_cams(
     """
     overlays = np.stack([overlay(*row) for row in zip(frames, to_color_levels(maps, scale))])
     for kind, images in zip(folders, overlays):
-        write_images(folder / kind / name, images)
+        (folder / kind / name).mkdir(parents=True, exist_ok=True)
+        remove_images(folder / kind / name)
+        for number, image in enumerate(images, start=1):
+            _, data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+            (folder / kind / name / f"image_{number:05d}.jpg").write_bytes(data.tobytes())
 
     # All in natural time, so that the panels play in step.
     panels = [frames[0], overlays[0], overlays[1][::-1], overlay(frames[0], to_color_levels(evidence, scale))]
@@ -65,7 +69,7 @@ def write_cams(
     titles = ["frames", *(f"{title} ({blue_to_red})" for title, blue_to_red in zip(PANELS, ranges))]
     curves = np.stack([x.mean(axis=(1, 2)) for x in (maps[0], maps[1][::-1], evidence)])
     path = folder / f"{name}.mp4"
-    write_video(path, compose_images(panels, titles, curves), fps)
+    write_atomically(path, encode_video(compose_images(panels, titles, curves), fps))
     return path
 
 
@@ -76,36 +80,21 @@ def cam_name(number: int, video: str) -> str:
 
 def remove_cams(folder: Path) -> int:
     """Removes what `write_cams` left in `folder` under names from `cam_name`; returns the number of videos."""
-    try:
-        videos = [path for path in folder.glob("*.mp4") if NUMBERED.match(path.name)]
-        for path in (*videos, *folder.glob(".*.mp4.partial")):
-            path.unlink()
-        for path in folder.glob("*/*"):
-            if NUMBERED.match(path.name) and path.is_dir():
-                remove_images(path)
-                with contextlib.suppress(OSError):  # it holds something else
-                    path.rmdir()
-    except OSError as error:
-        raise InputError(f"{folder}: cannot remove earlier videos: {error.strerror}") from error
+    videos = [path for path in folder.glob("*.mp4") if NUMBERED.match(path.name)]
+    for path in (*videos, *folder.glob("*.mp4.partial")):
+        path.unlink()
+    for path in folder.glob("*/*"):
+        if NUMBERED.match(path.name) and path.is_dir():
+            remove_images(path)
+            with contextlib.suppress(OSError):  # it holds something else
+                path.rmdir()
     return len(videos)
 
 
 def remove_images(folder: Path) -> None:
-    """Removes the images that `write_images` left in `folder`."""
+    """Removes image_00001.jpg ... from `folder`."""
     for path in folder.glob("image_*.jpg"):
         path.unlink()
-
-
-def write_images(folder: Path, images: np.ndarray) -> None:
-    """Writes uint8 RGB [T, S, S, 3] as image_00001.jpg ... into `folder`, in place of earlier ones."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        remove_images(folder)
-        for number, image in enumerate(images, start=1):
-            _, data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
-            (folder / f"image_{number:05d}.jpg").write_bytes(data.tobytes())
-    except OSError as error:
-        raise InputError(f"{folder}: cannot write images there: {error.strerror}") from error
 
 
 def compose_images(panels: Sequence[np.ndarray], titles: Sequence[str], curves: np.ndarray) -> Iterator[np.ndarray]:
@@ -169,13 +158,3 @@ def encode_video(images: Iterable[np.ndarray], fps: int) -> bytes:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
         container.mux(stream.encode())
     return file.getvalue()
-
-
-def write_video(path: Path, images: Iterable[np.ndarray], fps: int) -> None:
-    """Writes `encode_video`'s MP4 file."""
-    data, partial = encode_video(images, fps), path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_bytes(data)
-        os.replace(partial, path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot write the video: {error.strerror}") from error

@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from utils.cli import OneLineParser
-from utils.errors import InputError, report
+from utils.errors import InputError, exit_status_of
 from utils.figures import check_figure_path, save_figure
 from utils.launch import print_any_name
 from visualization.report.run import read_config, read_log
@@ -72,13 +72,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     flags = parser.parse_args(arguments)
     path = flags.out or flags.run / "curves.png"
     print_any_name()
-    try:
+
+    def draw() -> None:
         check_figure_path(path)
         save_figure(draw_loss_curves(*read_epochs(flags.run)), path, "--out")
-    except InputError as error:
-        return report(error, parser.prog)
-    print(f"curves: {path}")
-    return 0
+        print(f"curves: {path}")
+
+    return exit_status_of(draw, parser.prog)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from eval.features.per_split import FeatureReader
 from eval.features.vectors import LEVEL_CHOICES, add_levels_flag, level_vectors, parse_levels
 from eval.metrics import add_classes_flag, class_names
 from eval.result_card import make_out_dir
-from utils.cli import OneLineParser, add_launch_flags, check_values, find_not_positive
+from utils.cli import OneLineParser, add_launch_flags, check_values
 from utils.distributed import DistContext, check_same_on_all_ranks, run_on_all_ranks, run_on_main
 from utils.errors import InputError
 from utils.figures import check_figure_path, save_figure
@@ -130,10 +130,8 @@ def check_embedding_flags(flags: argparse.Namespace) -> None:
     parse_levels(flags.levels)
     read_clip_settings(flags)
     check_figure_path(flags.out)
-    check_values({"--batch": (flags.batch, 1), "--workers": (flags.num_workers, 0), "--seed": (flags.seed, 0)})
-    problem = find_not_positive({"--perplexity": flags.perplexity})
-    if problem:
-        raise InputError(problem)
+    check_values({"--batch": (flags.batch, 1), "--workers": (flags.num_workers, 0), "--seed": (flags.seed, 0)},
+                 positive={"--perplexity": flags.perplexity})
 
 
 def embedding_parser() -> OneLineParser:

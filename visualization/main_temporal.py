@@ -10,8 +10,9 @@ over time and space of the backbone's feature map. The maps show what each posit
     from visualization.main_temporal import *
     backbone, weights = load_backbone("CHECKPOINT", None, seed=0)
     head = load_head(read_checkpoint("runs/order/checkpoints/epoch_0050.pt"), torch.device("cpu"))
-    maps = returncam(backbone, head, both_orders(scale_clips(clips, **weights["input"]))) # clips: uint8 [B, T, H, W, 3]
-    evidence = order_evidence(maps)                                   # [B, T, H, W]
+    rows = both_orders(scale_clips(clips, **weights["input"]))          # clips: uint8 [B, T, H, W, 3]
+    maps = returncam(backbone, head, rows, level="high")                # [2B, T, H, W]
+    evidence = order_evidence(maps)                                     # [B, T, H, W]
 
 Shapes: M clips [M, 3, T, H, W] as `both_orders` returns them, rows 2p natural and 2p + 1 reversed; C channels, t
 timestamps, h and w positions of the backbone's map; P pairs of clips.
@@ -48,8 +49,7 @@ from eval.features.extract import FULL_FLOAT32
 from eval.features.store import feature_fingerprint, read_features, store_path, write_features
 from eval.result_card import CARD, SplitResult, build_card, make_out_dir, markdown_table, write_card
 from eval.splits import EvalSplit
-from utils.checkpoint import (checkpoint_path, find_checkpoint, list_checkpoints, prune_checkpoints, read_checkpoint,
-                              write_checkpoint)
+from utils.checkpoint import checkpoint_path, find_checkpoint, list_checkpoints, read_checkpoint, save_checkpoint
 from utils.distributed import DistContext
 from utils.errors import InputError, NonFiniteError
 from utils.launch import print_any_name, run_told
@@ -59,7 +59,7 @@ from visualization.cam import cam_name, remove_cams, require_h264, write_cams
 from visualization.temporal_order.clips import (PairBatches, augmented_rows, both_orders, order_features, order_targets,
                                                 read_clips, read_long_enough, read_train_and_test, stored_rows)
 from visualization.temporal_order.head import (check_head, check_resumed, check_train_videos, head_state, load_head,
-                                               load_optimizer, new_head, order_accuracy, train_head_epoch)
+                                               load_training, new_head, order_accuracy, train_head_epoch)
 from visualization.temporal_order.settings import (CLIP_DEFAULTS, OrderSettings, check_order_settings, choose_device,
                                                    order_parser)
 
@@ -83,9 +83,9 @@ def returncam(backbone: nn.Module, head: nn.Linear, clips: Tensor, level: str = 
     """Returns [M, T, H, W]: each clip's evidence for the order it is played in, at each of its own frames and pixels.
 
     Even rows are natural clips and show channel 0 of `order_maps`; odd rows are reversed ones and show channel 1, in the
-    reversed clip's own time. Values are neither scaled nor clipped, only upsampled trilinearly (align_corners False).
-    Where T, H and W are multiples of t, h and w this keeps the mean, the logit of the clip's own order; elsewhere it
-    keeps it approximately. InputError for an odd number of clips and for non-finite maps.
+    reversed clip's own time. Values are neither scaled nor clipped, only upsampled trilinearly (align_corners False):
+    their mean is the logit of the clip's own order, approximately where T, H and W are no multiples of t, h and w.
+    InputError for an odd number of clips and for non-finite maps.
     """
     if len(clips) % 2:
         raise InputError(f"{len(clips)} clip(s): must be pairs of a natural clip and its reversal, see both_orders")
@@ -107,26 +107,24 @@ def order_evidence(maps: Tensor) -> Tensor:
 
 
 def train_order_head(backbone: nn.Module, weights: dict, settings: OrderSettings, device: torch.device) -> nn.Linear:
-    """Returns the trained head; writes its run directory, with its accuracy on the test videos, measured once at the end.
+    """Returns the trained head; writes its run directory, then tests it on held-out videos, once.
 
     `backbone` and `weights` as `load_backbone` returns them; the backbone does not change in a single bit.
     """
     begin, out = time.monotonic(), Path(settings.out)
     path, state, lines = find_checkpoint(out, settings.resume)
     if state:
-        check_head(state, path, weights, settings.seed)
-        settings = settings.completed(state["trained_with"])
+        settings = check_head(state, path, weights, settings)
         check_resumed(state, path, settings)
         lines.append(f"resuming from {path}")
     settings = settings.completed(CLIP_DEFAULTS)
-    train, test, counts, digest = read_train_and_test(settings.train_csv, settings.test_csv, settings.clip_settings)
+    train, _, counts, digest = read_train_and_test(settings.train_csv, settings.test_csv, settings.clip_settings)
+    head = new_head(backbone.channels[settings.level]).to(device)
+    optimizer = torch.optim.Adam(head.parameters(), settings.lr, weight_decay=settings.weight_decay)
+    start = 0
     if state:
         check_train_videos(state, path, digest, settings.train_csv)
-    head = load_head(state, device) if state else new_head(backbone.channels[settings.level]).to(device)
-    optimizer = torch.optim.Adam(head.parameters(), settings.lr, weight_decay=settings.weight_decay)
-    if state:
-        load_optimizer(optimizer, state, path)
-    start = state["epochs_done"] if state else 0
+        start = load_training(head, optimizer, state, path)
     num_pairs = len(train) * (1 if settings.augment else settings.clips)
     batches = PairBatches(num_pairs, settings.batch_pairs, settings.seed)
 
@@ -158,27 +156,32 @@ def train_order_head(backbone: nn.Module, weights: dict, settings: OrderSettings
         log.write("epoch", epoch, (epoch + 1) * len(batches), {"loss": loss, "accuracy": accuracy, "lr": lr})
         log.say(f"epoch {epoch + 1}/{settings.epochs}  loss {loss:.4f}  order accuracy {accuracy:.3f}  lr {lr:.1e}")
         path = checkpoint_path(out / "checkpoints", epoch + 1)
-        state = head_state(head, optimizer, epoch + 1, weights, digest, settings)
-        write_checkpoint(state, path)
-        prune_checkpoints(out / "checkpoints", KEEP_EVERY, path)
+        save_checkpoint(head_state(head, optimizer, epoch + 1, weights, digest, settings), path, KEEP_EVERY, log)
     log.close()
-    test_features = stored_features("test", test, backbone, weights, settings, device)
-    write_order_card(CARD, head, path, state, test_features, weights, settings, counts, begin)
+    evaluate_order_head(backbone, weights, replace(settings, head=str(path)), device, CARD, begin)
     return head
 
 
-def evaluate_order_head(backbone: nn.Module, weights: dict, settings: OrderSettings, device: torch.device) -> None:
-    """Tests a trained head on held-out videos and writes OUT/result_eval.json.
+def evaluate_order_head(backbone: nn.Module, weights: dict, settings: OrderSettings, device: torch.device,
+                        card_name: str = EVAL_CARD, begin: float | None = None) -> None:
+    """Tests a trained head on held-out videos: writes OUT/`card_name` and prints its table.
 
-    The training list must be the one that the head was trained on, so that none of its videos is tested.
+    The training list must be the one that the head was trained on, so that none of its videos is tested. `begin`: when the
+    work began that the card gives the duration of, by `time.monotonic`; default: now.
     """
-    begin = time.monotonic()
+    begin = begin or time.monotonic()
     head, path, state, settings = find_head(weights, settings, device)
     settings = settings.completed({"train_csv": state["train_csv"]})
     _, test, counts, digest = read_train_and_test(settings.train_csv, settings.test_csv, settings.clip_settings)
     check_train_videos(state, path, digest, settings.train_csv)
-    features = stored_features("test", test, backbone, weights, settings, device)
-    write_order_card(EVAL_CARD, head, path, state, features, weights, settings, counts, begin)
+    metrics = {settings.level: order_accuracy(head, stored_features("test", test, backbone, weights, settings, device))}
+    result = SplitResult(EvalSplit(None, settings.train_csv, settings.test_csv), metrics,
+                         {**counts, "head": str(path), "head_sha256": file_sha256(path)})
+    choices = {**asdict(settings.clip_settings), "epochs": state["epochs_done"], **state["training"]}
+    card = build_card("temporal_order", [result], choices, weights, device, time.monotonic() - begin)
+    make_out_dir(Path(settings.out))
+    print(f"wrote {write_card(Path(settings.out), card, card_name)}\n")
+    print(markdown_table(card, ("clips", "clip_frames", "img_dim", "seed")), flush=True)
 
 
 def find_head(
@@ -190,13 +193,9 @@ def find_head(
         raise InputError(f"--out {settings.out}: no trained head there; train one first, or give one with --head")
     path = Path(settings.head) if settings.head else found[-1][1]
     state = read_checkpoint(path)
-    check_head(state, path, weights, settings.seed)
-    before = state["trained_with"]
-    if settings.level not in (None, before["level"]):
-        raise InputError(f"--level {settings.level}: {path} is for level {before['level']}")
-    settings = settings.completed(before)
+    settings = check_head(state, path, weights, settings)
     print(f"head: {path}, {state['epochs_done']} epochs", flush=True)
-    for name, value in before.items():
+    for name, value in state["trained_with"].items():
         if getattr(settings, name) != value:
             print(f"the head was trained with {name} {value}, now it is {getattr(settings, name)}", flush=True)
     return load_head(state, device), path, state, settings
@@ -210,26 +209,13 @@ def stored_features(role: str, videos: Sequence[VideoRecord], backbone: nn.Modul
     path = store_path(settings.feature_dir or str(Path(settings.out) / "features"), fingerprint, f"order_{role}")
     make_out_dir(path.parent, "--feature_dir")
     stored = read_features(path, fingerprint)
-    features = stored.features if stored else order_features(
-        backbone, videos, clips, device, scale=weights["input"], batch=settings.batch, num_workers=settings.num_workers,
-        label=role)
+    features = stored.features if stored else order_features(backbone, videos, clips, device, weights["input"],
+                                                             settings.batch, settings.num_workers, role)
     if not stored:
         write_features(path, fingerprint, features, {})
     rows = torch.from_numpy(features[settings.level]).to(device)
     print(f"{role}: features of {len(rows)} clips {f'read from {path}' if stored else 'computed'}", flush=True)
     return rows
-
-
-def write_order_card(name: str, head: nn.Linear, path: Path, state: dict, features: Tensor, weights: dict,
-                     settings: OrderSettings, counts: dict[str, int], begin: float) -> None:
-    """Writes the result card of the head of `path` on the test videos' `features`, and prints its table."""
-    split, metrics = EvalSplit(None, settings.train_csv, settings.test_csv), {settings.level: order_accuracy(head, features)}
-    result = SplitResult(split, metrics, {**counts, "head": str(path), "head_sha256": file_sha256(path)})
-    choices = {**asdict(settings.clip_settings), "epochs": state["epochs_done"], **state["training"]}
-    card = build_card("temporal_order", [result], choices, weights, features.device, time.monotonic() - begin)
-    make_out_dir(Path(settings.out))
-    print(f"wrote {write_card(Path(settings.out), card, name)}\n")
-    print(markdown_table(card, ("clips", "clip_frames", "img_dim", "seed")), flush=True)
 
 
 def write_order_videos(backbone: nn.Module, weights: dict, settings: OrderSettings, device: torch.device) -> None:

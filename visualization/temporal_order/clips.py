@@ -35,17 +35,11 @@ def order_targets(num_rows: int, device: torch.device) -> Tensor:
     return torch.arange(num_rows, device=device) % 2
 
 
-def list_digest(records: Sequence[VideoRecord]) -> str:
-    """Returns what identifies a list of videos wherever it is stored: their names, numbers of frames and order."""
-    lines = "".join(f"{Path(record.path).name}\t{record.num_frames}\n" for record in records)
-    return hashlib.sha256(lines.encode()).hexdigest()
-
-
 def read_long_enough(role: str, csv_path: str, settings: ClipSettings) -> tuple[list[VideoRecord], int, str]:
-    """Returns (a csv's videos that have a whole clip, number of the others, digest of all). Labels are not used.
+    """Returns (a csv's videos that have a whole clip, number of the others, SHA-256 of the list). Labels are not used.
 
     A shorter video would repeat its last frame, and frames that stand still at one end reveal the order without any
-    motion. InputError where no video is left.
+    motion. The SHA-256 is of names, numbers of frames and order, not of folders. InputError where no video is left.
     """
     records, needed = read_records(csv_path, labelled=False), (settings.clip_frames - 1) * settings.stride + 1
     kept = [replace(record, label=0) for record in records if record.num_frames >= needed]
@@ -54,13 +48,14 @@ def read_long_enough(role: str, csv_path: str, settings: ClipSettings) -> tuple[
                          f"({settings.clip_frames} at a stride of {settings.stride})")
     num_short = len(records) - len(kept)
     print(f"{role}: {len(kept)} videos of {csv_path}, {num_short} left out as shorter than a clip", flush=True)
-    return kept, num_short, list_digest(records)
+    names = "".join(f"{Path(record.path).name}\t{record.num_frames}\n" for record in records)
+    return kept, num_short, hashlib.sha256(names.encode()).hexdigest()
 
 
 def read_train_and_test(
     train_csv: str, test_csv: str, settings: ClipSettings
 ) -> tuple[list[VideoRecord], list[VideoRecord], dict[str, int], str]:
-    """Returns (training videos, test videos, their numbers for the result card, digest of the training list).
+    """Returns (training videos, test videos, their numbers for the result card, SHA-256 of the training list).
 
     InputError where a test video is a training video too.
     """
@@ -82,14 +77,11 @@ def read_clips(record: VideoRecord, settings: ClipSettings) -> Tensor:
     return TestViews(sample.frames, sample.clips, TestCrops(settings.img_dim, 1))[:]
 
 
-def order_features(
-    backbone: nn.Module, records: Sequence[VideoRecord], settings: ClipSettings, device: torch.device, *,
-    scale: Mapping[str, Sequence[float]], batch: int, num_workers: int, label: str,
-) -> dict[str, np.ndarray]:
+def order_features(backbone: nn.Module, records: Sequence[VideoRecord], settings: ClipSettings, device: torch.device,
+                   scale: Mapping[str, Sequence[float]], batch: int, num_workers: int, label: str) -> dict[str, np.ndarray]:
     """Returns level -> float32 [2P, C]: mean over time and space of each clip's map, natural and reversed in turn.
 
-    `batch` rows per forward; `scale`: see `load_backbone`. InputError for an unreadable video and for non-finite features;
-    see `mean_over_views`.
+    `batch` rows per forward; `scale`: mean and std of `load_backbone`. For errors see `mean_over_views`.
     """
     def pool_pairs(views: Tensor) -> dict[str, np.ndarray]:
         pooled = pool_levels(backbone, both_orders(views, time_dim=1), scale)
@@ -126,14 +118,9 @@ def stored_rows(pairs: Tensor, batches: PairBatches) -> Iterator[Tensor]:
         yield pairs[[pair for _, pair in batch]].flatten(0, 1)
 
 
-def augmented_rows(
-    backbone: nn.Module, loader: Iterable[LabelledClips], level: str, batch: int, device: torch.device,
-    scale: Mapping[str, Sequence[float]],
-) -> Iterator[Tensor]:
-    """Yields features as `stored_rows` does, of the augmented clips uint8 [B, T, S, S, 3] of `loader`.
-
-    Both orders are made of one augmented clip; `batch` clips per forward.
-    """
+def augmented_rows(backbone: nn.Module, loader: Iterable[LabelledClips], level: str, batch: int,
+                   device: torch.device, scale: Mapping[str, Sequence[float]]) -> Iterator[Tensor]:
+    """Yields features as `stored_rows` does, of both orders of each augmented clip of `loader`; `batch` rows per forward."""
     def pool(views: Tensor) -> Tensor:
         clips = scale_clips(views.to(device, non_blocking=True), **scale)
         return getattr(backbone(clips), level).mean(dim=(2, 3, 4))

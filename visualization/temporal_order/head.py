@@ -65,15 +65,12 @@ def train_head_epoch(head: nn.Linear, optimizer: torch.optim.Optimizer, rows: It
 
 
 def head_state(head: nn.Linear, optimizer: torch.optim.Optimizer, epochs_done: int, weights: dict[str, Any],
-               train_videos: str, settings: OrderSettings) -> dict[str, Any]:
-    """Returns the head's checkpoint: its training state, and the backbone, clips and videos that it belongs to.
-
-    `train_videos`: digest of the training list.
-    """
+               train_digest: str, settings: OrderSettings) -> dict[str, Any]:
+    """Returns the head's checkpoint: its training state, and the backbone, clips and videos that it belongs to."""
     return {"format": FORMAT, "kind": HEAD_KIND, "backbone": backbone_identity(weights, settings.seed),
             "trained_with": {name: getattr(settings, name) for name in CLIP_DEFAULTS},
             "training": {name: getattr(settings, name) for name in TRAINING_SETTINGS},
-            "train_csv": os.path.abspath(settings.train_csv), "train_videos": train_videos, "epochs_done": epochs_done,
+            "train_csv": os.path.abspath(settings.train_csv), "train_videos": train_digest, "epochs_done": epochs_done,
             "weight": head.weight.detach(), "optimizer": optimizer.state_dict()}
 
 
@@ -90,17 +87,34 @@ def load_head(state: dict[str, Any], device: torch.device) -> nn.Linear:
     return head.to(device)
 
 
-def check_head(state: dict[str, Any], path: Path, weights: dict[str, Any], seed: int) -> None:
-    """Raises InputError unless `state`, read from `path`, is the checkpoint of a head of this very backbone."""
+def load_training(head: nn.Linear, optimizer: torch.optim.Optimizer, state: dict[str, Any], path: Path) -> int:
+    """Loads head and optimizer of a checkpoint read from `path`; returns the number of epochs that they have had."""
+    try:
+        head.load_state_dict({"weight": state["weight"]})
+        optimizer.load_state_dict(state["optimizer"])
+    except (KeyError, ValueError, TypeError) as error:
+        raise InputError(f"{path}: does not hold the optimizer of its training: it can be tested, not resumed") from error
+    return state["epochs_done"]
+
+
+def check_head(state: dict[str, Any], path: Path, weights: dict[str, Any], settings: OrderSettings) -> OrderSettings:
+    """Returns `settings` completed by those of the head's checkpoint `state`, read from `path`.
+
+    InputError unless it is a head of this very backbone and level.
+    """
     if state.get("format") != FORMAT or state.get("kind") != HEAD_KIND:
         raise InputError(f"{path}: not a checkpoint of an order head (kind {state.get('kind')!r})")
     missing = sorted(NEEDED - state.keys())
     if missing:
         raise InputError(f"{path}: not a complete checkpoint of an order head: it lacks {', '.join(missing)}; train again")
-    for name, value in backbone_identity(weights, seed).items():
+    for name, value in backbone_identity(weights, settings.seed).items():
         if state["backbone"][name] != value:
             raise InputError(f"{path}: a head of a backbone of {name} {state['backbone'][name]}; --weights "
                              f"{weights['weights']} is one of {name} {value}")
+    level = state["trained_with"]["level"]
+    if settings.level not in (None, level):
+        raise InputError(f"--level {settings.level}: {path} is for level {level}")
+    return settings.completed(state["trained_with"])
 
 
 def check_resumed(state: dict[str, Any], path: Path, settings: OrderSettings) -> None:
@@ -113,15 +127,7 @@ def check_resumed(state: dict[str, Any], path: Path, settings: OrderSettings) ->
         raise InputError(f"--epoch {settings.epochs}: {path} has had {state['epochs_done']} already")
 
 
-def check_train_videos(state: dict[str, Any], path: str | Path, digest: str, train_csv: str) -> None:
+def check_train_videos(state: dict[str, Any], path: Path, digest: str, train_csv: str) -> None:
     """Raises InputError unless `digest` is that of the list that the head was trained on."""
     if state["train_videos"] != digest:
         raise InputError(f"--train_csv {train_csv}: lists other videos than {path} was trained on ({state['train_csv']})")
-
-
-def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any], path: Path) -> None:
-    """Loads the optimizer's state of a checkpoint read from `path`; InputError where it does not fit."""
-    try:
-        optimizer.load_state_dict(state["optimizer"])
-    except (KeyError, ValueError, TypeError) as error:
-        raise InputError(f"{path}: does not hold the optimizer of its training: it can be tested, not resumed") from error

@@ -9,7 +9,7 @@ import torch
 
 from eval.features.extract import ClipSettings
 from models.levels import LEVELS
-from utils.cli import OneLineParser, check_values, find_not_positive
+from utils.cli import OneLineParser, check_values
 from utils.errors import AgreedError, InputError
 from utils.launch import visible_gpus
 
@@ -97,10 +97,7 @@ def check_order_settings(settings: OrderSettings, mode: str) -> None:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise AgreedError(f"WORLD_SIZE {os.environ['WORLD_SIZE']}: this runs in a single process; start it without torchrun")
     check_values({FLAGS[setting.name]: (getattr(settings, setting.name), setting.metadata["least"])
-                      for setting in fields(settings) if setting.metadata["least"] is not None})
-    problem = find_not_positive({"--lr": settings.lr})
-    if problem:
-        raise InputError(problem)
+                  for setting in fields(settings) if setting.metadata["least"] is not None}, positive={"--lr": settings.lr})
     for name in ("train_csv", "test_csv") if mode == "train" else ("test_csv",):
         if getattr(settings, name) is None:
             raise InputError(f"--{name}: needed with --mode {mode}")
