@@ -53,18 +53,23 @@ class ClassifierTask:
     constants: dict[str, Any]
     flags: tuple[str, ...] = ()  # besides RECIPE_FLAGS
 
-    def build_model(self, backbone: nn.Module, num_classes: int) -> VideoClassifier:
-        """Returns the classifier: `backbone` and a head for each level."""
+    def build_model(self, backbone: nn.Module, num_classes: int, scale: Mapping[str, Sequence[float]]) -> VideoClassifier:
+        """Returns the classifier: `backbone`, whose input is scaled by `scale`, and a head for each level."""
         heads = {level: self.build_head(level_channels(backbone, level), num_classes) for level in self.levels}
-        return VideoClassifier(backbone, heads, self.freeze_backbone)
+        return VideoClassifier(backbone, heads, self.freeze_backbone, scale)
+
+    def identity(self, videos: ClassifierSplit) -> dict[str, Any]:
+        """Returns what is trained on what, for `classifier_state`."""
+        return {"task": self.name, "levels": list(self.levels), "num_classes": len(videos.classes), **videos.digests,
+                "train_csv": videos.csv_files.train_csv}
 
 
 @dataclass(frozen=True)
 class ClassifierSplit:
     """The videos of a split, with classes 0 to K - 1 as labels; `classes` [K] are the csv's labels, `names` theirs.
 
-    `held_out`: training videos that are not trained on; `holdout`: how they were drawn, for the card. `identity`: what
-    the training csv lists, see `classifier_state`.
+    `held_out`: training videos that are not trained on; `holdout`: how they were drawn, for the card. `digests` of all
+    training videos: "videos" (see `digest_videos`) and "frame_counts".
     """
 
     csv_files: EvalSplit
@@ -73,14 +78,15 @@ class ClassifierSplit:
     train: list[VideoRecord]
     held_out: list[VideoRecord]
     test: list[VideoRecord]
-    identity: dict[str, Any]
+    digests: dict[str, str]
     holdout: dict[str, Any]
 
 
 def train_and_test(context: DistContext, flags: argparse.Namespace, task: ClassifierTask) -> int:
     """Trains, unless `--test_only`, and tests on each split; writes the run directories, result.json and the printed
     table. Returns the exit status."""
-    start, out, results = time.monotonic(), Path(flags.out), []
+    start, out = time.monotonic(), Path(flags.out)
+    results, settings, weights = [], None, None  # of each split; of the first split's training
     finished = run_on_all_ranks(lambda: read_finished(flags.test_only)) if flags.test_only else None
     if finished:
         with reading_entries(flags.test_only):  # the videos held out are those held out in training
@@ -99,18 +105,12 @@ def train_and_test(context: DistContext, flags: argparse.Namespace, task: Classi
                 print(f"{folder}: stopped after epoch {epochs_done} of {flags.epochs}, before the test; --resume "
                       "continues it", flush=True)
             return STOPPED if trained.stopped else 0
-        settings, details = describe_training(trained, task)
-        scale = run_on_all_ranks(lambda: read_input(trained.checkpoint["weights"], str(trained.path)))
-        outcome = test_split(context, flags, trained.model, scale, videos, folder)
-        outcome.details.update({
-            "num_classes": len(videos.classes),
-            "num_train_videos": len(videos.train) - len(details["skipped_train_videos"]), **videos.holdout, **details,
-            "tested_checkpoint_sha256": file_sha256(trained.path) if context.is_main else None})
-        results.append((outcome, settings, trained.checkpoint["weights"]))
+        results.append(test_split(context, flags, task, trained, videos, folder))
+        settings = settings or {**asdict(read_clip_settings(flags)), "skip_bad": flags.skip_bad,
+                                **describe_training(trained, task)[0]}
+        weights = weights or trained.checkpoint["weights"]
     if context.is_main:
-        outcomes, (settings, *_), (weights, *_) = zip(*results)
-        settings = {**asdict(read_clip_settings(flags)), "skip_bad": flags.skip_bad, **settings}
-        card = build_card(task.name, outcomes, settings, weights, context.device, time.monotonic() - start)
+        card = build_card(task.name, results, settings, weights, context.device, time.monotonic() - start)
         print(f"wrote {write_card(out, card)}\n")
         print(markdown_table(card, ("clips", "crops", "epochs", "seed")), flush=True)
     return 0
@@ -135,9 +135,8 @@ def read_classifier_split(split: EvalSplit, flags: argparse.Namespace) -> Classi
     """Returns the videos of a split, divided as the flags say."""
     records = read_split(split)
     classes = np.unique([video.label for video in records["train"]])
-    identity = {"num_classes": len(classes), "videos": digest_videos(records["train"], records["test"]),
-                "frame_counts": sha256_lines(video.num_frames for video in records["train"]),
-                "train_csv": split.train_csv}
+    digests = {"videos": digest_videos(records["train"], records["test"]),
+               "frame_counts": sha256_lines(video.num_frames for video in records["train"])}
     train, test = ([replace(video, label=int(np.searchsorted(classes, video.label))) for video in records[role]]
                    for role in ("train", "test"))
     held, facts = np.zeros(len(train), bool), {}
@@ -146,7 +145,7 @@ def read_classifier_split(split: EvalSplit, flags: argparse.Namespace) -> Classi
         held, facts = holdout.held, {"holdout": holdout.facts}
     return ClassifierSplit(split, classes, class_names(flags.classes, split.train_csv, classes),
                            [video for video, out in zip(train, held) if not out],
-                           [video for video, out in zip(train, held) if out], test, identity, facts)
+                           [video for video, out in zip(train, held) if out], test, digests, facts)
 
 
 def digest_videos(train: Sequence[VideoRecord], test: Sequence[VideoRecord]) -> str:
@@ -167,11 +166,10 @@ def sha256_lines(lines: Iterable[object]) -> str:
 def load_finished(checkpoint: dict[str, Any], path: str, task: ClassifierTask, videos: ClassifierSplit) -> TrainedClassifier:
     """Returns the classifier of `--test_only`; InputError unless it was trained for this task on these videos."""
     with reading_entries(path):
-        identity = {"task": task.name, "levels": list(task.levels), **videos.identity}
-        check_identity(checkpoint, path, identity, SAME_TO_TEST)
+        check_identity(checkpoint, path, task.identity(videos), SAME_TO_TEST)
         weights = checkpoint["weights"]
-        backbone = new_backbone(weights["net"], path)
-        trained = TrainedClassifier(task.build_model(backbone, len(videos.classes)), checkpoint, Path(path))
+        model = task.build_model(new_backbone(weights["net"], path), len(videos.classes), read_input(weights, path))
+        trained = TrainedClassifier(model, checkpoint, Path(path))
         load_classifier(trained.model, checkpoint)
         json.dumps(describe_training(trained, task))  # the card needs them after the test
     return trained
@@ -182,43 +180,41 @@ def train_split(context: DistContext, flags: argparse.Namespace, task: Classifie
     """Returns the classifier after training, which may have been stopped."""
     backbone, weights = run_on_all_ranks(lambda: load_backbone(flags.weights, flags.net, flags.seed))
     torch.manual_seed(flags.seed)
-    model = place_model(task.build_model(backbone, len(videos.classes)), context, flags.channels_last)
+    model = place_model(task.build_model(backbone, len(videos.classes), weights["input"]), context, flags.channels_last)
     optimizer = task.build_optimizer(parameter_groups(model, flags.lr, getattr(flags, "backbone_lr", None)))
-    centre, skipped_held_out = replace(read_clip_settings(flags), clips=1, crops=1), []
+    center, skipped_held_out = replace(read_clip_settings(flags), clips=1, crops=1), []
 
     def validate() -> dict[str, float]:
-        probabilities, labels, skipped = classify(context, flags, model, weights["input"], videos.held_out, centre,
-                                                  "validation")
+        probabilities, labels, skipped = classify(context, flags, model, videos.held_out, center, "validation")
         skipped_held_out[:] = skipped.values()
         return {f"{metric}_{level}": value for level, rows in probabilities.items()
                 for metric, value in accuracies(rows, labels).items()}
 
-    identity = {"task": task.name, "levels": list(task.levels), **videos.identity, "net": weights["net"],
-                "weights": weights, "trained_on": device_name(context.device), "skipped_held_out": skipped_held_out}
+    identity = {**task.identity(videos), "net": weights["net"], "weights": weights,
+                "trained_on": device_name(context.device), "skipped_held_out": skipped_held_out}
     return fit_classifier(model, optimizer, videos.train, identity, validate if videos.held_out else None, context, flags,
                           folder)
 
 
-def classify(context: DistContext, flags: argparse.Namespace, model: VideoClassifier,
-             scale: Mapping[str, Sequence[float]], records: Sequence[VideoRecord], settings: ClipSettings,
-             label: str) -> tuple[dict[str, np.ndarray], np.ndarray, dict[int, str]]:
+def classify(context: DistContext, flags: argparse.Namespace, model: VideoClassifier, records: Sequence[VideoRecord],
+             settings: ClipSettings, label: str) -> tuple[dict[str, np.ndarray], np.ndarray, dict[int, str]]:
     """Returns (level -> probabilities [N, K], classes [N] of the readable videos, index -> reason of the others).
 
     The main process gets the probabilities, the others no level.
     """
     skipped: dict[int, str] = {}
-    probabilities = predict(model, records, settings, context, scale=scale, batch=flags.batch,
+    probabilities = predict(model, records, settings, context, scale=model.scale, batch=flags.batch,
                             num_workers=flags.num_workers, skipped=skipped if flags.skip_bad else None, label=label)
     kept = [index for index in range(len(records)) if index not in skipped]
     return ({level: rows[kept] for level, rows in probabilities.items()},
             np.array([records[index].label for index in kept]), skipped)
 
 
-def test_split(context: DistContext, flags: argparse.Namespace, model: VideoClassifier,
-               scale: Mapping[str, Sequence[float]], videos: ClassifierSplit, folder: Path) -> SplitResult:
+def test_split(context: DistContext, flags: argparse.Namespace, task: ClassifierTask, trained: TrainedClassifier,
+               videos: ClassifierSplit, folder: Path) -> SplitResult:
     """Returns the metrics of each level, in the main process; writes per_class_, confusion_ and probabilities_LEVEL."""
-    settings = read_clip_settings(flags)
-    probabilities, labels, skipped = classify(context, flags, model, scale, videos.test, settings, "test")
+    settings, (_, details) = read_clip_settings(flags), describe_training(trained, task)
+    probabilities, labels, skipped = classify(context, flags, trained.model, videos.test, settings, "test")
     tested = [video for index, video in enumerate(videos.test) if index not in skipped]
     metrics, tables = {}, {}
     for level, rows in probabilities.items():
@@ -231,7 +227,10 @@ def test_split(context: DistContext, flags: argparse.Namespace, model: VideoClas
                        f"{level}: top-1 {100 * metrics[level]['top1']:.1f} %")
     return SplitResult(videos.csv_files, metrics, {
         "num_test_videos": len(tested), "skipped_test_videos": list(skipped.values()),
-        "num_test_videos_shorter_than_clip": settings.count_short(tested), "per_class": tables})
+        "num_test_videos_shorter_than_clip": settings.count_short(tested), "per_class": tables,
+        "num_classes": len(videos.classes),
+        "num_train_videos": len(videos.train) - len(details["skipped_train_videos"]), **videos.holdout, **details,
+        "tested_checkpoint_sha256": file_sha256(trained.path) if context.is_main else None})
 
 
 def describe_training(trained: TrainedClassifier, task: ClassifierTask) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -4,13 +4,14 @@ Shapes: M clips; C channels of a level; K classes.
 """
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from eval.features.backbone import IMAGENET
 from eval.features.vectors import CONCAT
 from models.levels import LEVELS
 from models.numerics import at_least_float32
@@ -39,11 +40,13 @@ class VideoClassifier(nn.Module):
     """One backbone and one head per level.
 
     A frozen backbone gets no gradient and stays in eval mode, so that its batch norm statistics do not change either;
-    the heads on it are trained independently of each other.
+    the heads on it are trained independently of each other. `scale`: mean and std for `scale_clips` (not in the state).
     """
 
-    def __init__(self, backbone: nn.Module, heads: Mapping[str, nn.Module], freeze_backbone: bool) -> None:
+    def __init__(self, backbone: nn.Module, heads: Mapping[str, nn.Module], freeze_backbone: bool,
+                 scale: Mapping[str, Sequence[float]] = IMAGENET) -> None:
         super().__init__()
+        self.scale = scale
         self.backbone = backbone
         self.heads = nn.ModuleDict(heads)
         self.freeze_backbone = freeze_backbone

@@ -69,14 +69,12 @@ def fit_classifier(model: VideoClassifier, optimizer: torch.optim.Optimizer, vid
     batches = EpochBatchSampler(len(videos), flags.batch_per_gpu, context.rank, context.world_size, flags.seed)
     clips = LabelledVideos(videos, flags.clip_frames, flags.stride, FinetuneAugmentation(flags.img_dim), flags.seed,
                            flags.skip_bad)
-    loader = build_loader(clips, batches, flags.num_workers, context.device,
-                          timeout_s=flags.dist_timeout)
+    loader = build_loader(clips, batches, flags.num_workers, context.device, timeout_s=flags.dist_timeout)
     torch.manual_seed(flags.seed + context.rank)  # for dropout, which should differ between processes
     lock = run_on_all_ranks(lambda: hold_directory(out, flags.dist_timeout / 2) if context.is_main else None)
     path, state, notes = run_on_all_ranks(lambda: find_checkpoint(out, flags.resume))
     if state:
-        progress = run_on_all_ranks(
-            lambda: restore_classifier(state, path, model, optimizer, identity, flags, context))
+        progress = run_on_all_ranks(lambda: restore_classifier(state, path, model, optimizer, identity, flags, context))
         notes.append(f"resumed from {path} after epoch {progress.epoch}")
     # Also waits until every process has searched for checkpoints, before the main one writes anything.
     check_same_on_all_ranks({
@@ -97,8 +95,7 @@ def fit_classifier(model: VideoClassifier, optimizer: torch.optim.Optimizer, vid
     while not stopped and progress.epoch < end:
         decay_lr(optimizer, progress.epoch, flags.lr_decay_epochs)
         batches.set_epoch(progress.epoch)
-        stopped = train_classifier_epoch(train_model, optimizer, loader, progress, stop, context, flags, out, log,
-                                         identity["weights"]["input"])
+        stopped = train_classifier_epoch(model, train_model, optimizer, loader, progress, stop, context, flags, out, log)
         if progress.step < batches.steps_per_epoch:
             break
         progress.epoch, progress.step = progress.epoch + 1, 0
@@ -129,10 +126,13 @@ def refuse_lost_class(videos: Sequence[VideoRecord], bad_videos: Mapping[str, st
                           f"be learned about that class ({bad_videos[lost[0]]})")
 
 
-def train_classifier_epoch(train_model: nn.Module, optimizer: torch.optim.Optimizer, loader: DataLoader, progress: Progress,
-                           stop: StopRequest, context: DistContext, flags: argparse.Namespace, out: Path,
-                           log: RunLog, scale: Mapping[str, Sequence[float]]) -> bool:
-    """Trains on every video once, scaled by `scale`; returns whether a stop was requested, which may end the epoch early."""
+def train_classifier_epoch(model: VideoClassifier, train_model: nn.Module, optimizer: torch.optim.Optimizer,
+                           loader: DataLoader, progress: Progress, stop: StopRequest, context: DistContext,
+                           flags: argparse.Namespace, out: Path, log: RunLog) -> bool:
+    """Trains on every video once; returns whether a stop was requested, which may end the epoch early.
+
+    `train_model`: `model`, perhaps wrapped.
+    """
     device, epoch, records = context.device, progress.epoch, loader.dataset.records
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=flags.amp == "bf16")
     meter = EpochMeter(flags.batch_per_gpu * context.world_size, device)
@@ -140,14 +140,14 @@ def train_classifier_epoch(train_model: nn.Module, optimizer: torch.optim.Optimi
 
     for clips, labels, indices, reasons in log.progress(meter.time_waiting(loader), epoch, flags.epochs):
         # Input: uint8 [B, T, S, S, 3] -> float [B, 3, T, S, S].
-        views = scale_clips(clips.to(device, non_blocking=True), **scale, channels_last=flags.channels_last)
+        views = scale_clips(clips.to(device, non_blocking=True), **model.scale, channels_last=flags.channels_last)
 
         with autocast:
             logits = train_model(views)
         loss = classifier_loss(logits, labels.to(device, non_blocking=True))
         optimizer.zero_grad(set_to_none=True)
         loss.total.backward()
-        values = StepValues(loss, [p.grad for p in train_model.parameters() if p.grad is not None])
+        values = StepValues(loss, [p.grad for p in model.parameters() if p.grad is not None])
 
         # All processes agree on what went wrong; non-finite values update nothing.
         paths = [records[index].path for index in indices.tolist()]
