@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from benchmarks.input import write_video
-from benchmarks.measure import device_clock, quick_flag, ratio, table, time_in_turns
+from benchmarks.measure import device_clock, format_table, quick_flag, ratio, time_in_turns
 from dataset.records import VideoRecord
 from dataset.transforms import TestCrops
 from dataset.videos import TestViews
@@ -30,8 +30,9 @@ LENGTHS = (20, 90, 45, 160)  # frames of the videos: 2, 11, 5 and 19 windows
 VIDEOS, CLASSES, CHANNELS = 9537, 101, 512
 
 
-def in_turn(backbone: nn.Module, records: list[VideoRecord], settings: ClipSettings, device: torch.device, amp: str) -> None:
-    """The plain way: read a video, crop its views, run them through the network, take up the next."""
+def extract_one_by_one(backbone: nn.Module, records: list[VideoRecord], settings: ClipSettings, device: torch.device,
+                       amp: str) -> None:
+    """Extracts features without batching over videos or DataLoader workers: reads a video, then forwards its views."""
     crops = TestCrops(settings.img_dim, settings.crops)
     for frames, clips, _, _ in settings.videos(records):
         views = TestViews(frames, clips, crops)
@@ -41,7 +42,7 @@ def in_turn(backbone: nn.Module, records: list[VideoRecord], settings: ClipSetti
 @torch.inference_mode()
 @torch.backends.cudnn.flags(**FULL_FLOAT32)  # as extraction has them
 def print_extraction(quick: bool) -> None:
-    """Clips a second of the forward pass alone, of extraction, and of the plain way."""
+    """Prints clips per second of the forward pass alone, of extraction, and of extraction video by video."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     on_gpu = device.type == "cuda"
     batch, repeats = (32, 50) if on_gpu else (8, 1 if quick else 3)
@@ -61,19 +62,19 @@ def print_extraction(quick: bool) -> None:
                 "forward": lambda: [pool_levels(backbone, views, amp=amp) for _ in range(batches)],
                 "ours": lambda: extract_features(backbone, records, settings, context, batch=batch, num_workers=workers,
                                                  amp=amp),
-                "plain": lambda: in_turn(backbone, records, settings, device, amp),
+                "plain": lambda: extract_one_by_one(backbone, records, settings, device, amp),
             }, 1, device_clock)
             rows.append(["float32" if amp == "off" else amp,
                          *(f"{clips / np.median(seconds[name]):.1f}" for name in ("forward", "ours", "plain")),
                          f"{ratio(seconds['forward'], seconds['ours']):.0%}",
                          f"{ratio(seconds['plain'], seconds['ours']):.2f}x"])
-    print(table(["clips/s", "forward alone", "extraction", "video by video", "extraction / forward",
+    print(format_table(["clips/s", "forward alone", "extraction", "video by video", "extraction / forward",
                  "extraction / video by video"], rows))
-    print(f"\n{len(records)} videos, {clips} clips, {batch} in a forward, {workers} reading process(es).\n")
+    print(f"\n{len(records)} videos, {clips} clips, {batch} per forward, {workers} DataLoader worker(s).\n")
 
 
 def print_probe(quick: bool) -> None:
-    """Seconds of a probe: the whole grid at once, and a head alone times the pairs."""
+    """Prints the seconds of a probe: the whole grid at once, and one head times the number of pairs."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     pairs = probe_grid(linear_probe_parser().parse_args(["--weights", "-", "--train_csv", "-", "--test_csv", "-"]))
     recipe = ProbeRecipe(epochs=2 if quick else 100)
@@ -87,7 +88,7 @@ def print_probe(quick: bool) -> None:
         "all": lambda: fit_probe(vectors, targets, CLASSES, held, pairs, recipe, device),
     }, 1, device_clock)
     kept = int((~held).sum())
-    print(table([f"{recipe.epochs} epochs", "videos", "s"], [
+    print(format_table([f"{recipe.epochs} epochs", "videos", "s"], [
         [f"{len(pairs)} heads at once", kept, f"{np.median(seconds['grid']):.1f}"],
         [f"{len(pairs)} heads one after another ({len(pairs)} times one)", kept,
          f"{len(pairs) * np.median(seconds['one']):.1f}"],
