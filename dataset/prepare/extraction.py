@@ -1,7 +1,6 @@
 """Extraction of one video into one frame folder, which is either complete and marked as finished, or not there at all."""
 from __future__ import annotations
 
-import contextlib
 import errno
 import json
 import os
@@ -133,40 +132,38 @@ class ExtractionResult:
     reason: str = ""
 
 
-class DestinationError(InputError):
-    """The destination cannot be written (no space, no permission), which ends the whole extraction."""
-
-
 def extract_video(video: SourceVideo) -> ExtractionResult:
     """Returns how many frames were written to `video.folder`, or why the video is broken.
 
-    An older folder is replaced. Whatever happens, the folder is either as before or finished. Raises DestinationError,
-    leaving nothing behind, if the destination cannot be written.
+    An older folder is replaced. Whatever happens, the folder is either as before or finished, and nothing else is left.
+    Raises OSError if the destination cannot be written.
     """
+    partial = video.partial
     try:
-        with _writing(video.folder.parent, "cannot write into it"):
-            video.folder.parent.mkdir(parents=True, exist_ok=True)
-            if video.partial.exists():
-                shutil.rmtree(video.partial)
-            video.partial.mkdir()
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        if partial.exists():
+            shutil.rmtree(partial)
+        partial.mkdir()
         marker = video.marker(0)
         frames, note = _write_frames(video)
         if video.settings.fps is None:
             note = shortage(frames, promised_frames(str(video.source)))
-        with _writing(video.partial / FRAME_MARKER, "cannot write"):
-            (video.partial / FRAME_MARKER).write_text(replace(marker, frames=frames, note=note).to_json())
-        with _writing(video.folder, "cannot put it in place"):
-            replaced = video.folder.with_name(f".{video.folder.name}{REPLACED}")
-            if os.path.lexists(video.folder):
-                video.folder.rename(replaced)
-            video.partial.rename(video.folder)
-            if os.path.lexists(replaced):
-                shutil.rmtree(replaced)
+        (partial / FRAME_MARKER).write_text(replace(marker, frames=frames, note=note).to_json())
+        replaced = video.folder.with_name(f".{video.folder.name}{REPLACED}")
+        if os.path.lexists(video.folder):
+            video.folder.rename(replaced)
+        partial.rename(video.folder)
+        if os.path.lexists(replaced):
+            shutil.rmtree(replaced)
     except InputError as error:
-        shutil.rmtree(video.partial, ignore_errors=True)  # the error to report is the first one
-        if isinstance(error, DestinationError):
-            raise
         return ExtractionResult(0, str(error).removeprefix(f"{video.source}: "))
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        return ExtractionResult(0, "its name is too long for the hidden folder in which its frames are written, which has "
+                                f"{1 + len(PARTIAL)} bytes more; rename it")
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)  # an error in the way here must not hide the first one
     return ExtractionResult(frames, note)
 
 
@@ -216,9 +213,7 @@ def _write_frames(video: SourceVideo) -> tuple[int, str]:
         bgr = np.ascontiguousarray(frame[..., ::-1])
         encoded, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, settings.quality])
         assert encoded, video.source
-        path = video.partial / FRAME_NAME.format(count)
-        with _writing(path, "cannot write"):
-            path.write_bytes(data.tobytes())
+        (video.partial / FRAME_NAME.format(count)).write_bytes(data.tobytes())
     assert count, video.source
     if settings.fps and longest > LONG_STILL_S * settings.fps:
         return count, f"one frame fills {longest / settings.fps:.0f} s, {longest} of {count} frames: a gap in its times?"
@@ -239,15 +234,3 @@ def _resize(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
     torch.set_num_threads(1)  # the worker processes share the cores
     return resize_frames(frame[None], size, "bicubic")[0]
-
-
-@contextlib.contextmanager
-def _writing(path: Path, problem: str) -> Iterator[None]:
-    """Turns an OSError into a DestinationError that begins with `path`; a name that is too long breaks its video alone."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno == errno.ENAMETOOLONG:
-            raise InputError("its name is too long for the hidden folder in which its frames are written, which has "
-                             f"{1 + len(PARTIAL)} bytes more; rename it") from error
-        raise DestinationError(f"{path}: {problem}: {error.strerror}") from error

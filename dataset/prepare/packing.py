@@ -61,14 +61,16 @@ def pack_csv_files(csv_paths: Sequence[str], out: str, per_shard: int, workers: 
 def read_frame_folders(csv_path: str) -> list[VideoRecord]:
     """Returns the csv's lines, all of them frame folders and no two the same one."""
     records, bad_rows = read_rows(csv_path)
+    if not records:  # a third column that holds no labels, which pretraining ignores
+        records, bad_rows = read_rows(csv_path, labelled=False)
     if bad_rows:
         raise InputError(f"{csv_path}:{bad_rows[0].line}: {bad_rows[0].reason}")
     by_path: dict[str, VideoRecord] = {}
     for record in records:
         where = f"{csv_path}:{record.line}"
         if record.num_frames is None or split_packed_path(record.path) or is_video_file(record.path):
-            raise InputError(f"{where}: {record.path} with {record.num_frames} frames is not a frame folder with its number "
-                             "of frames; only those are packed (scripts/extract_frames.py)")
+            raise InputError(f"{where}: {record.path}: expected a frame folder and its number of frames "
+                             "(scripts/extract_frames.py makes one of a video file)")
         first = by_path.setdefault(record.path, record)
         if first is not record:
             raise InputError(f"{where}: {record.path} is listed a second time, first at {csv_path}:{first.line}")

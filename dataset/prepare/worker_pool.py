@@ -106,7 +106,7 @@ def _serve(work: Callable, connection: Connection) -> None:
             return
         try:
             result = work(job)
-        except InputError as error:
+        except (InputError, OSError) as error:
             result = error
         except Exception:
             result = RuntimeError(f"in a worker process:\n{traceback.format_exc()}")

@@ -235,7 +235,7 @@ def test_a_full_disk_is_a_one_line_error_and_leaves_no_partial_video(tmp_path):
     encode_video(tmp_path / "v" / "small.avi", 30, size=(64, 48))
     encode_video(tmp_path / "v" / "wide.avi", 30, size=(640, 480))
     error = one_error(run(tmp_path / "v", tmp_path / "f", "--workers", 1, limit_kib=4))
-    assert "wide/image_00001.jpg: cannot write: File too large" in error.replace(".wide.partial", "wide")
+    assert error.endswith("f: cannot write: File too large")
     assert sorted(path.name for path in (tmp_path / "f").iterdir()) == [LOCK, "small"]
     assert run(tmp_path / "v", tmp_path / "f").returncode == 0
     (tmp_path / "file").write_text("")

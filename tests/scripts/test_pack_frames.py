@@ -128,6 +128,13 @@ def test_csv_files_share_the_shards(frames_csv: Path, tmp_path: Path, capsys: py
             assert np.array_equal(read_frames(a.path, every, a.num_frames), read_frames(b.path, every, b.num_frames))
 
 
+def test_a_third_column_without_labels_is_dropped(frames_csv: Path, tmp_path: Path) -> None:
+    frames_csv.write_text("class 0/v2,5,unknown\nclass 0/v0,3,\n")
+    assert run(frames_csv, tmp_path / "packed") == 0
+    lines = (tmp_path / "packed" / "train.csv").read_text().splitlines()
+    assert lines == ["frame_dir,number_of_frames", "shard_00000.tar/v2,5", "shard_00000.tar/v0,3"]
+
+
 def test_two_csv_files_of_one_name(frames_csv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     other = tmp_path / "train.csv"
     other.write_text("frames/class 0/v0,3")
@@ -230,7 +237,7 @@ def name_video_file(csv: Path) -> None:
         (break_count, r"train.csv:4: .*/class 0/v2: has 5 frames, the csv says 6"),
         (break_gap, r"train.csv:4: .*/v2: has 4 frames with 1 missing between them, the csv says 5"),
         (name_twice, r"train.csv:7: .*/class 0/v2 is listed a second time, first at .*train.csv:4"),
-        (name_video_file, r"train.csv:7: .*/clip.mp4 with None frames is not a frame folder with its number of frames"),
+        (name_video_file, r"train.csv:7: .*/clip.mp4: expected a frame folder and its number of frames"),
         (lambda csv: csv.write_text("a,x1"), r"train.csv:1: number of frames .* is 'x1'"),
         (lambda csv: csv.unlink(), r"train.csv: cannot read the csv file: No such file"),
     ],
