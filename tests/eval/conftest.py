@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 import eval.features.per_split
+from dataset.records import VideoRecord
 from eval import finetune
 from eval.features.backbone import IMAGENET
 from models.levels import LevelFeatures
@@ -24,7 +25,7 @@ COLORS = [(230, 20, 20), (20, 230, 20), (20, 20, 230), (210, 210, 20), (20, 210,
 
 @pytest.fixture(scope="session")
 def color_set(tmp_path_factory) -> Path:
-    """Six classes told by color: train.csv has three videos of each, test.csv two, of 1 to 11 frames.
+    """Six classes that differ in color: train.csv has three videos of each, test.csv two, of 1 to 11 frames.
 
     train_1.csv and test_1.csv are the same; split 2 has one training video of each class less, which is tested, and
     classes 0 and 1 of its training videos have each other's labels.
@@ -78,7 +79,7 @@ def dist_url() -> str:
 
 @pytest.fixture(scope="session")
 def colors(tmp_path_factory) -> Path:
-    """Three classes told by color: train.csv has four videos of each, test.csv three or two, of 4 to 13 frames."""
+    """Three classes that differ in color: train.csv has four videos of each, test.csv three or two, of 4 to 13 frames."""
     root = tmp_path_factory.mktemp("three_colors")
     rng = np.random.default_rng(0)
     for role, counts in (("train", (4, 4, 4)), ("test", (3, 2, 2))):
@@ -98,3 +99,9 @@ def straight(colors, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("straight") / "run"
     assert finetune.main(classifier_runs.arguments(colors, out)) == 0
     return out
+
+
+@pytest.fixture
+def coded_videos(tmp_path, write_coded_video) -> list[VideoRecord]:
+    """Four videos of 3 to 40 frames, each with another label, whose frames show their number."""
+    return [VideoRecord(write_coded_video(tmp_path / f"v{n}", n), n, label) for label, n in enumerate((21, 40, 3, 29))]

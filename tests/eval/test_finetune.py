@@ -140,7 +140,7 @@ def test_splits_are_trained_one_by_one_and_averaged(colors, tmp_path):
     assert {path.name for path in (tmp_path / "run").iterdir()} == {"split_a", "split_b", "result.json"}
     assert (tmp_path / "run/split_b/per_class_high.csv").exists()
     assert finetune.main([*flags, "--splits", "a,b,c", "--out", str(tmp_path / "other")]) == 2
-    assert not (tmp_path / "other").exists(), "the third split's mistake is told before the first is trained on"
+    assert not (tmp_path / "other").exists(), "the third split's mistake is reported before the first is trained on"
 
 
 def test_held_out_videos_are_logged_and_not_trained_on(colors, tmp_path):
@@ -150,7 +150,7 @@ def test_held_out_videos_are_logged_and_not_trained_on(colors, tmp_path):
     card = card_of(tmp_path)
     assert card["num_train_videos"] == 9 and card["holdout"]["num_videos_held_out"] == 3
     assert card["trained_on"] == card["device"] and card["skipped_held_out_videos"] == []
-    # Tested alone, it is told as it was trained.
+    # --test_only reports the training of its checkpoint.
     assert finetune.main(checked(colors, tmp_path / "again", tmp_path / "checkpoints/epoch_0001.pt")) == 0
     again = card_of(tmp_path / "again")
     for part in ("num_train_videos", "holdout", "settings", "metrics", "trained_on"):
@@ -172,7 +172,7 @@ def test_unreadable_videos_stop_or_are_counted(colors, tmp_path, capsys):
     assert "gone_train" in train and "gone_test" in test
 
 
-def test_held_out_videos_that_cannot_be_read_are_told_in_the_card(colors, tmp_path):
+def test_held_out_videos_that_cannot_be_read_are_in_the_card(colors, tmp_path):
     rows = [f"gone_{label}_{i},9,{label}\n" for label in LABELS for i in range(20)]
     (colors / "many_gone.csv").write_text((colors / "train.csv").read_text() + "".join(rows))
     flags = arguments(colors, tmp_path / "run", *HEAD, "--epochs", "1", "--val_holdout", "0.4", "--skip_bad",
@@ -182,7 +182,7 @@ def test_held_out_videos_that_cannot_be_read_are_told_in_the_card(colors, tmp_pa
     assert len(card["skipped_held_out_videos"]) > 10 and "gone_" in card["skipped_held_out_videos"][0]
     assert len(card["skipped_held_out_videos"]) + len(card["skipped_train_videos"]) <= 60
     assert card["num_train_videos"] + len(card["skipped_train_videos"]) + card["holdout"]["num_videos_held_out"] == 72
-    # What is only tested is told as it was trained.
+    # --test_only reports them too.
     tested = checked(colors, tmp_path / "again", card["tested_checkpoint"], "--train_csv", str(colors / "many_gone.csv"))
     assert finetune.main(tested) == 0
     assert card_of(tmp_path / "again")["skipped_held_out_videos"] == card["skipped_held_out_videos"]

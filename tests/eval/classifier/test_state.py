@@ -1,4 +1,4 @@
-"""Which checkpoints of a classifier a run goes on from or tests, and requests to stop it."""
+"""Which checkpoints of a classifier can be resumed or tested, and requests to stop."""
 from __future__ import annotations
 
 import csv
@@ -52,7 +52,7 @@ def test_training_and_test_videos_of_one_name_cannot_be_swapped_but_the_data_set
     assert finetune.main(arguments(tmp_path / "moved", run, *HEAD, "--epochs", "2", "--resume")) == 0
 
 
-def test_digest_tells_folders_apart_and_not_where_they_lie():
+def test_digest_depends_on_folders_and_not_on_where_they_lie():
     def videos(*paths: str) -> list[VideoRecord]:
         return [VideoRecord(path, 4, 0) for path in paths]
 
@@ -64,7 +64,7 @@ def test_digest_tells_folders_apart_and_not_where_they_lie():
         assert other != digest
 
 
-def test_a_run_does_not_go_on_with_other_numbers_of_frames_but_may_be_tested(colors, straight, tmp_path, capsys):
+def test_a_run_is_not_resumed_with_other_numbers_of_frames_but_may_be_tested(colors, straight, tmp_path, capsys):
     newest = straight / "checkpoints/epoch_0003.pt"
     rows = [(str(colors / name), frames, label) for name, frames, label in
             csv.reader((colors / "train.csv").read_text().splitlines())]
@@ -146,7 +146,7 @@ def test_a_damaged_checkpoint_is_one_line(colors, straight, tmp_path, capsys, da
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_a_request_to_stop_after_the_last_step_is_heard(colors, tmp_path, monkeypatch, capsys, number):
+def test_a_request_to_stop_after_the_last_step_counts(colors, tmp_path, monkeypatch, capsys, number):
     write = classifier_training.save_checkpoint
     monkeypatch.setattr(classifier_training, "save_checkpoint", lambda *given: (write(*given), os.kill(os.getpid(), number)))
     flags = arguments(colors, tmp_path, *HEAD, "--epochs", "1")
@@ -157,7 +157,7 @@ def test_a_request_to_stop_after_the_last_step_is_heard(colors, tmp_path, monkey
     assert finetune.main([*flags, "--resume"]) == 0 and card_of(tmp_path)["epochs_done"] == 1
 
 
-def test_what_weights_want_clips_scaled_by_goes_with_them_to_the_test(colors, tmp_path):
+def test_the_scaling_of_imported_weights_is_kept_for_the_test(colors, tmp_path):
     scale = {"mean": [0.1, 0.9, 0.3], "std": [0.1, 0.5, 0.9]}
     torch.save({"format": "mfo", "kind": "backbone", "net": "r3d10", "input": scale,
                 "model": load_backbone("random", "r3d10", 0)[0].state_dict()}, tmp_path / "theirs.pt")
