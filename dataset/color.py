@@ -42,9 +42,7 @@ def stack_draws(draws: Sequence[ColorDraws]) -> ColorDraws:
     return ColorDraws(*map(np.stack, zip(*draws)))
 
 
-def draw_jitter(
-    num: int, strengths: tuple[float, ...], rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
+def draw_jitter(num: int, strengths: tuple[float, ...], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Returns (factors [num, 4], order [num, 4]) of `ColorDraws`; every order is equally likely.
 
     `strengths` (b, c, s, h): brightness U(1-b, 1+b), contrast U(1-c, 1+c), saturation U(1-s, 1+s), hue U(-h, h).

@@ -15,7 +15,7 @@ import os
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -47,17 +47,13 @@ class FrameNaming:
         return f"{self.prefix}{index + self.first:0{self.digits}d}{self.suffix}"
 
 
-@dataclass(frozen=True, slots=True)
-class FrameSeries:
-    """Numbered images of a folder: `count` in total, the first `usable` of them without a gap.
-
-    `missing` numbers lie between the first and the last.
-    """
+class FrameSeries(NamedTuple):
+    """Numbered images of a folder."""
 
     naming: FrameNaming
     count: int
-    usable: int
-    missing: int
+    usable: int   # of these, before the first gap
+    missing: int  # between the first and the last
 
 
 _USUAL = FrameNaming()
@@ -69,34 +65,26 @@ def read_frames(*arguments: Any, **named: Any) -> np.ndarray:
     return np.stack(read_frame_list(*arguments, **named))
 
 
-def read_frame_list(
-    path: str,
-    indices: np.ndarray,
-    num_frames: int,
-    size: tuple[int, int] | None = None,
-    shrink: Callable[[np.ndarray], np.ndarray] | None = None,
-    half: bool = False,
-) -> list[np.ndarray]:
-    """Returns the frames at `indices`, each uint8 RGB [H, W, 3]. Each distinct frame is decoded once.
+def read_frame_list(path: str, indices: np.ndarray, num_frames: int, size: tuple[int, int] | None = None,
+                    shrink: Callable[[np.ndarray], np.ndarray] | None = None, half: bool = False) -> list[np.ndarray]:
+    """Returns the frames at `indices`, each uint8 RGB [H, W, 3]; each distinct one is decoded once.
 
     Args:
         path: frame folder, video file, or video in a packed shard.
         indices: [n] frame indices from 0, in any order, with or without repeats.
-        num_frames: number of frames given in the csv, used in error messages only.
+        num_frames: number of frames given in the csv; used in error messages only.
         size: (width, height) to resize to (antialiased bicubic, aspect ratio ignored). None: stored size.
-        shrink: function [n, H, W, 3] -> [n, h, w, 3] applied to every `FRAMES_PER_RESIZE` decoded frames, instead of
-            `size`, for videos too long to fit into memory at full size.
+        shrink: replaces `size` by a function [n, H, W, 3] -> [n, h, w, 3], called for every `FRAMES_PER_RESIZE` decoded
+            frames: videos may be too long for memory at full size.
         half: decode JPEGs at half their width and height, and do not resize them, where this gives at least
-            `HALF_SUFFICES` of `size`. For callers that crop and resize anyway; the loss is smaller than that of JPEG
+            `HALF_SUFFICES` of `size`. For callers that crop and resize anyway: the loss is smaller than that of JPEG
             compression at quality 90, except in very fine texture.
 
     Raises InputError, naming the file, if a frame is missing, broken, or differs in size from the others.
     """
     assert size is None or shrink is None
     distinct, positions = np.unique(indices, return_inverse=True)
-    frames: list[np.ndarray] = []
-    waiting: list[np.ndarray] = []
-    extent = None
+    frames, waiting, extent = [], [], None
     for where, frame, halved in _distinct_frames(path, distinct.tolist(), num_frames, size if half else None):
         height, width = frame.shape[:2]
         extent = extent or (width, height)
@@ -129,11 +117,11 @@ def resize_frames(frames: np.ndarray, size: tuple[int, int], mode: str) -> np.nd
 
 
 def decode_image(data: bytes, where: str, half: bool = False, strict: bool = False) -> np.ndarray:
-    """Returns an encoded image as uint8 RGB [H, W, 3], without applying its EXIF orientation.
+    """Returns a JPEG or PNG as uint8 RGB [H, W, 3], without applying its EXIF orientation.
 
-    JPEGs are decoded by simplejpeg, other formats, and JPEGs that it rejects, by OpenCV, then by Pillow. `half`:
-    half the width and height, rounded up (JPEG: in the inverse transform). Raises InputError, which begins with
-    `where`, for a broken or truncated image; with `strict` also for a JPEG whose damage libjpeg only warns about.
+    JPEGs are decoded by simplejpeg, PNGs and JPEGs that it rejects by OpenCV (of 634 valid files Pillow opens none
+    more). `half`: half the width and height, rounded up. Raises InputError, which begins with `where`, for a broken or
+    truncated image; with `strict` also for a JPEG with damage that libjpeg only warns about.
     """
     if data.startswith(_JPEG_START):
         try:
@@ -141,8 +129,13 @@ def decode_image(data: bytes, where: str, half: bool = False, strict: bool = Fal
             return simplejpeg.decode_jpeg(data, min_height=(height + 1) // 2, min_width=(width + 1) // 2,
                                           min_factor=2 if half else 1)
         except (ValueError, MemoryError) as error:  # damaged, or a kind of JPEG that simplejpeg does not support
-            if strict and _only_damaged(data):
-                raise InputError(f"{where}: not a readable image ({len(data)} bytes): {error}") from error
+            if strict:
+                try:
+                    simplejpeg.decode_jpeg(data, strict=False)  # accepts damage, but no other kinds of JPEG
+                except (ValueError, MemoryError):
+                    pass
+                else:
+                    raise InputError(f"{where}: not a readable image ({len(data)} bytes): {error}") from error
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION | (cv2.IMREAD_REDUCED_GRAYSCALE_2 if half else 0)
     try:
         frame = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), flags) if data else None
@@ -151,15 +144,6 @@ def decode_image(data: bytes, where: str, half: bool = False, strict: bool = Fal
     if frame is None:
         raise InputError(f"{where}: not a readable image ({len(data)} bytes)")
     return frame
-
-
-def _only_damaged(data: bytes) -> bool:
-    """Returns whether a JPEG that simplejpeg rejects decodes without its strict mode."""
-    try:
-        simplejpeg.decode_jpeg(data, strict=False)
-    except (ValueError, MemoryError):
-        return False
-    return True
 
 
 def names_video_file(path: str) -> bool:
@@ -238,14 +222,12 @@ def read_folder(folder: str, wanted: Sequence[int], num_frames: int) -> Iterator
             with open(path, "rb", buffering=0) as file:
                 yield path, file.read()
         except OSError as error:
-            raise InputError(
-                f"{path}: cannot read frame {index + 1} of the {num_frames} given in the csv: {error.strerror}"
-            ) from error
+            raise InputError(f"{path}: cannot read frame {index + 1} of the {num_frames} given in the csv: "
+                             f"{error.strerror}") from error
 
 
-def _distinct_frames(
-    path: str, wanted: Sequence[int], num_frames: int, half_for: tuple[int, int] | None
-) -> Iterator[tuple[str, np.ndarray, bool]]:
+def _distinct_frames(path: str, wanted: Sequence[int], num_frames: int,
+                     half_for: tuple[int, int] | None) -> Iterator[tuple[str, np.ndarray, bool]]:
     """Yields (file named in errors, frame, whether it is decoded at half size) for each of `wanted`, ascending.
 
     `half_for`: the size for which half of a JPEG may suffice, None to decode in full. The first image decides for all.

@@ -76,6 +76,7 @@ def crop_and_flip(frames: Sequence[np.ndarray], box: CropBox, flip: bool, img_di
     return resized
 
 
+@dataclass(frozen=True)
 class PretrainAugmentation:
     """Augments one pretraining view: one crop and flip for all frames, color drawn for each frame.
 
@@ -83,9 +84,8 @@ class PretrainAugmentation:
     for frames of `frame_size` (width, height); frames of another size, as from half decoding, give the same part.
     """
 
-    def __init__(self, img_dim: int, frame_size: tuple[int, int] = PRETRAIN_FRAME_SIZE) -> None:
-        self.img_dim = img_dim
-        self.frame_size = frame_size
+    img_dim: int
+    frame_size: tuple[int, int] = PRETRAIN_FRAME_SIZE
 
     def __call__(self, frames: Sequence[np.ndarray], rng: np.random.Generator) -> np.ndarray:
         """Returns uint8 [T, S, S, 3] from T frames, each uint8 [H, W, 3]."""
@@ -100,14 +100,14 @@ class PretrainAugmentation:
         return crop_and_flip(frames, box, flip, self.img_dim), color
 
 
+@dataclass(frozen=True)
 class FinetuneAugmentation:
     """Augments one training clip of a downstream task, all frames alike (recipe of CoCLR, Han et al. 2020).
 
     Crop area U(0.2, 1), flip p 0.5, jitter 0.4 / 0.4 / 0.4 / 0.1 with p 0.3.
     """
 
-    def __init__(self, img_dim: int) -> None:
-        self.img_dim = img_dim
+    img_dim: int
 
     def __call__(self, frames: Sequence[np.ndarray], rng: np.random.Generator) -> np.ndarray:
         """Returns uint8 [T, S, S, 3] from T frames, each uint8 [H, W, 3]."""
@@ -120,6 +120,7 @@ class FinetuneAugmentation:
         return apply_color(clip, ColorDraws(np.full(num, -1), factors.repeat(num, 0), order.repeat(num, 0)))
 
 
+@dataclass(frozen=True)
 class TestCrops:
     """Resizes a test clip to a short side of 128/112 S and takes 1, 5 or 10 crops of S x S; nothing is random.
 
@@ -128,10 +129,8 @@ class TestCrops:
 
     __test__ = False  # not a pytest class
 
-    def __init__(self, img_dim: int, num_crops: int) -> None:
-        assert num_crops in (1, 5, 10), num_crops
-        self.img_dim = img_dim
-        self.num_crops = num_crops
+    img_dim: int
+    num_crops: int
 
     def __call__(self, frames: np.ndarray) -> np.ndarray:
         """Returns uint8 [num_crops, T, S, S, 3] from uint8 [T, H, W, 3]."""

@@ -1,8 +1,8 @@
 """Data sets of videos, their batches, and the loader.
 
 Shapes: B videos in the batch of this rank, V clips of T frames, S = `img_dim`. Pixels stay uint8 RGB up to the device.
-All random draws of a sample come from (seed, epoch, index of the video), so that a sample depends neither on the
-worker or rank that reads it nor on their number.
+All random draws of a sample come from (seed, epoch, index of the video), so that it depends neither on the worker or
+rank that reads it nor on their number.
 
 A video that cannot be read raises InputError, is replaced by another video, or is reported in the sample:
 `read_or_replace` does this for all data sets.
@@ -13,6 +13,7 @@ import itertools
 import multiprocessing
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from multiprocessing.util import Finalize
 from typing import NamedTuple, TypeVar
 
@@ -25,8 +26,7 @@ from dataset.color import ColorDraws, apply_color_on_device, stack_draws
 from dataset.frames import read_frame_list, read_frames
 from dataset.records import VideoRecord
 from dataset.sampling import pretraining_indices, split_views, training_clip
-from dataset.transforms import (PRETRAIN_FRAME_SIZE, FinetuneAugmentation, PretrainAugmentation, TestCrops,
-                                scale_clips)
+from dataset.transforms import PRETRAIN_FRAME_SIZE, FinetuneAugmentation, PretrainAugmentation, TestCrops, scale_clips
 from utils.errors import InputError
 from utils.signals import leave_signals_to_parent
 
@@ -35,9 +35,8 @@ MAX_REPLACEMENTS = 20  # of one pretraining sample
 T = TypeVar("T")
 
 
-def read_or_replace(
-    read: Callable[[int], T], index: int, replacements: Iterable[int] = (), report: bool = False
-) -> tuple[T | None, int, dict[int, str]]:
+def read_or_replace(read: Callable[[int], T], index: int, replacements: Iterable[int] = (),
+                    report: bool = False) -> tuple[T | None, int, dict[int, str]]:
     """Returns (what `read` gives for a video, the video's index, index -> reason for the unreadable ones before it).
 
     The video is `index`, or the first of `replacements` that can be read. If none can be read, raises InputError, or
@@ -80,32 +79,24 @@ def prepare_views(batch: PretrainBatch, device: torch.device, channels_last: boo
     return scale_clips(clips, channels_last=channels_last)
 
 
+@dataclass(eq=False)
 class PretrainVideos(Dataset):
     """Pretraining samples by (epoch, index): V + 1 augmented views of a video, each frame decoded once.
 
     An unreadable video is replaced by others drawn from (seed, epoch, index), at most `MAX_REPLACEMENTS`.
     """
 
-    def __init__(
-        self,
-        records: Sequence[VideoRecord],
-        num_clips: int,
-        clip_frames: int,
-        max_stride: float,
-        img_dim: int,
-        seed: int,
-        color_on_device: bool = False,
-        half: bool = False,
-    ) -> None:
-        """`color_on_device`: leave color changes to `prepare_views`. `half`: see `read_frame_list`."""
-        self.half = half
-        self.color_on_device = color_on_device
-        self.records = records
-        self.num_clips = num_clips
-        self.clip_frames = clip_frames
-        self.max_stride = max_stride
-        self.augment = PretrainAugmentation(img_dim, PRETRAIN_FRAME_SIZE)
-        self.seed = seed
+    records: Sequence[VideoRecord]
+    num_clips: int
+    clip_frames: int
+    max_stride: float
+    img_dim: int
+    seed: int
+    color_on_device: bool = False  # leave color changes to `prepare_views`
+    half: bool = False             # see `read_frame_list`
+
+    def __post_init__(self) -> None:
+        self.augment = PretrainAugmentation(self.img_dim, PRETRAIN_FRAME_SIZE)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -137,31 +128,20 @@ class LabelledClips(NamedTuple):
 
     clips: torch.Tensor   # uint8 [B, T, S, S, 3]
     labels: torch.Tensor  # int64 [B]
-    videos: torch.Tensor  # int64 [B]: index of the video asked for
-    reasons: list[str]    # [B] why that video cannot be read, and the clip shows another; "" if it can
+    videos: torch.Tensor  # int64 [B]: index of the requested video
+    reasons: list[str]    # [B]: why it cannot be read and the clip shows another one, "" if it can
 
 
+@dataclass(eq=False)
 class LabelledVideos(Dataset):
-    """Training clips of a downstream task by (epoch, index): one random clip of a video, and its label.
+    """Training clips of a downstream task by (epoch, index): one random clip of a video, and its label."""
 
-    With `skip_bad`, an unreadable video is replaced by the next readable one, so that every batch is full.
-    """
-
-    def __init__(
-        self,
-        records: Sequence[VideoRecord],
-        clip_frames: int,
-        stride: int,
-        augment: FinetuneAugmentation,
-        seed: int,
-        skip_bad: bool = False,
-    ) -> None:
-        self.records = records
-        self.clip_frames = clip_frames
-        self.stride = stride
-        self.augment = augment
-        self.seed = seed
-        self.skip_bad = skip_bad
+    records: Sequence[VideoRecord]
+    clip_frames: int
+    stride: int
+    augment: FinetuneAugmentation
+    seed: int
+    skip_bad: bool = False  # replace an unreadable video by the next readable one, so that every batch is full
 
     def __len__(self) -> int:
         return len(self.records)
@@ -182,33 +162,26 @@ class LabelledVideos(Dataset):
 
 
 class TestFrames(NamedTuple):
-    """All frames that the test clips of a video are made of; see `TestViews`."""
+    """All frames of the test clips of one video; see `TestViews`."""
 
     __test__ = False  # not a pytest class
 
     frames: torch.Tensor  # uint8 [n, h, w, 3]
     clips: torch.Tensor   # int64 [clips, T]: indices into `frames`
     video: int            # index of the video
-    reason: str           # why the video cannot be read, and the tensors are empty; "" if it can
+    reason: str           # why it cannot be read and the tensors are empty, "" if it can
 
 
+@dataclass(eq=False)
 class TestVideos(Dataset):
-    """Frames of the test clips of a video, by index; nothing is random.
-
-    With `skip_bad`, an unreadable video is reported in its sample.
-    """
+    """Test clips of a downstream task by index; nothing is random."""
 
     __test__ = False  # not a pytest class
 
-    def __init__(
-        self, records: Sequence[VideoRecord], sample_clips: Callable[[int], np.ndarray], crops: TestCrops,
-        skip_bad: bool = False,
-    ) -> None:
-        """`sample_clips`: number of frames -> frame indices [clips, T], such as a partial `window_clips`."""
-        self.records = records
-        self.sample_clips = sample_clips
-        self.crops = crops
-        self.skip_bad = skip_bad
+    records: Sequence[VideoRecord]
+    sample_clips: Callable[[int], np.ndarray]  # number of frames -> indices [clips, T], such as a partial `window_clips`
+    crops: TestCrops
+    skip_bad: bool = False                     # report an unreadable video in its sample
 
     def __len__(self) -> int:
         return len(self.records)
@@ -234,10 +207,7 @@ class TestViews:
     __test__ = False  # not a pytest class
 
     def __init__(self, frames: torch.Tensor, clips: torch.Tensor, crops: TestCrops) -> None:
-        """`frames`, `clips`: of `TestFrames`."""
-        self.frames = frames.numpy()
-        self.clips = clips.numpy()
-        self.crops = crops
+        self.frames, self.clips, self.crops = frames.numpy(), clips.numpy(), crops
 
     def __len__(self) -> int:
         return len(self.clips) * self.crops.num_crops
@@ -245,43 +215,29 @@ class TestViews:
     def __getitem__(self, views: slice) -> torch.Tensor:
         """Returns uint8 [M, T, S, S, 3]: a slice of the views, ordered by clip, then by crop."""
         numbers = [divmod(view, self.crops.num_crops) for view in range(*views.indices(len(self)))]
-        cut = [self.crops.cut(self.frames, crop)[self.clips[clip]] for clip, crop in numbers]
-        return torch.from_numpy(np.stack(cut))
+        return torch.from_numpy(np.stack([self.crops.cut(self.frames, crop)[self.clips[clip]] for clip, crop in numbers]))
 
 
 class EpochBatchSampler(Sampler):
     """Batches of (epoch, index) for one rank.
 
     All ranks draw the same permutation of the videos from (seed, epoch) and cut it into global batches of
-    batch_size * world_size, of which rank r takes the r-th part. Videos that do not fill a global batch are left out
-    of that epoch (`num_dropped`).
+    batch_size * world_size, of which rank r takes the r-th part. The `num_dropped` videos that do not fill a global
+    batch are left out of that epoch.
     """
 
     def __init__(self, num_videos: int, batch_size: int, rank: int, world_size: int, seed: int) -> None:
         self.global_batch = batch_size * world_size
         if num_videos < self.global_batch:
-            raise InputError(
-                f"{num_videos} usable video(s) do not fill one batch of {self.global_batch} "
-                f"({batch_size} for each of {world_size} process(es)): use a smaller batch or more videos"
-            )
-        self.num_videos = num_videos
-        self.batch_size = batch_size
-        self.rank = rank
-        self.seed = seed
+            raise InputError(f"{num_videos} usable video(s) do not fill one batch of {self.global_batch} ({batch_size} for "
+                             f"each of {world_size} process(es)): use a smaller batch or more videos")
+        self.steps_per_epoch, self.num_dropped = divmod(num_videos, self.global_batch)
+        self.num_videos, self.batch_size, self.rank, self.seed = num_videos, batch_size, rank, seed
         self.set_epoch(0)
-
-    @property
-    def steps_per_epoch(self) -> int:
-        return self.num_videos // self.global_batch
-
-    @property
-    def num_dropped(self) -> int:
-        return self.num_videos % self.global_batch
 
     def set_epoch(self, epoch: int, start_step: int = 0) -> None:
         """Sets the epoch of the next iteration, and how many of its first batches to leave out (to resume)."""
-        self.epoch = epoch
-        self.start_step = start_step
+        self.epoch, self.start_step = epoch, start_step
 
     def __len__(self) -> int:
         return self.steps_per_epoch - self.start_step
@@ -294,10 +250,8 @@ class EpochBatchSampler(Sampler):
             yield [(epoch, index) for index in order[begin : begin + self.batch_size].tolist()]
 
 
-def build_loader(
-    dataset: Dataset, batches: Iterable[Sequence], num_workers: int, device: torch.device,
-    collate: Callable[[Sequence], object] | None = None, timeout_s: float = 600,
-) -> DataLoader:
+def build_loader(dataset: Dataset, batches: Iterable[Sequence], num_workers: int, device: torch.device,
+                 collate: Callable[[Sequence], object] | None = None, timeout_s: float = 600) -> DataLoader:
     """Returns a DataLoader of `batches` (keys of `dataset`), with pinned memory for a CUDA device.
 
     `collate`: samples -> batch, None for torch's own. Workers persist over epochs and use one thread each. If they

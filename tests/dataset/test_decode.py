@@ -253,3 +253,16 @@ def test_half_decoding_names_what_is_broken(tmp_path):
     (tmp_path / "image_00002.jpg").write_bytes(data[: len(data) // 2])
     with pytest.raises(InputError, match="image_00002.jpg: not a readable image"):
         read_frames(str(tmp_path), np.arange(2), 2, (200, 150), half=True)
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"mode": "CMYK"}])
+def test_strict_decoding_refuses_damage_that_libjpeg_only_warns_about(options: dict[str, Any]) -> None:
+    data = jpeg(**options)
+    assert np.array_equal(decode_image(data, "x", strict=True), decode_image(data, "x"))
+    damaged = bytearray(data)
+    damaged[-40:-30] = bytes([0xFF, 0x01] * 5)
+    assert decode_image(bytes(damaged), "x").shape == (80, 96, 3)
+    with pytest.raises(InputError, match=rf"^x: not a readable image \({len(data)} bytes\): Corrupt JPEG data"):
+        decode_image(bytes(damaged), "x", strict=True)
+    with pytest.raises(InputError, match=r"^x: not a readable image \(\d+ bytes\): Premature end of JPEG file"):
+        decode_image(data[:-20], "x", strict=True)
