@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -60,20 +60,19 @@ class ClassifierTask:
 
     def identity(self, videos: ClassifierSplit) -> dict[str, Any]:
         """Returns what is trained on what, for `classifier_state`."""
-        return {"task": self.name, "levels": list(self.levels), "num_classes": len(videos.classes), **videos.digests,
+        return {"task": self.name, "levels": list(self.levels), "num_classes": len(videos.names), **videos.digests,
                 "train_csv": videos.csv_files.train_csv}
 
 
 @dataclass(frozen=True)
 class ClassifierSplit:
-    """The videos of a split, with classes 0 to K - 1 as labels; `classes` [K] are the csv's labels, `names` theirs.
+    """The videos of a split, labelled by class from 0 to K - 1; `names`: label in the csv -> name, in order of the classes.
 
-    `held_out`: training videos that are not trained on; `holdout`: how they were drawn, for the card. `digests` of all
-    training videos: "videos" (see `digest_videos`) and "frame_counts".
+    `held_out`: training videos that are not trained on; `holdout`: how they were drawn, for the card; `digests` of all
+    training videos: see `digest_videos`.
     """
 
     csv_files: EvalSplit
-    classes: np.ndarray
     names: dict[int, str]
     train: list[VideoRecord]
     held_out: list[VideoRecord]
@@ -123,44 +122,37 @@ def refuse_other_result(flags: argparse.Namespace, task: ClassifierTask, out: Pa
     if flags.test_only:
         raise InputError(f"--out {out}: holds a result already ({CARD}); name another for --test_only {flags.test_only}")
     card, clips = read_card(out), asdict(read_clip_settings(flags))
-    then = {name: card["settings"].get(name) for name in clips}
-    tested = [file_sha256(split.test_csv) for split in find_splits(flags)]
-    before = [file["sha256"] for role, file in card["csv_files"].items() if role.startswith("test")]
-    if (card["task"], then, before) != (task.name, clips, tested):
-        raise InputError(f"--out {out}: holds the result of another test ({CARD}: {card['task']}, {then}); move it away, or "
-                         "test a checkpoint of the run by --test_only and another --out")
+    found = {name: card["settings"].get(name) for name in clips}
+    test_files = [file["sha256"] for role, file in card["csv_files"].items() if role.startswith("test")]
+    if (card["task"], found) != (task.name, clips) or test_files != [file_sha256(x.test_csv) for x in find_splits(flags)]:
+        raise InputError(f"--out {out}: holds the result of another test ({CARD}: {card['task']}, {found}); move it away, "
+                         "or test a checkpoint of the run by --test_only and another --out")
 
 
 def read_classifier_split(split: EvalSplit, flags: argparse.Namespace) -> ClassifierSplit:
     """Returns the videos of a split, divided as the flags say."""
     records = read_split(split)
-    classes = np.unique([video.label for video in records["train"]])
-    digests = {"videos": digest_videos(records["train"], records["test"]),
-               "frame_counts": sha256_lines(video.num_frames for video in records["train"])}
-    train, test = ([replace(video, label=int(np.searchsorted(classes, video.label))) for video in records[role]]
-                   for role in ("train", "test"))
-    held, facts = np.zeros(len(train), bool), {}
-    if flags.val_holdout is not None:
-        holdout = draw_holdout(train, flags.group, flags.val_holdout, flags.seed, "--val_holdout")
-        held, facts = holdout.held, {"holdout": holdout.facts}
-    return ClassifierSplit(split, classes, class_names(flags.classes, split.train_csv, classes),
-                           [video for video, out in zip(train, held) if not out],
-                           [video for video, out in zip(train, held) if out], test, digests, facts)
+    digests = digest_videos(records["train"], records["test"])
+    names = class_names(flags.classes, split.train_csv, (video.label for video in records["train"]))
+    classes = {label: index for index, label in enumerate(names)}
+    train, test = ([replace(video, label=classes[video.label]) for video in records[role]] for role in ("train", "test"))
+    if flags.val_holdout is None:
+        return ClassifierSplit(split, names, train, [], test, digests, {})
+    holdout = draw_holdout(train, flags.group, flags.val_holdout, flags.seed, "--val_holdout")
+    return ClassifierSplit(split, names, [train[i] for i in np.flatnonzero(~holdout.held)],
+                           [train[i] for i in np.flatnonzero(holdout.held)], test, digests, {"holdout": holdout.facts})
 
 
-def digest_videos(train: Sequence[VideoRecord], test: Sequence[VideoRecord]) -> str:
-    """Returns the SHA-256 of the training videos and their labels, wherever the data set lies.
+def digest_videos(train: Sequence[VideoRecord], test: Sequence[VideoRecord]) -> dict[str, str]:
+    """Returns SHA-256 of the training "videos" and their labels, wherever the data set lies, and of their "frame_counts".
 
     Paths are relative to the folder that training and test videos have in common: frames/train/run/run_001 is not
     frames/test/run/run_001.
     """
     common = os.path.commonpath([video.path for video in (*train, *test)])
-    return sha256_lines(f"{os.path.relpath(video.path, common)}\t{video.label}" for video in train)
-
-
-def sha256_lines(lines: Iterable[object]) -> str:
-    """Returns the SHA-256 of a text of these lines."""
-    return hashlib.sha256("".join(f"{line}\n" for line in lines).encode()).hexdigest()
+    texts = {"videos": "".join(f"{os.path.relpath(video.path, common)}\t{video.label}\n" for video in train),
+             "frame_counts": "".join(f"{video.num_frames}\n" for video in train)}
+    return {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}
 
 
 def load_finished(checkpoint: dict[str, Any], path: str, task: ClassifierTask, videos: ClassifierSplit) -> TrainedClassifier:
@@ -168,7 +160,7 @@ def load_finished(checkpoint: dict[str, Any], path: str, task: ClassifierTask, v
     with reading_entries(path):
         check_identity(checkpoint, path, task.identity(videos), SAME_TO_TEST)
         weights = checkpoint["weights"]
-        model = task.build_model(new_backbone(weights["net"], path), len(videos.classes), read_input(weights, path))
+        model = task.build_model(new_backbone(weights["net"], path), len(videos.names), read_input(weights, path))
         trained = TrainedClassifier(model, checkpoint, Path(path))
         load_classifier(trained.model, checkpoint)
         json.dumps(describe_training(trained, task))  # the card needs them after the test
@@ -180,7 +172,7 @@ def train_split(context: DistContext, flags: argparse.Namespace, task: Classifie
     """Returns the classifier after training, which may have been stopped."""
     backbone, weights = run_on_all_ranks(lambda: load_backbone(flags.weights, flags.net, flags.seed))
     torch.manual_seed(flags.seed)
-    model = place_model(task.build_model(backbone, len(videos.classes), weights["input"]), context, flags.channels_last)
+    model = place_model(task.build_model(backbone, len(videos.names), weights["input"]), context, flags.channels_last)
     optimizer = task.build_optimizer(parameter_groups(model, flags.lr, getattr(flags, "backbone_lr", None)))
     center, skipped_held_out = replace(read_clip_settings(flags), clips=1, crops=1), []
 
@@ -219,7 +211,7 @@ def test_split(context: DistContext, flags: argparse.Namespace, task: Classifier
     metrics, tables = {}, {}
     for level, rows in probabilities.items():
         metrics[level] = accuracies(rows, labels)
-        matrix = confusion_matrix(labels, rows.argmax(axis=1), len(videos.classes))
+        matrix = confusion_matrix(labels, rows.argmax(axis=1), len(videos.names))
         tables[level] = per_class(matrix, videos.names)
         write_probabilities(folder / f"probabilities_{level}.npz", tested, rows)
         write_per_class(folder / f"per_class_{level}.csv", tables[level])
@@ -228,7 +220,7 @@ def test_split(context: DistContext, flags: argparse.Namespace, task: Classifier
     return SplitResult(videos.csv_files, metrics, {
         "num_test_videos": len(tested), "skipped_test_videos": list(skipped.values()),
         "num_test_videos_shorter_than_clip": settings.count_short(tested), "per_class": tables,
-        "num_classes": len(videos.classes),
+        "num_classes": len(videos.names),
         "num_train_videos": len(videos.train) - len(details["skipped_train_videos"]), **videos.holdout, **details,
         "tested_checkpoint_sha256": file_sha256(trained.path) if context.is_main else None})
 
