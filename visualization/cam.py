@@ -104,25 +104,11 @@ def compose_images(panels: Sequence[np.ndarray], titles: Sequence[str], curves: 
     """
     side = panels[0].shape[1] * max(1, -(-PANEL_PX // panels[0].shape[1]))
     lefts = [number * (side + GAP_PX) for number in range(len(panels))]
-    width = (lefts[-1] + side + 1) // 2 * 2
-    below, columns, (top, bottom) = draw_evidence(curves, width, CURVE_PX)
-    above = np.full((TITLE_PX, width, 3), 255, np.uint8)
-    for left, title in zip(lefts, titles):
-        cv2.putText(above, title, (left + 4, TITLE_PX - 10), cv2.FONT_HERSHEY_SIMPLEX, 0.33, (0, 0, 0), 1, cv2.LINE_AA)
-    for frames, column in zip(zip(*panels), columns):
-        middle = np.full((side + GAP_PX, width, 3), 255, np.uint8)
-        for left, frame in zip(lefts, frames):
-            middle[:side, left:left + side] = cv2.resize(frame, (side, side), interpolation=cv2.INTER_LINEAR)
-        marked = cv2.line(below.copy(), (column, top), (column, bottom), (90, 90, 90), 1)
-        image = np.concatenate([above, middle, marked])
-        yield np.pad(image, ((0, len(image) % 2), (0, 0), (0, 0)), mode="edge")
-
-
-def draw_evidence(curves: np.ndarray, width: int, height: int) -> tuple[np.ndarray, list[int], tuple[int, int]]:
-    """Returns (image uint8 [height, width, 3], column of each frame, top and bottom row of the axes) in px."""
+    width, height = ((px + 1) // 2 * 2 for px in (lefts[-1] + side, TITLE_PX + side + CURVE_PX))
     figure = Figure(figsize=(width / 100, height / 100), dpi=100)
-    canvas = FigureCanvasAgg(figure)
-    axes = figure.add_axes((0.07, 0.25, 0.91, 0.7))
+    canvas, axes = FigureCanvasAgg(figure), figure.add_axes((0.07, 45 / height, 0.91, (CURVE_PX - 60) / height))
+    for left, title in zip(lefts, titles):
+        figure.text((left + 4) / width, 1 - 18 / height, title, fontsize=6.5)
     numbers = np.arange(1, curves.shape[1] + 1)
     for values, (title, color) in zip(curves, PANELS.items()):
         axes.plot(numbers, values, marker=".", label=title, color=color)
@@ -132,9 +118,14 @@ def draw_evidence(curves: np.ndarray, width: int, height: int) -> tuple[np.ndarr
     axes.tick_params(labelsize=7)
     axes.legend(fontsize=7)
     canvas.draw()
-    columns = axes.transData.transform(np.stack([numbers, np.zeros(len(numbers))], axis=1))[:, 0]
-    rows = height - round(axes.bbox.y1), height - round(axes.bbox.y0)
-    return np.array(canvas.buffer_rgba())[..., :3].copy(), np.rint(columns).astype(int).tolist(), rows
+    background = np.array(canvas.buffer_rgba())[..., :3]
+    columns = np.rint(axes.transData.transform([(number, 0) for number in numbers])[:, 0]).astype(int).tolist()
+    top, bottom = (height - round(y) for y in (axes.bbox.y1, axes.bbox.y0))
+    for frames, column in zip(zip(*panels), columns):
+        image = background.copy()
+        for left, frame in zip(lefts, frames):
+            image[TITLE_PX:TITLE_PX + side, left:left + side] = cv2.resize(frame, (side, side))
+        yield cv2.line(image, (column, top), (column, bottom), (90, 90, 90), 1)
 
 
 def require_h264() -> None:

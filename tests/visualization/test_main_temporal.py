@@ -4,13 +4,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
 import torch
 
 from eval.features.backbone import load_backbone
-from utils.checkpoint import read_checkpoint
+from models.multilevel import MultiLevelModel
+from utils.checkpoint import FORMAT, read_checkpoint, write_checkpoint
 from utils.files import file_sha256
 from visualization import main_temporal
 from visualization.main_temporal import main, train_order_head
@@ -208,6 +210,23 @@ def test_mistakes_are_one_line(lists, tmp_path, capsys):
         error = capsys.readouterr().err
         assert named in error and error.count("\n") == 1, (wrong, error)
     assert not (tmp_path / "run").exists(), "a mistake leaves nothing behind"
+
+
+def test_the_notebook_lines_of_the_docstring_are_true(lists, tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    model = MultiLevelModel("r3d10", 16, 5)
+    write_checkpoint({"format": FORMAT, "kind": "model", "net": "r3d10", "embedding_dim": 16, "num_prototypes": 5,
+                      "model": model.state_dict(), "input": {"mean": [0.5] * 3, "std": [0.25] * 3}}, tmp_path / "CHECKPOINT")
+    monkeypatch.chdir(tmp_path)
+    assert main([*SMALL[4:], "--weights", "CHECKPOINT", *CLIPS, *lists, "--epoch", "50", "--out", "runs/order"]) == 0
+    lines = main_temporal.__doc__.partition("In a notebook:")[2].partition("\n\nShapes")[0]
+    clips = torch.randint(0, 256, (3, 8, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    values: dict = {"clips": clips}
+    exec(textwrap.dedent(lines), values)
+    assert values["maps"].shape == (6, 8, 32, 32) and values["evidence"].shape == (3, 8, 32, 32)
+    float_clips = ((clips / 255 - 0.5) / 0.25).movedim(-1, 1)
+    logits = values["head"](model.eval().backbone(float_clips).high.mean(dim=(2, 3, 4)))[:, 0]
+    torch.testing.assert_close(values["maps"][::2].mean(dim=(1, 2, 3)), logits, rtol=0, atol=1e-5)
 
 
 def test_the_file_starts_as_a_script(tmp_path):

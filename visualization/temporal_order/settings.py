@@ -20,7 +20,7 @@ CLIP_DEFAULTS = {"clip_frames": 16, "stride": 1, "img_dim": 224, "clips": 1, "le
 TRAINING_SETTINGS = ("augment", "batch_pairs", "lr", "lr_decay_epoch", "weight_decay", "seed")
 
 
-def _setting(flag: str, default: Any, help: str, least: float | None = None, **argument: Any) -> Any:
+def _flag(flag: str, default: Any, help: str, least: float | None = None, **argument: Any) -> Any:
     """Returns a field whose value `flag` sets; numbers must be at least `least`. `argument`: others of add_argument."""
     if "action" not in argument and "choices" not in argument:
         argument.setdefault("type", type(default) if default is not None else int if least else str)
@@ -31,42 +31,38 @@ def _setting(flag: str, default: Any, help: str, least: float | None = None, **a
 class OrderSettings:
     """What a temporal-order head is trained on, tested on and shown for."""
 
-    weights: str = _setting("--weights", None, "backbone; it stays frozen", required=True, metavar="CHECKPOINT|random")
-    net: str | None = _setting("--net", None, "architecture; needed for random weights, else read from the checkpoint")
-    seed: int = _setting("--seed", 0, "seed of random weights, order and augmentation", 0)
-    head: str | None = _setting("--head", None, "eval, visualize: trained head (default: the newest in --out)",
-                                metavar="CHECKPOINT")
-    train_csv: str | None = _setting("--train_csv", None, "train: training videos: frame_dir,number_of_frames; labels are "
-                                     "not needed; eval: the same list where it has moved", metavar="CSV")
-    test_csv: str | None = _setting("--test_csv", None, "held-out videos to test on, or to show", metavar="CSV")
-    clip_frames: int | None = _setting("--seq", None, "frames of a clip (default: as the head was trained, or 16)", 8)
-    stride: int | None = _setting("--ds", None, "take every ds-th frame (default: likewise, or 1)", 1)
-    img_dim: int | None = _setting("--img_dim", None, "side of a clip in px (default: likewise, or 224)", 32)
-    clips: int | None = _setting("--clips", None, "evenly spaced clips of each video; one is taken from its middle "
-                                 "(default: likewise, or 1)", 1)
-    level: str | None = _setting("--level", None, "feature map under the head (default: likewise, or high)", choices=LEVELS)
-    augment: bool = _setting("--augment", False, "train: a random clip, crop, flip and color of each video in each epoch; "
-                             "the backbone is run every time", action="store_true")
-    epochs: int = _setting("--epoch", 50, "train: number of epochs in all", 1)
-    batch_pairs: int = _setting("--train_batch", 256, "train: clips per step, each with its reversal: twice as many rows", 1)
-    lr: float = _setting("--lr", 1e-3, "train: learning rate of Adam")
-    lr_decay_epoch: int = _setting("--lr_decay", 30, "train: first epoch (from 0) at a tenth of --lr", 0)
-    weight_decay: float = _setting("--wd", 1e-3, "train: weight decay (L2)", 0)
-    batch: int = _setting("--batch", 32, "clips in one forward of the backbone", 1)
-    num_workers: int = _setting("--workers", 4, "DataLoader workers", 0)
-    feature_dir: str | None = _setting("--feature_dir", None, "features are stored here and used again for the same "
-                                       "weights, csv and clips; frames that have changed under the same csv are not noticed "
-                                       "(default: OUT/features)", metavar="DIR")
-    out: str = _setting("--out", "runs/order", "run directory of the head", metavar="DIR")
-    resume: str | None = _setting("--resume", None, "train: resume from the newest head in --out, or from the one given",
-                                  nargs="?", const="auto", metavar="CHECKPOINT")
-    num_videos: int = _setting("--num_videos", 8, "visualize: the first N of --test_csv that are long enough; they replace "
-                               "all videos in OUT/cam", 1, metavar="N")
-    scale: str = _setting("--scale", "clip", "visualize: one color scale for a clip and its reversal; frame: one for each "
-                          "frame, which hides how strong the evidence is over time", choices=("clip", "frame"))
-    fps: int = _setting("--fps", 4, "visualize: frames per second", 1)
-    pos: str = _setting("--pos", "natural", "visualize: folder of the natural order's images, in OUT/cam", metavar="NAME")
-    neg: str = _setting("--neg", "reversed", "visualize: folder of the reversed order's images, in OUT/cam", metavar="NAME")
+    weights: str = _flag("--weights", None, "backbone; it stays frozen", required=True, metavar="CHECKPOINT|random")
+    net: str | None = _flag("--net", None, "architecture; needed for random weights, else read from the checkpoint")
+    seed: int = _flag("--seed", 0, "seed of random weights, order and augmentation", 0)
+    head: str | None = _flag("--head", None, "eval, visualize: checkpoint of the head (default: the newest in --out)")
+    train_csv: str | None = _flag("--train_csv", None, "train: videos, frame_dir,number_of_frames; labels are not used; "
+                                  "eval: the same list where it has moved")
+    test_csv: str | None = _flag("--test_csv", None, "held-out videos to test on, or to show")
+    clip_frames: int | None = _flag("--seq", None, "frames of a clip (default: as the head was trained, or 16)", 8)
+    stride: int | None = _flag("--ds", None, "take every ds-th frame (default: likewise, or 1)", 1)
+    img_dim: int | None = _flag("--img_dim", None, "side of a clip in px (default: likewise, or 224)", 32)
+    clips: int | None = _flag("--clips", None, "evenly spaced clips of each video (default: likewise, or 1: the middle)", 1)
+    level: str | None = _flag("--level", None, "feature map under the head (default: likewise, or high)", choices=LEVELS)
+    augment: bool = _flag("--augment", False, "train: a random clip, crop, flip and color of each video in each epoch; "
+                          "runs the backbone every time", action="store_true")
+    epochs: int = _flag("--epoch", 50, "train: number of epochs in all", 1)
+    batch_pairs: int = _flag("--train_batch", 256, "train: clips per step, each with its reversal: twice as many rows", 1)
+    lr: float = _flag("--lr", 1e-3, "train: learning rate of Adam")
+    lr_decay_epoch: int = _flag("--lr_decay", 30, "train: first epoch (from 0) at a tenth of --lr", 0)
+    weight_decay: float = _flag("--wd", 1e-3, "train: weight decay (L2)", 0)
+    batch: int = _flag("--batch", 32, "clips in one forward of the backbone", 1)
+    num_workers: int = _flag("--workers", 4, "DataLoader workers", 0)
+    feature_dir: str | None = _flag("--feature_dir", None, "keep features here for the same weights, csv and clips; frames "
+                                    "that change under the same csv are not noticed (default: OUT/features)")
+    out: str = _flag("--out", "runs/order", "run directory of the head")
+    resume: str | None = _flag("--resume", None, "train: resume from the newest head in --out, or from the one given",
+                               nargs="?", const="auto", metavar="CHECKPOINT")
+    num_videos: int = _flag("--num_videos", 8, "visualize: the first ones of --test_csv; they replace those in OUT/cam", 1)
+    scale: str = _flag("--scale", "clip", "visualize: one color scale for a clip and its reversal; frame: one per frame, "
+                       "which hides how strong the evidence is over time", choices=("clip", "frame"))
+    fps: int = _flag("--fps", 4, "visualize: frames per second", 1)
+    pos: str = _flag("--pos", "natural", "visualize: folder of the natural order's images, in OUT/cam")
+    neg: str = _flag("--neg", "reversed", "visualize: folder of the reversed order's images, in OUT/cam")
 
     def completed(self, values: dict[str, Any]) -> OrderSettings:
         """Returns these settings with each of `values` where a setting is None."""
