@@ -4,12 +4,11 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 
-from eval.features.extract import WINDOWS, ClipSettings
+from eval.features.extract import CONCAT, LEVEL_CHOICES, WINDOWS, ClipSettings
 from eval.splits import find_splits
 from utils.cli import OneLineParser, check_launch_flags, check_values
 from utils.distributed import DistContext
 from utils.errors import InputError, exit_status_of
-from utils.launch import launch
 
 
 def add_weight_flags(parser: argparse.ArgumentParser, required: bool = True) -> None:
@@ -31,6 +30,21 @@ def add_clip_flags(parser: argparse.ArgumentParser) -> None:
     clips.add_argument("--img_dim", type=int, default=112, metavar="S", help="side of a crop in px")
     clips.add_argument("--crops", type=int, choices=(1, 5, 10), default=1,
                        help="1: centre; 5: centre and corners; 10: these and their mirror images")
+
+
+def add_levels_flag(group: argparse._ArgumentGroup, default: str) -> None:
+    """Adds the flag --levels."""
+    group.add_argument("--levels", default=default, metavar="LEVEL,...",
+                       help=f"feature levels to evaluate, of {', '.join(LEVEL_CHOICES)}; {CONCAT} is the other three side "
+                            "by side")
+
+
+def parse_levels(text: str) -> list[str]:
+    """Returns the levels of --levels, in order."""
+    levels = text.split(",")
+    if any(level not in LEVEL_CHOICES for level in levels) or len(set(levels)) < len(levels):
+        raise InputError(f"--levels {text}: must be distinct names among {', '.join(LEVEL_CHOICES)}")
+    return levels
 
 
 def add_reading_flags(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
@@ -87,6 +101,8 @@ def run_command(
     flags = parser.parse_args(arguments)
 
     def work() -> int:
+        from utils.launch import launch
+
         check(flags)
         check_launch_flags(flags)
         return launch(worker, flags, parser.prog)

@@ -32,10 +32,11 @@ from typing import Any
 import numpy as np
 
 from dataset.records import VideoRecord
-from eval.cli import add_feature_flags, check_feature_flags, read_clip_settings, run_command
+from eval.cli import (add_feature_flags, add_levels_flag, check_feature_flags, parse_levels, read_clip_settings,
+                      run_command)
+from eval.features.extract import level_vectors
 from eval.features.per_split import SplitFeatures, read_split_features
 from eval.features.probe_heads import DECAY_AT, LrAndDecay, ProbeRecipe, fit_probe
-from eval.features.vectors import add_levels_flag, level_vectors, parse_levels
 from eval.holdout import add_group_flag, check_group_flag, draw_holdout
 from eval.metrics import accuracies, add_classes_flag, class_names, confusion_matrix, draw_confusion, per_class
 from eval.result_card import SplitResult, build_card, markdown_table, write_card

@@ -9,9 +9,8 @@ import math
 import numpy as np
 from torch import nn
 
-from eval.features.extract import ClipSettings, extract_features
+from eval.features.extract import ClipSettings, extract_features, level_vectors
 from eval.features.probe_heads import Standardizer
-from eval.features.vectors import level_vectors
 from eval.retrieval import nearest, recall_at
 from eval.splits import EvalSplit, read_split
 from utils.distributed import DistContext, run_on_main

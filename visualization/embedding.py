@@ -25,10 +25,10 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
 from dataset.records import read_records
-from eval.cli import add_feature_flags, read_clip_settings, run_command
+from eval.cli import add_feature_flags, add_levels_flag, parse_levels, read_clip_settings, run_command
 from eval.features.backbone import load_backbone
-from eval.features.per_split import FeatureReader
-from eval.features.vectors import LEVEL_CHOICES, add_levels_flag, level_vectors, parse_levels
+from eval.features.extract import LEVEL_CHOICES, level_vectors
+from eval.features.per_split import read_csv_features
 from eval.metrics import add_classes_flag, class_names
 from eval.result_card import make_out_dir
 from utils.cli import OneLineParser, add_launch_flags, check_values
@@ -113,7 +113,7 @@ def embed(context: DistContext, flags: argparse.Namespace) -> None:
         make_out_dir(Path(flags.feature_dir), "--feature_dir")
     backbone, weights = run_on_all_ranks(lambda: load_backbone(flags.weights, flags.net, flags.seed))
     check_same_on_all_ranks({"--weights, SHA-256": weights["checkpoint_sha256"]}, context)
-    videos = FeatureReader(backbone, weights, context, flags).read("shown", flags.csv_file, records)
+    videos = read_csv_features("shown", flags.csv_file, records, backbone, weights, flags, context, {})
     if videos is None:
         return  # not the main process
     check_perplexity(flags.perplexity, len(videos.records), flags.csv_file)

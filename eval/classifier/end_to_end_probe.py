@@ -18,8 +18,8 @@ import torch
 from eval.classifier.evaluate import ClassifierTask, train_and_test
 from eval.classifier.flags import check_training_flags, classifier_parser
 from eval.classifier.model import ProbeHead
-from eval.cli import run_command
-from eval.features.vectors import LEVEL_CHOICES, add_levels_flag, parse_levels
+from eval.cli import add_levels_flag, parse_levels, run_command
+from eval.features.extract import LEVEL_CHOICES
 from utils.cli import OneLineParser
 from utils.distributed import DistContext
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from eval.features.backbone import IMAGENET
-from eval.features.vectors import CONCAT
+from eval.features.extract import CONCAT
 from models.levels import LEVELS
 from models.numerics import at_least_float32
 

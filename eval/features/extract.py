@@ -30,6 +30,8 @@ FULL_FLOAT32 = {"enabled": True, "benchmark": False, "deterministic": True, "all
 CHECK_EVERY = 64  # videos that each process reads between two checks for errors in any process
 ROWS_AT_ONCE = 1024  # of each process, sent in one message
 
+CONCAT = "concat"  # the three levels side by side
+LEVEL_CHOICES = (*LEVELS, CONCAT)
 Rows = dict[str, np.ndarray]  # level -> values
 
 
@@ -84,6 +86,21 @@ def pool_levels(backbone: nn.Module, views: Tensor, scale: Mapping[str, Sequence
     with torch.autocast(views.device.type, torch.bfloat16, enabled=amp == "bf16"):
         maps = backbone(scale_clips(views, **scale, channels_last=amp == "bf16"))  # the layout decides the last bits
     return {level: at_least_float32(x).mean(dim=(2, 3, 4)).double().cpu().numpy() for level, x in zip(LEVELS, maps)}
+
+
+def level_vectors(features: Rows, level: str, means: Rows | None = None) -> np.ndarray:
+    """Returns vectors float32 [N, C] of `level`; "concat" is low, mid and high side by side.
+
+    `means` (level -> [C]) are subtracted first. Every level is L2-normalized on its own, so that the three are equally
+    weighted in "concat" whatever their width and scale; a zero vector stays zero.
+    """
+    parts = []
+    for name in (LEVELS if level == CONCAT else (level,)):
+        rows = features[name] - (means[name] if means else np.float32(0))
+        norms = np.sqrt(np.einsum("nc,nc->n", rows, rows, dtype=np.float64))[:, None]
+        rows /= np.where(norms > 0, norms, 1).astype(np.float32)
+        parts.append(rows)
+    return np.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
 
 
 def predict(

@@ -5,7 +5,6 @@ Shapes: N videos of one csv file that can be read; C channels of a level.
 from __future__ import annotations
 
 import argparse
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,22 +24,19 @@ from models.levels import LEVELS
 from utils.distributed import DistContext, check_same_on_all_ranks, run_on_all_ranks, run_on_main
 from utils.errors import InputError
 
-VideoKey = tuple[str, int]  # path and number of frames: with another number the same file has other clips
+# (path, number of frames) -> level -> [C], or why the video cannot be read
+KnownVideos = dict[tuple[str, int], Rows | str]
 
 
 @dataclass(frozen=True)
 class CsvFeatures:
-    """The readable videos of one csv and their features.
-
-    `skipped`: why each of the others cannot be read. `num_short`: videos shorter than a clip. `reused`: whether the
-    features were in `--feature_dir`.
-    """
+    """The readable videos of one csv and their features."""
 
     records: list[VideoRecord]
-    features: Rows  # level -> float32 [N, C]
-    skipped: list[str]
-    num_short: int
-    reused: bool
+    features: Rows      # level -> float32 [N, C]
+    skipped: list[str]  # why each of the others cannot be read
+    num_short: int      # videos shorter than a clip
+    reused: bool        # whether the features were in `--feature_dir`
 
     @property
     def labels(self) -> np.ndarray:
@@ -66,74 +62,55 @@ class SplitFeatures:
         return counts
 
 
-class FeatureReader:
-    """Reads or extracts the features of one csv after another; a video that several of them list is extracted once.
+def read_csv_features(
+    role: str, csv_path: str, records: Sequence[VideoRecord], backbone: nn.Module, weights: dict[str, Any],
+    flags: argparse.Namespace, context: DistContext, known: KnownVideos,
+) -> CsvFeatures | None:
+    """Returns the videos of a csv on the main process, None on the others; all of them must call this.
 
-    `uses_left`: how many csv files still to be read list a video; features that none of them needs are dropped.
+    What is neither in `known`, which gets all rows on the main process, nor in `--feature_dir` is extracted, also what was
+    stored as unreadable. `role` begins the name of the stored file.
     """
+    settings, keys = read_clip_settings(flags), [(record.path, record.num_frames) for record in records]
+    stored, new, fingerprint, path = None, None, {}, None
+    if context.is_main and flags.feature_dir is not None:
+        fingerprint = feature_fingerprint(weights, flags.seed, csv_path, settings, flags.amp)
+        path = store_path(flags.feature_dir, fingerprint, role)
 
-    def __init__(
-        self, backbone: nn.Module, weights: dict[str, Any], context: DistContext, flags: argparse.Namespace,
-        uses_left: Counter[VideoKey] | None = None,
-    ) -> None:
-        self.backbone = backbone
-        self.weights = weights
-        self.context = context
-        self.flags = flags
-        self.settings = read_clip_settings(flags)
-        self.uses_left = uses_left or Counter()
-        # On the main process: video -> level -> [C], or why it cannot be read.
-        self.known: dict[VideoKey, Rows | str] = {}
+    def find_missing() -> list[int]:
+        nonlocal stored
+        stored = read_features(path, fingerprint) if path else None
+        if stored:
+            known.update((key, row) for key, row in zip(keys, split_rows(stored)) if not isinstance(row, str))
+        return [index for index, key in enumerate(keys) if key not in known]
 
-    def read(self, role: str, csv_path: str, records: Sequence[VideoRecord]) -> CsvFeatures | None:
-        """Returns the videos of a csv on the main process, None on the others; all of them must call this.
+    missing = run_on_main(context, find_missing)
+    if missing:
+        skipped: dict[int, str] = {}
+        new = StoredFeatures(extract_features(
+            backbone, [records[index] for index in missing], settings, context, scale=weights["input"], batch=flags.batch,
+            num_workers=flags.num_workers, skipped=skipped if flags.skip_bad else None, label=role, amp=flags.amp), skipped)
 
-        The main process decides what to extract. What was stored as unreadable is tried again.
-        """
-        flags, keys = self.flags, [(record.path, record.num_frames) for record in records]
-        stored, new, fingerprint, path = None, None, {}, None
-        if self.context.is_main and flags.feature_dir is not None:
-            fingerprint = feature_fingerprint(self.weights, flags.seed, csv_path, self.settings, flags.amp)
-            path = store_path(flags.feature_dir, fingerprint, role)
+    def collect() -> CsvFeatures:
+        if new:
+            known.update(zip((keys[index] for index in missing), split_rows(new)))
+        whole = new if len(missing) == len(records) else stored if stored and not stored.skipped else None
+        features, skipped = whole or join_rows([known[key] for key in keys])
+        if len(skipped) == len(records):
+            raise InputError(f"{csv_path}: none of its videos can be read; the first: {skipped[0]}")
+        reused = stored is not None and stored.skipped.keys() == skipped.keys()
+        if path and not reused:
+            write_features(path, fingerprint, features, skipped)
+        origin = f"read from {flags.feature_dir}" if reused else f"extracted for {len(missing)}" + (
+            ", the others are known already" if len(missing) < len(records) else "")
+        print(f"{csv_path}: {len(records)} {role} videos, {len(skipped)} skipped as unreadable, features {origin}",
+              flush=True)
+        kept = [index for index in range(len(records)) if index not in skipped]
+        readable = [records[index] for index in kept]
+        return CsvFeatures(readable, {level: rows[kept] if skipped else rows for level, rows in features.items()},
+                           list(skipped.values()), settings.count_short(readable), reused)
 
-        def find_missing() -> list[int]:
-            nonlocal stored
-            stored = read_features(path, fingerprint) if path else None
-            if stored:
-                self.known |= {key: row for key, row in zip(keys, split_rows(stored)) if not isinstance(row, str)}
-            return [index for index, key in enumerate(keys) if key not in self.known]
-
-        missing = run_on_main(self.context, find_missing)
-        if missing:
-            skipped: dict[int, str] = {}
-            new = StoredFeatures(extract_features(
-                self.backbone, [records[index] for index in missing], self.settings, self.context,
-                scale=self.weights["input"], batch=flags.batch, num_workers=flags.num_workers,
-                skipped=skipped if flags.skip_bad else None, label=role, amp=flags.amp), skipped)
-
-        def collect() -> CsvFeatures:
-            if new:
-                self.known |= zip((keys[index] for index in missing), split_rows(new))
-            whole = new if len(missing) == len(records) else stored if stored and not stored.skipped else None
-            features, skipped = whole or join_rows([self.known[key] for key in keys])
-            if len(skipped) == len(records):
-                raise InputError(f"{csv_path}: none of its videos can be read; the first: {skipped[0]}")
-            reused = stored is not None and stored.skipped.keys() == skipped.keys()
-            if path and not reused:
-                write_features(path, fingerprint, features, skipped)
-            self.uses_left.subtract(keys)
-            self.known = {key: row for key, row in self.known.items() if self.uses_left[key] > 0}
-            origin = f"read from {flags.feature_dir}" if reused else f"extracted for {len(missing)}"
-            if len(missing) < len(records) and not reused:
-                origin += ", the others are known already"
-            print(f"{csv_path}: {len(records)} {role} videos, {len(skipped)} skipped as unreadable, features {origin}",
-                  flush=True)
-            kept = [index for index in range(len(records)) if index not in skipped]
-            readable = [records[index] for index in kept]
-            return CsvFeatures(readable, {level: rows[kept] if skipped else rows for level, rows in features.items()},
-                               list(skipped.values()), self.settings.count_short(readable), reused)
-
-        return run_on_all_ranks(lambda: collect() if self.context.is_main else None)
+    return run_on_all_ranks(lambda: collect() if context.is_main else None)
 
 
 def split_rows(stored: StoredFeatures) -> Iterator[Rows | str]:
@@ -157,29 +134,29 @@ def read_split_features(
 ) -> tuple[list[SplitFeatures], dict[str, Any]]:
     """Returns (features of each split on the main process and an empty list on the others, `load_backbone`'s entries).
 
-    All processes must call this. `check(split, training videos)`, which raises InputError for what cannot be evaluated,
-    is called, and the folders `--out` and `--feature_dir` are made, before anything that takes long.
+    All processes must call this. A video that several csv files list is extracted once. `check(split, training videos)`,
+    which raises InputError for what cannot be evaluated, is called, and the folders `--out` and `--feature_dir` are made,
+    before anything that takes long.
     """
     splits = find_splits(flags)
 
     def read_csv_files() -> list[dict[str, list[VideoRecord]]]:
-        read = [read_split(split) for split in splits]
-        for split, videos in zip(splits, read):
+        records = [read_split(split) for split in splits]
+        for split, videos in zip(splits, records):
             if check:
                 check(split, videos["train"])
         make_out_dir(Path(flags.out))
         if flags.feature_dir is not None:
             make_out_dir(Path(flags.feature_dir), "--feature_dir")
-        return read
+        return records
 
     records = run_on_main(context, read_csv_files)
     backbone, weights = run_on_all_ranks(lambda: load_backbone(flags.weights, flags.net, flags.seed))
     check_same_on_all_ranks({"--weights, SHA-256": weights["checkpoint_sha256"]}, context)
-    uses_left = Counter((video.path, video.num_frames)
-                        for of_split in records for videos in of_split.values() for video in videos)
-    reader = FeatureReader(backbone, weights, context, flags, uses_left)
-    found = [SplitFeatures(split, **{role: reader.read(role, split.csv_files[role], videos)
-                                     for role, videos in of_split.items()}) for split, of_split in zip(splits, records)]
+    known: KnownVideos = {}
+    found = [SplitFeatures(split, *(
+        read_csv_features(role, split.csv_files[role], videos, backbone, weights, flags, context, known)
+        for role, videos in of_split.items())) for split, of_split in zip(splits, records)]
     run_on_all_ranks(lambda: [check_readable(split) for split in found] if context.is_main else None)
     return (found if context.is_main else []), weights
 

@@ -15,7 +15,7 @@ import pytest
 import eval.retrieval as retrieval
 import eval.features.per_split
 from eval.retrieval import KS, centering_means, nearest, recall_at
-from eval.features.vectors import level_vectors
+from eval.features.extract import level_vectors
 from models.levels import LEVELS
 
 ROOT = Path(__file__).resolve().parents[2]
