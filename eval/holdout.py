@@ -11,9 +11,8 @@ import argparse
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import PurePath
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,8 +23,7 @@ AUTO, NONE = "auto", "none"
 UCF101_GROUP = re.compile(r"_g(\d+)_c\d+$")  # in the name of a video's folder or file, without suffix
 
 
-@dataclass(frozen=True)
-class Holdout:
+class Holdout(NamedTuple):
     """`held`: bool [N], which videos are held out. `facts`: how they were drawn, for the result card."""
 
     held: np.ndarray
@@ -94,9 +92,9 @@ def draw_holdout(videos: Sequence[VideoRecord], group: str, fraction: float, see
     """Returns about `fraction` of each class's videos, at least one, as far as whole groups allow, drawn from `seed`.
 
     Groups come in random order. One is held out if this brings the numbers held out of its classes nearer to what is
-    wanted (sum of squares) and leaves each of its classes a training video. scikit-learn's GroupShuffleSplit and
-    StratifiedGroupKFold do not: they may hold out all videos of a small class. InputError, which begins with the `flag` of
-    the fraction, where no group can be held out.
+    wanted (sum of squares) and leaves each of its classes a training video. (Of scikit-learn's splits, GroupShuffleSplit
+    leaves some small classes without training video, StratifiedGroupKFold more of them without held-out one.) InputError,
+    which begins with the `flag` of the fraction, where no group can be held out.
     """
     names, how = find_groups(videos, group)
     classes, labels = np.unique([video.label for video in videos], return_inverse=True)

@@ -46,9 +46,7 @@ from utils.distributed import DistContext
 from utils.errors import InputError
 
 
-def probe_split(
-    split: SplitFeatures, levels: Sequence[str], flags: argparse.Namespace, context: DistContext
-) -> SplitResult:
+def probe_split(split: SplitFeatures, levels: Sequence[str], flags: argparse.Namespace, context: DistContext) -> SplitResult:
     """Returns what one split gives, after choice, training and test on each level; writes the confusion figures."""
     recipe, pairs = ProbeRecipe(flags.epochs, flags.batch_size, flags.seed), probe_grid(flags)
     classes, targets = np.unique(split.train.labels, return_inverse=True)
@@ -62,16 +60,15 @@ def probe_split(
                                "holdout_top1": {}, "per_class": {}}
     for level in levels:
         start = time.monotonic()
-        probe = fit_probe(level_vectors(split.train.features, level), targets, len(classes), holdout.held, pairs, recipe,
-                          context.device)
-        [scores] = probe.heads.scores(level_vectors(split.test.features, level))
+        pair, holdout_top1, heads = fit_probe(level_vectors(split.train.features, level), targets, len(classes),
+                                              holdout.held, pairs, recipe, context.device)
+        [scores] = heads.scores(level_vectors(split.test.features, level))
         matrix = confusion_matrix(test_targets, scores.argmax(axis=1), len(classes))
         metrics[level] = accuracies(scores, test_targets)
         details["per_class"][level] = per_class(matrix, names)
-        rows = [{"lr": lr, "weight_decay": decay, "top1": top1} for (lr, decay), top1 in zip(pairs, probe.holdout_top1)]
-        details["holdout_top1"][level] = rows
-        chosen = rows[pairs.index(probe.pair)]
-        lr, weight_decay, best = chosen.values()
+        details["holdout_top1"][level] = [{"lr": lr, "weight_decay": weight_decay, "top1": top1}
+                                          for (lr, weight_decay), top1 in zip(pairs, holdout_top1)]
+        (lr, weight_decay), best = pair, holdout_top1[pairs.index(pair)]
         details["chosen"][level] = {"lr": lr, "weight_decay": weight_decay, "holdout_top1": best}
         print(f"{level}: lr {lr:g}, weight decay {weight_decay:g} chosen of {len(pairs)} pairs, {100 * best:.1f} % of "
               f"the held-out videos right ({time.monotonic() - start:.1f} s)", flush=True)

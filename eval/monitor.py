@@ -5,6 +5,7 @@ Shapes: N training and Q test videos; C channels of the high level; K classes.
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 from torch import nn
@@ -20,21 +21,16 @@ RIDGE = 0.1  # penalty, in units of a channel's variance
 
 
 class Monitor:
-    """Retrieval and a linear classifier on features of one level, from few clips and without any choice or random draw.
+    """Retrieval and a linear classifier on features of one level, without any choice or random draw.
 
-    Every process makes one and calls it with the same weights. InputError for csv files that cannot be training and test
-    set.
+    Every process makes one and calls it with the same weights. InputError for csv files that are no training and test set.
     """
 
-    def __init__(
-        self, train_csv: str, test_csv: str, settings: ClipSettings, context: DistContext, *, batch: int = 32,
-        num_workers: int = 0,
-    ) -> None:
+    def __init__(self, train_csv: str, test_csv: str, settings: ClipSettings, context: DistContext, *, batch: int = 32,
+                 num_workers: int = 0) -> None:
         self.records = read_split(EvalSplit(None, train_csv, test_csv))
-        self.settings = settings
         self.context = context
-        self.batch = batch
-        self.num_workers = num_workers
+        self.extract = partial(extract_features, settings=settings, context=context, batch=batch, num_workers=num_workers)
 
     def __call__(self, backbone: nn.Module) -> dict[str, float]:
         """Returns {"monitor_R@1", "monitor_top1"}, each from 0 to 1, in every process; all must call this.
@@ -47,9 +43,7 @@ class Monitor:
         vectors_and_labels, num_skipped = [], 0
         for role, videos in self.records.items():
             skipped: dict[int, str] = {}
-            features = extract_features(
-                backbone, videos, self.settings, self.context, batch=self.batch, num_workers=self.num_workers,
-                label=f"monitor, {role}", skipped=skipped)
+            features = self.extract(backbone, videos, label=f"monitor, {role}", skipped=skipped)
             kept = [index for index in range(len(videos)) if index not in skipped]
             if self.context.is_main:
                 vectors_and_labels += [level_vectors({LEVEL: features[LEVEL][kept]}, LEVEL),
@@ -59,9 +53,8 @@ class Monitor:
         return {**values, "monitor_skipped": num_skipped} if num_skipped else values
 
 
-def monitor_metrics(
-    train: np.ndarray, train_labels: np.ndarray, test: np.ndarray, test_labels: np.ndarray
-) -> dict[str, float]:
+def monitor_metrics(train: np.ndarray, train_labels: np.ndarray, test: np.ndarray,
+                    test_labels: np.ndarray) -> dict[str, float]:
     """Returns both metrics of training vectors [N, C] and test vectors [Q, C]; NaN where no label is in both."""
     known = np.isin(test_labels, train_labels)
     if not known.any():

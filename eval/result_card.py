@@ -61,18 +61,11 @@ def build_card(
     csv_files = {role if result.split.name is None else f"{role} {result.split.name}": path
                  for result in results for role, path in result.split.csv_files.items()}
     return {
-        "task": task,
-        **found,
-        **weights,
-        "layers": LAYERS_OF.get(weights["net"], RESNET_LAYERS),
-        "settings": settings,
-        **details,
+        "task": task, **found, **weights, "layers": LAYERS_OF.get(weights["net"], RESNET_LAYERS),
+        "settings": settings, **details,
         "csv_files": {role: {"path": str(path), "sha256": file_sha256(path)} for role, path in csv_files.items()},
-        "git_commit": git_commit(),
-        "versions": {**library_versions(), "av": av.__version__},
-        "device": device_name(device),
-        "duration_s": round(duration_s, 3),
-        "command": [sys.executable, *sys.argv],
+        "git_commit": git_commit(), "versions": {**library_versions(), "av": av.__version__},
+        "device": device_name(device), "duration_s": round(duration_s, 3), "command": [sys.executable, *sys.argv],
     }
 
 

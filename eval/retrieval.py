@@ -34,7 +34,7 @@ from dataset.frames import read_frames, resize_frames
 from dataset.records import VideoRecord
 from eval.cli import (add_feature_flags, add_levels_flag, check_feature_flags, parse_levels, read_clip_settings,
                       run_command)
-from eval.features.extract import LEVEL_CHOICES, ClipSettings, level_vectors
+from eval.features.extract import LEVEL_CHOICES, ClipSettings, Rows, level_vectors
 from eval.features.per_split import SplitFeatures, read_split_features
 from eval.result_card import SplitResult, build_card, markdown_table, write_card
 from eval.splits import add_split_flags
@@ -49,9 +49,7 @@ BORDER_PX = 6
 GREEN, RED, GREY, WHITE = (0, 160, 0), (210, 0, 0), (150, 150, 150), (255, 255, 255)
 
 
-def centering_means(
-    train: dict[str, np.ndarray], test: dict[str, np.ndarray], centering: str
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+def centering_means(train: Rows, test: Rows, centering: str) -> tuple[Rows, Rows]:
     """Returns the means to subtract from training and test features, level -> [C].
 
     "none": zeros. "train": the training mean, from both. "each": each set's own mean (as CoCLR does, Han et al. 2020; the
@@ -93,9 +91,7 @@ def recall_at(neighbors: np.ndarray, query_labels: np.ndarray, gallery_labels: n
     return {f"R@{k}": float(hit[:, :k].any(axis=1).mean()) for k in KS if k <= neighbors.shape[1]}
 
 
-def rank_split(
-    split: SplitFeatures, levels: Sequence[str], centering: str
-) -> tuple[dict[str, dict[str, float]], dict[str, np.ndarray]]:
+def rank_split(split: SplitFeatures, levels: Sequence[str], centering: str) -> tuple[dict[str, dict[str, float]], Rows]:
     """Returns (level -> R@k, level -> neighbors [Q, K]) of one split."""
     train_means, test_means = centering_means(split.train.features, split.test.features, centering)
     num_neighbors = min(max(KS), len(split.train.records))

@@ -133,14 +133,13 @@ def mean_over_views(
     """Returns level -> `dtype` [N, C]: each video's mean over its views of what `forward` gives of them.
 
     `forward`: uint8 views [M, T, S, S, 3] on the device -> level -> float64 [M, C]. It runs `network` in eval mode and full
-    float32 (no TF32), always on `batch` views, the last ones black if need be; training modes are restored. Row i belongs
-    to records[i]; the mean is taken in float64, in the views' order. Neither DataLoader workers nor the number of processes
-    change a bit, as long as each process has as many threads. Each process reads every world_size-th video; all must call
-    this. The main one gets all rows, the others no level.
+    float32 (no TF32), always on `batch` views, as other sizes are rounded differently; training modes are restored. Row i
+    belongs to records[i]; neither DataLoader workers nor processes of as many threads change a bit of it. Each process reads
+    every world_size-th video; all must call this. The main one gets all rows, the others no level.
 
-    A video that cannot be read is an InputError in all processes; where `skipped` is given, its row is NaN and the
-    dictionary, in every process, gets index -> reason; no level is returned if none can be read. Non-finite rows (`what`
-    they are) are an InputError. `reduce`: a video's views [views, C] -> its row, for something else than their mean.
+    An unreadable video is an InputError in all processes; where `skipped` is given, its row is NaN, the dictionary gets
+    index -> reason in every process, and no level is returned if none can be read. Non-finite rows (`what` they are) are an
+    InputError. `reduce`: a video's views float64 [views, C] -> its row.
     """
     in_training = [module for module in network.modules() if module.training]
     network.to(context.device).eval()
@@ -167,7 +166,8 @@ def mean_over_views(
 
     def view_rows() -> Iterator[tuple[int, Rows]]:
         for owners, views in batch_views(readable(), batch):
-            rows = forward(fill_up(views, batch).to(context.device, non_blocking=True))
+            black = views.new_zeros(batch - len(views), *views.shape[1:])
+            rows = forward((torch.cat([views, black]) if len(black) else views).to(context.device, non_blocking=True))
             yield from ((index, {level: values[i] for level, values in rows.items()}) for i, index in enumerate(owners))
 
     means: dict[int, Rows] = {}
@@ -177,7 +177,10 @@ def mean_over_views(
             views = [rows for _, rows in group]
             assert index not in means, f"the views of video {index} are not side by side"
             means[index] = {level: reduce(np.stack([rows[level] for rows in views])).astype(dtype) for level in views[0]}
-            problem = problem or find_non_finite(means[index], f"{records[index].path}: its {what}")
+            bad_levels = [level for level, row in means[index].items() if not np.isfinite(row).all()]
+            if bad_levels and problem is None:
+                problem = (f"{records[index].path}: its {what} are not finite at level {bad_levels[0]}: are the weights those "
+                           "of a run that diverged?")
     for module in in_training:
         module.training = True
 
@@ -206,17 +209,6 @@ def gather_rows(rows: dict[int, Rows], num_rows: int, skipped: Container[int], c
                     table[level][index] = values
     assert times_filled.tolist() == [int(index not in skipped) for index in range(num_rows)], "rows filled other than once"
     return table
-
-
-def find_non_finite(rows: Rows, name: str) -> str | None:
-    """Returns an error line on the first level of `rows`, called `name`, with NaN or Inf in it, None without one."""
-    return next((f"{name} are not finite at level {level}: are the weights those of a run that diverged?"
-                 for level, values in rows.items() if not np.isfinite(values).all()), None)
-
-
-def fill_up(views: Tensor, batch: int) -> Tensor:
-    """Returns `batch` views, black ones after the given: batches of other sizes are rounded differently."""
-    return torch.cat([views, views.new_zeros(batch - len(views), *views.shape[1:])]) if len(views) < batch else views
 
 
 def batch_views(videos: Iterable[tuple[int, Tensor | TestViews]], batch: int) -> Iterator[tuple[list[int], Tensor]]:

@@ -6,9 +6,8 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import nn
@@ -28,8 +27,7 @@ from utils.errors import InputError
 KnownVideos = dict[tuple[str, int], Rows | str]
 
 
-@dataclass(frozen=True)
-class CsvFeatures:
+class CsvFeatures(NamedTuple):
     """The readable videos of one csv and their features."""
 
     records: list[VideoRecord]
@@ -44,8 +42,7 @@ class CsvFeatures:
         return np.array([record.label for record in self.records])
 
 
-@dataclass(frozen=True)
-class SplitFeatures:
+class SplitFeatures(NamedTuple):
     """Training and test videos of one split."""
 
     split: EvalSplit

@@ -7,7 +7,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -19,14 +18,13 @@ from utils.errors import InputError
 
 MOMENTUM = 0.9
 DECAY_AT = (0.6, 0.8)  # of the epochs: a tenth of the learning rate from there on; 60 and 80 of 100
-RELATIVE_EPS = 1e-5
+RELATIVE_EPS = 1e-5  # of the channels' mean variance, added to each: works whatever the features' scale
 
 LrAndDecay = tuple[float, float]
 
 
-@dataclass(frozen=True)
-class ProbeRecipe:
-    """How every head is trained: SGD with momentum, cross-entropy, in full float32."""
+class ProbeRecipe(NamedTuple):
+    """How every head is trained, with SGD and cross-entropy."""
 
     epochs: int = 100
     batch_size: int = 256
@@ -34,18 +32,14 @@ class ProbeRecipe:
 
 
 class Standardizer(NamedTuple):
-    """Batch norm in its final state, without affine part: mean and scale [C] of the videos trained on.
-
-    Every channel's variance is raised by 1e-5 of the mean variance, so that a constant channel becomes 0 whatever the
-    features' scale.
-    """
+    """Batch norm without affine part, by mean and scale [C] of all training videos; constant channels become 0."""
 
     mean: np.ndarray
     scale: np.ndarray
 
     @classmethod
     def of(cls, vectors: np.ndarray) -> Standardizer:
-        """Returns that of the vectors float32 [N, C]."""
+        """Returns the standardizer of the vectors float32 [N, C]."""
         variance = vectors.var(axis=0, dtype=np.float64)
         raised = variance + RELATIVE_EPS * variance.mean()
         return cls(vectors.mean(axis=0, dtype=np.float64), np.sqrt(np.where(raised > 0, raised, 1)))
@@ -105,32 +99,26 @@ def with_ones(vectors: np.ndarray, device: torch.device) -> Tensor:
     return F.pad(torch.from_numpy(vectors), (0, 1), value=1).to(device)
 
 
-class FittedProbe(NamedTuple):
-    """The pair chosen on the hold-out, every pair's top-1 there (None where training diverged), and the chosen pair's
-    head, trained on all training videos."""
-
-    pair: LrAndDecay
-    holdout_top1: list[float | None]
-    heads: LinearHeads
-
-
 def fit_probe(
     vectors: np.ndarray, targets: np.ndarray, num_classes: int, held: np.ndarray, pairs: Sequence[LrAndDecay],
     recipe: ProbeRecipe, device: torch.device,
-) -> FittedProbe:
-    """Returns the probe of training vectors float32 [N, C] of classes int64 [N]; `held` bool [N]: the hold-out."""
+) -> tuple[LrAndDecay, list[float | None], LinearHeads]:
+    """Returns (pair chosen on the hold-out, every pair's top-1 there, the chosen pair's head trained on all videos).
+
+    From training vectors float32 [N, C] of classes int64 [N]; `held` bool [N]: the hold-out among them.
+    """
     pair, holdout_top1 = choose_pair(vectors, targets, num_classes, held, pairs, recipe, device)
     heads = train_heads(vectors, targets, num_classes, [pair], recipe, device)
     if not heads.weights.isfinite().all():
         raise InputError(f"--lr {pair[0]}, --wd {pair[1]}: diverges on all training videos; give smaller ones")
-    return FittedProbe(pair, holdout_top1, heads)
+    return pair, holdout_top1, heads
 
 
 def choose_pair(
     vectors: np.ndarray, targets: np.ndarray, num_classes: int, held: np.ndarray, pairs: Sequence[LrAndDecay],
     recipe: ProbeRecipe, device: torch.device,
 ) -> tuple[LrAndDecay, list[float | None]]:
-    """Returns the pair whose head, trained on the others, is best on the held-out videos, and every pair's top-1 there.
+    """Returns (best pair on the held-out videos, every pair's top-1 there, None where training on the others diverged).
 
     Of equally good pairs the one with the larger weight decay, and of these the one with the smaller learning rate.
     """
