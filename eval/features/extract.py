@@ -179,8 +179,8 @@ def mean_over_views(
             means[index] = {level: reduce(np.stack([rows[level] for rows in views])).astype(dtype) for level in views[0]}
             bad_levels = [level for level, row in means[index].items() if not np.isfinite(row).all()]
             if bad_levels and problem is None:
-                problem = (f"{records[index].path}: its {what} are not finite at level {bad_levels[0]}: are the weights those "
-                           "of a run that diverged?")
+                problem = (f"{records[index].path}: its {what} are not finite at level {bad_levels[0]}: are the weights "
+                           "those of a run that diverged?")
     for module in in_training:
         module.training = True
 
