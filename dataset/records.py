@@ -66,9 +66,8 @@ def read_records(csv_path: str | os.PathLike[str], labelled: bool) -> list[Video
     return [replace(record, num_frames=next(counts)) if record.num_frames is None else record for record in records]
 
 
-def read_rows(
-    csv_path: str | os.PathLike[str], labelled: bool | None = None, allow_empty: bool = True
-) -> tuple[list[VideoRecord], list[BadRow]]:
+def read_rows(csv_path: str | os.PathLike[str], labelled: bool | None = None,
+              allow_empty: bool = True) -> tuple[list[VideoRecord], list[BadRow]]:
     """Returns (the lines that are videos, those that are not), each in file order; opens no video.
 
     `labelled`: whether the third column must be a class number; None: if any line has one. `allow_empty`: accept 0 as
@@ -128,9 +127,8 @@ def write_records(csv_path: str | os.PathLike[str], records: Sequence[VideoRecor
         raise InputError(f"{csv_path}: cannot write: {error.strerror}") from error
 
 
-def usable_for_pretraining(
-    records: Sequence[VideoRecord], num_clips: int, clip_frames: int, source: str | os.PathLike[str] = "csv"
-) -> tuple[list[VideoRecord], int]:
+def usable_for_pretraining(records: Sequence[VideoRecord], num_clips: int, clip_frames: int,
+                           source: str | os.PathLike[str] = "csv") -> tuple[list[VideoRecord], int]:
     """Returns (the videos of more than `num_clips * clip_frames` frames, in order; the number of the others).
 
     Raises InputError, which begins with `source` (the csv's path), if no video is that long.
@@ -139,10 +137,8 @@ def usable_for_pretraining(
     usable = [record for record in records if record.num_frames > needed]
     if not usable:
         longest = max((record.num_frames for record in records), default=0)
-        raise InputError(
-            f"{source}: no usable video: all {len(records)} dropped, as pretraining needs more than {needed} "
-            f"frames ({num_clips} clips of {clip_frames}) and the longest video has {longest}"
-        )
+        raise InputError(f"{source}: no usable video: all {len(records)} dropped, as pretraining needs more than {needed} "
+                         f"frames ({num_clips} clips of {clip_frames}) and the longest video has {longest}")
     return usable, len(records) - len(usable)
 
 

@@ -1,16 +1,14 @@
 """Frames of video files, decoded by PyAV (FFmpeg) as uint8 RGB [H, W, 3].
 
-The frames of a file are those that its decoder gives from start to end, in presentation order and with the file's
-rotation applied; a frame's index is its rank among them, whatever the times between frames. `iterate_frames` yields
-all of them, `read_video` some, pixel for pixel the same.
+A file's frames are those that its decoder gives from start to end, in presentation order and with the file's rotation
+applied; the index of a frame is its rank among them. `iterate_frames` yields all of them, `read_video` some, pixel for
+pixel the same.
 
-Random access uses an index of the file's packets, read without decoding: the time of each frame, and the keyframes.
-Decoding starts at the last keyframe at or before the wanted frame, and the time of each frame is compared with the
-index. Where packets are no reliable index (no times; packets before the first keyframe or to be discarded; codecs
-whose packets may hold no frame, such as mpeg4 of Xvid and vp8), frames are counted by decoding from the start.
-
-Each call opens the file, decodes in the calling thread, and closes it. Only the indexes of long videos, which take far
-longer to read than some frames to decode, are kept by the process.
+Random access uses the times and keyframes of the file's packets, read without decoding: decoding starts at the last
+keyframe at or before a wanted frame, and the time of each frame is compared with the index. Where packets are no
+reliable index (no times; packets before the first keyframe or to be discarded; codecs whose packets may hold no frame,
+such as mpeg4 of Xvid and vp8), frames are counted by decoding from the start. A process keeps the indexes of long
+videos only; nothing else stays open between calls.
 """
 from __future__ import annotations
 
@@ -73,9 +71,9 @@ def decoder_version() -> str | None:
 def iterate_frames(path: str) -> Iterator[tuple[float, np.ndarray]]:
     """Yields (time in s, uint8 RGB [H, W, 3]) of every frame in presentation order.
 
-    Times strictly increase; the first need not be 0. A frame without a time, or with one that does not increase,
-    comes one average frame interval after the previous frame. Raises InputError, which begins with the path, for a
-    file that is not a video, has no frames, or breaks while it is decoded.
+    Times strictly increase, from any start: a frame without a time, or with one that does not increase, comes one
+    average frame interval after the previous one. Raises InputError, which begins with the path, for a file that is not
+    a video, has no frames, or breaks while it is decoded.
     """
     with _open_video(path) as video:
         interval = float(1 / (video.stream.average_rate or 25))
@@ -91,10 +89,7 @@ def iterate_frames(path: str) -> Iterator[tuple[float, np.ndarray]]:
 
 
 def count_frames(path: str) -> int:
-    """Returns how many frames `iterate_frames` yields: from the packets if they are reliable, else by decoding.
-
-    A file with damaged content may decode to fewer frames than its packets promise; reading then fails.
-    """
+    """Returns how many frames `iterate_frames` yields, from the packets if possible (fewer decode if it is damaged)."""
     with _open_video(path) as video:
         index = _read_index(video)
         if index is not None:
@@ -109,8 +104,8 @@ def count_frames(path: str) -> int:
 def read_video(path: str, wanted: Sequence[int], num_frames: int) -> Iterator[np.ndarray]:
     """Yields the frames `wanted` (ascending, from 0), uint8 RGB [H, W, 3], equal to those of `iterate_frames`.
 
-    Decodes each group of pictures at most once, and none between. `num_frames` (of the csv) is used in error messages
-    only. Raises InputError like `iterate_frames`, and for an index past the last frame.
+    Decodes each group of pictures at most once. `num_frames` (of the csv) is used in error messages only. Raises
+    InputError like `iterate_frames`, and for an index past the last frame.
     """
     done = 0
     with _open_video(path) as video:
@@ -134,9 +129,9 @@ def read_video(path: str, wanted: Sequence[int], num_frames: int) -> Iterator[np
 
 
 def promised_frames(path: str) -> int | None:
-    """Returns the approximate number of frames according to the file's header, None if it gives none.
+    """Returns the approximate number of frames by the file's header: as stated, duration times rate, or None.
 
-    The number as stated, or duration times frame rate. Raises InputError for a file that cannot be opened as a video.
+    Raises InputError for a file that cannot be opened as a video.
     """
     with _open_video(path) as video:
         stream = video.stream

@@ -83,7 +83,7 @@ def test_a_second_run_writes_what_is_missing(
     contents = {path.name: path.read_bytes() for path in out.iterdir()}
     (out / "shard_00001.tar").unlink()
     (out / "train.csv").unlink()
-    (out / "shard_00002.tar.part").write_bytes(b"left by a killed run")
+    (out / "shard_00002.tar.partial").write_bytes(b"left by a killed run")
     kept = (out / "shard_00000.tar").stat().st_mtime_ns
     assert run(frames_csv, out, "--per_shard", 2, "--workers", 3) == 0
     assert "shards: 1 written, 2 were there already" in capsys.readouterr().out
@@ -99,7 +99,7 @@ def test_a_failed_run_leaves_no_csv_and_no_partial_shard(frames_csv: Path, tmp_p
     assert "shard_00000.tar" in os.listdir(out) and not {"train.csv", "shard_00001.tar"} & set(
         os.listdir(out)
     )
-    assert not [name for name in os.listdir(out) if name.endswith(".part")]
+    assert not [name for name in os.listdir(out) if name.endswith(".partial")]
 
 
 def test_csv_files_share_the_shards(frames_csv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
