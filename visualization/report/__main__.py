@@ -54,7 +54,7 @@ def report_parser() -> OneLineParser:
         help="checkpoints measured besides the random start, evenly spread, the newest among them")
     add("--prototypes", type=int, default=12, metavar="N", help="prototypes shown with their videos")
     add("--neighbors", type=int, default=6, metavar="N", help="videos shown for each")
-    add("--max_films", type=int, default=8, metavar="N", help="temporal-order videos on the page")
+    add("--max_cam_videos", "--max_films", type=int, default=8, metavar="N", help="temporal-order videos on the page")
     add("--cam", action="store_true", help="first train a temporal-order head on the newest checkpoint and write videos "
                                            "of its maps, in RUN_DIR/order_CHECKPOINT; resumes an earlier head")
     add("--cam_level", choices=LEVELS, help=f"level of that head (default: {CLIP_DEFAULTS['level']})")
@@ -72,7 +72,7 @@ def check_report_flags(flags: argparse.Namespace) -> None:
     """Raises InputError for flags that cannot work."""
     check_values({"--max_videos": (flags.max_videos, 2), "--workers": (flags.num_workers, 0), **{
         f"--{name}": (getattr(flags, name), 1)
-        for name in ("max_checkpoints", "prototypes", "neighbors", "max_films", "batch")}})
+        for name in ("max_checkpoints", "prototypes", "neighbors", "max_cam_videos", "batch")}})
     if flags.cam and not (flags.csv_file and flags.test_csv):
         raise InputError("--cam: needs --csv_file, videos to train the order head on, and --test_csv, held-out ones")
     if not flags.cam and (flags.cam_level or flags.cam_img_dim):
@@ -88,7 +88,7 @@ def write_order_maps(run: RunDirectory, flags: argparse.Namespace, device: torch
     settings = OrderSettings(
         str(run.newest_checkpoint), train_csv=flags.csv_file, test_csv=flags.test_csv, clip_frames=run.flags["clip_frames"],
         img_dim=flags.cam_img_dim or CLIP_DEFAULTS["img_dim"], level=flags.cam_level or CLIP_DEFAULTS["level"],
-        batch=flags.batch, num_workers=flags.num_workers, out=str(out), resume="auto", num_videos=flags.max_films)
+        batch=flags.batch, num_workers=flags.num_workers, out=str(out), resume="auto", num_videos=flags.max_cam_videos)
     earlier = list_checkpoints(out / "checkpoints")
     try:
         check_order_settings(settings, "train")
@@ -110,7 +110,7 @@ def render_report(run: RunDirectory, flags: argparse.Namespace, device: torch.de
         run=run, name=run.folder.resolve().name, max_listed=MAX_LISTED, **computed,
         warnings=find_warnings(run, computed["measurement"]), checks=list_checks(run, computed["measurement"]),
         configuration=configuration_section(run), events=event_table(run), curves=curve_section(run),
-        results=result_section(run), order=order_section(run, flags.max_films),
+        results=result_section(run), order=order_section(run, flags.max_cam_videos),
         time=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"), commit=git_commit() or "unknown")
 
 

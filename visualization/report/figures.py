@@ -33,11 +33,10 @@ COLORS = {"c0": "#1f5fa8", "c1": "#c2571a", "c2": "#1e7f57", "c3": "#9b3b8c", "c
 LINES = (cycler(color=2 * list(COLORS.values())[:6])
          + cycler(linestyle=3 * ["-", (0, (7, 2)), (0, (3, 1)), (0, (7, 2, 1, 2))]))  # 12 lines that differ
 STYLE = {
-    "svg.fonttype": "none", "svg.hashsalt": "report", "text.parse_math": False, "font.size": 7.5, "axes.labelsize": 7.5,
-    "xtick.labelsize": 7.5, "ytick.labelsize": 7.5, "legend.fontsize": 7.5, "legend.frameon": False, "lines.linewidth": 1.3,
-    "axes.prop_cycle": LINES, "axes.edgecolor": COLORS["soft"], "grid.color": COLORS["faint"], "axes.grid": True,
-    "axes.grid.axis": "y", "axes.spines.left": False, "axes.spines.right": False, "axes.spines.top": False,
-    "ytick.left": False, "xtick.bottom": False,
+    "svg.fonttype": "none", "svg.hashsalt": "report", "text.parse_math": False, "font.size": 7.5, "legend.frameon": False,
+    "axes.prop_cycle": LINES, "lines.linewidth": 1.3, "axes.edgecolor": COLORS["soft"], "grid.color": COLORS["faint"],
+    "axes.grid": True, "axes.grid.axis": "y", "axes.spines.left": False, "axes.spines.right": False,
+    "axes.spines.top": False, "ytick.left": False, "xtick.bottom": False,
 }
 WIDTH, PLOT, LEFT, RIGHT, BOTTOM, ROW = 5.2, 1.75, 0.5, 0.12, 0.4, 0.15  # inches: chart, plotted area, margins, text line
 LEGEND_CHARACTERS = 90  # of a line of the legend

@@ -194,7 +194,7 @@ def network_sections(run: RunDirectory, flags: argparse.Namespace, device: torch
         if measurement:
             return {"measurement": measurement, "rank": rank_section(measurement),
                     "prototypes": prototype_section(run, measurement, tried, note, flags),
-                    "embedding": embedding_section(run, measurement, tried, held_out or tried, flags, device)}
+                    "embedding": attempt(embedding_section, run, measurement, tried, held_out or tried, flags, device)}
     return {"measurement": None, "note": problem}
 
 
@@ -245,12 +245,14 @@ def rank_section(measurement: Measurement) -> dict[str, Any]:
 
 def embedding_section(run: RunDirectory, measurement: Measurement, measured: ReportVideos, shown: ReportVideos,
                       flags: argparse.Namespace, device: torch.device) -> dict[str, str]:
-    """Returns t-SNE and PCA of the labelled videos `shown`; `measurement` has the features of the videos `measured`."""
+    """Returns t-SNE and PCA of the labelled videos `shown`; `measurement` has the features of the videos `measured`.
+
+    InputError where they have no labels, are too few, or have the same features.
+    """
     from visualization.embedding import LEAST_VIDEOS, draw_embedding, project_levels  # 0.8 s, for scikit-learn
 
     if shown.unlabelled:
-        return {"missing": f"{shown.csv_path} has no labels to color points by: {shown.unlabelled}",
-                "command": f"python -m visualization.report {flags.run} --test_csv LABELLED.csv"}
+        raise InputError(f"{shown.csv_path} has no labels to color points by: {shown.unlabelled}")
     records, features, num_skipped = measurement.records, measurement.features, len(measurement.skipped)
     if shown is not measured:
         bad: dict[int, str] = {}
@@ -260,11 +262,9 @@ def embedding_section(run: RunDirectory, measurement: Measurement, measured: Rep
         records, num_skipped = [record for index, record in enumerate(shown.records) if index not in bad], len(bad)
     labels = np.array([record.label for record in records], np.int64)
     if len(labels) < LEAST_VIDEOS:
-        return {"missing": f"No figure of {shown.note}: {len(labels)} labelled video(s); at least {LEAST_VIDEOS} are needed"}
+        raise InputError(f"No figure of {shown.note}: {len(labels)} labelled video(s); at least {LEAST_VIDEOS} are needed")
     perplexity, seed, newest = min(PERPLEXITY, (len(labels) - 1) / 3), run.flags["seed"], measurement.states[-1].name
-    points, problem = attempt(project_levels, features, list(features), perplexity, seed)
-    if problem:
-        return {"missing": f"No figure of {shown.note}: {problem}"}
+    points = project_levels(features, list(features), perplexity, seed)
     names, note = label_names(shown.csv_path, labels)
     figure = draw_embedding(points, labels, names, f"{newest}: {len(labels)} videos of {Path(shown.csv_path).name}")
     unreadable = f" ({num_skipped} cannot be read)" if num_skipped else ""

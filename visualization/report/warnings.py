@@ -1,7 +1,7 @@
 """Warnings about a run: what was seen in its numbers, what it usually means, what to try.
 
-Values are judged by their mean over the last LAST points of the log with the same global batch, and losses only after
-EARLY epochs of them: every run starts at chance level.
+Values are judged by their mean over the last LAST points of the log with the same global batch, and losses, prototypes and
+assignments only after EARLY epochs of them: every run starts at chance level.
 """
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from statistics import fmean
 from typing import NamedTuple
 
 from visualization.report.measure import Measurement
-from visualization.report.run import MONITOR_SKIPPED, Chance, RunDirectory, chance_losses
+from visualization.report.run import MONITOR_SKIPPED, RunDirectory, chance_losses
 
 LAST = 3   # points: one alone is noisy in small runs
 EARLY = 5  # epochs: prototypes are frozen in the first, and need a few to separate
@@ -25,10 +25,7 @@ FEWEST_VIDEOS = 16      # the rank of fewer is bounded by their number, whatever
 FALLEN_RANK = 0.5       # of the highest among earlier checkpoints; in healthy runs it hardly changes once trained
 CONSTANT_SPREAD = 0.02  # of the features' size; 0.2 and more with random weights already
 LONG_WAIT = 0.2         # fraction of the time; a fifth of the device's time is worth a check of data loading
-FROM_EARLY = ("prototypes_in_use", "assignment_entropy")  # judged after EARLY epochs, as prototypes are
-
-JUDGED_VALUES = {"prototypes_in_use": "prototypes in use", "assignment_entropy": "assignment entropy",
-                 "graph_edges_per_row": "graph edges", "data_wait": "waiting for data"}
+ANY_TIME = ("graph_edges_per_row", "data_wait")  # judged before EARLY epochs too
 
 # What is wrong -> (title, what it usually means, what to try). Those titled "Collapse ..." come first: the network
 # distinguishes videos less than it must; the others hamper a run.
@@ -129,7 +126,7 @@ def warning(kind: str, seen: str, **names: object) -> RunWarning:
 def log_warnings(run: RunDirectory) -> Iterator[RunWarning]:
     """Yields warnings about losses, prototypes, assignments and graphs."""
     batch, num_prototypes = run.global_batch, run.flags["num_prototypes"]
-    for term, chance in judged_terms(run).items():
+    for term, chance in chance_losses(run.flags, batch).items():
         (value, _), (kind, _, level) = judge(run, term), term.partition("_")
         if value >= STUCK_SHARE * chance.loss:
             num = min(LAST, len(run.recent(term)))
@@ -184,19 +181,15 @@ def event_warnings(run: RunDirectory) -> Iterator[RunWarning]:
                       workers=run.flags.get("num_workers", "unknown"))
 
 
-def judged_terms(run: RunDirectory) -> dict[str, Chance]:
-    """Returns the loss terms with enough epochs in the log."""
-    return {name: chance for name, chance in chance_losses(run.flags, run.global_batch).items()
-            if run.unit == "epoch" and len(run.series(name)[1]) >= EARLY and run.recent(name)}
-
-
 def judge(run: RunDirectory, name: str) -> tuple[float, str]:
     """Returns (mean of the last values of `name`, ""), or (NaN, for which no comparison holds; why it is not judged)."""
+    num_logged = len(run.series(name)[1])
     values = run.recent(name, first_epoch=1 if name == "data_wait" else 0)[-LAST:]
-    if not run.series(name)[1]:
+    if not num_logged:
         return math.nan, "not in the log"
-    if name in FROM_EARLY and run.epochs_done < EARLY:
-        return math.nan, f"not judged before {EARLY} epochs; there are {run.epochs_done}"
+    if name not in ANY_TIME and (run.unit != "epoch" or num_logged < EARLY):
+        num_epochs = num_logged if run.unit == "epoch" else 0
+        return math.nan, f"not judged before {EARLY} epochs; there are {num_epochs}"
     if not values:
         return math.nan, ("not judged in the first epoch, in which the DataLoader workers start" if name == "data_wait"
                           else "not judged: no finite recent value")
@@ -204,21 +197,14 @@ def judge(run: RunDirectory, name: str) -> tuple[float, str]:
 
 
 def list_checks(run: RunDirectory, measurement: Measurement | None) -> list[str]:
-    """Returns a line for each kind of check: what it is based on, or why it could not be made."""
-    judged, epochs = judged_terms(run), f"{run.epochs_done} finished epoch(s)"
-    others = [name for name in chance_losses(run.flags, run.global_batch) if name not in judged]
+    """Returns a line for each check: what it is based on, or why it could not be made."""
     lines = []
-    if judged:
-        lines.append(f"losses against chance level: {', '.join(judged)} over {epochs}")
-    if others:
-        lines.append(f"losses against chance level: not judged before {EARLY} epochs of a term; there are {epochs}: "
-                     f"{', '.join(others)}")
+    for name in (*chance_losses(run.flags, run.global_batch), "prototypes_in_use", "assignment_entropy", *ANY_TIME):
+        value, why = judge(run, name)
+        lines.append(f"{name}: {why or f'{value:.3g}, mean of the last {LAST} at most'}")
     if len(run.comparable) < len(run.points):
         lines.append(f"global batch: {run.global_batch} videos from {run.unit} {run.place(run.comparable[0])} on; what was "
                      "logged before, with another, is not judged")
-    for name, what in JUDGED_VALUES.items():
-        value, why = judge(run, name)
-        lines.append(f"{what}: {why or f'{value:.3g} recently'}")
     lines.append(f"events: {len(run.events_of('skipped_step'))} skipped step(s), {len(run.events_of('bad_video'))} "
                  "unreadable video(s)")
     if measurement is None:

@@ -15,7 +15,7 @@ from utils.checkpoint import FORMAT, write_checkpoint
 from visualization.report.__main__ import main
 
 CAM = ["--cam_img_dim", "32"]
-SMALL = ["--workers", "0", "--gpu", "none", "--batch", "4", "--max_films", "1"]
+SMALL = ["--workers", "0", "--gpu", "none", "--batch", "4", "--max_cam_videos", "1"]
 
 
 def write_model(run: Path, epochs: int, seed: int) -> None:
@@ -60,7 +60,7 @@ def full_run(videos_csv, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def full_report(full_run, labelled_csv) -> Path:
-    """The report of `full_run`, with temporal-order films."""
+    """The report of `full_run`, with videos of temporal-order maps."""
     train, test = labelled_csv
     assert main([str(full_run), "--csv_file", str(train), "--test_csv", str(test), "--cam", *CAM, *SMALL]) == 0
     return full_run / "report.html"

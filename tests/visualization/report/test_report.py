@@ -16,6 +16,7 @@ from tests.visualization.report.planted_run import write_run
 from tests.visualization.report.report_page import SECTIONS, read_page, report
 from visualization.report.__main__ import main
 
+
 def test_every_section_is_there_and_says_what_it_should(full_report):
     page = read_page(full_report)
     assert [attributes["id"] for attributes in page.of("section")] == SECTIONS
@@ -50,26 +51,26 @@ def test_nothing_is_loaded_and_nothing_runs(full_report):
     assert policy.startswith("default-src 'none'")
 
 
-def test_pictures_and_films_are_whole_and_described(full_report):
+def test_images_and_videos_are_whole_and_described(full_report):
     page = read_page(full_report)
-    pictures = [one["src"] for one in page.of("img")] + [one["poster"] for one in page.of("video") if "poster" in one]
+    images = [one["src"] for one in page.of("img")] + [one["poster"] for one in page.of("video") if "poster" in one]
     kinds = set()
-    for uri in pictures:
+    for uri in images:
         kind, data = uri.removeprefix("data:").split(";base64,")
         kinds.add(kind)
-        picture = cv2.imdecode(np.frombuffer(base64.b64decode(data), np.uint8), cv2.IMREAD_COLOR)
-        assert picture is not None and picture.std() > 0
+        decoded = cv2.imdecode(np.frombuffer(base64.b64decode(data), np.uint8), cv2.IMREAD_COLOR)
+        assert decoded is not None and decoded.std() > 0
     assert kinds == {"image/webp"}
     assert all(len(one["alt"]) > 10 for one in page.of("img"))
     assert all(one["aria-label"] for one in page.of("video"))
     drawings = [one for one in page.of("svg") if "aria-hidden" not in one]
     assert len(drawings) > 12 and all(one["role"] == "img" and one["aria-label"] for one in drawings)
-    films = page.of("video")
-    for one in films:
+    videos = page.of("video")
+    for one in videos:
         assert {"muted", "loop", "controls"} <= one.keys()
-        with av.open(io.BytesIO(base64.b64decode(one["src"].removeprefix("data:video/mp4;base64,")))) as film:
-            assert sum(1 for _ in film.decode(video=0)) == 16
-    assert sum("Temporal-order" in one["aria-label"] for one in films) == 1, "--max_films 1"
+        with av.open(io.BytesIO(base64.b64decode(one["src"].removeprefix("data:video/mp4;base64,")))) as video:
+            assert sum(1 for _ in video.decode(video=0)) == 16
+    assert sum("Temporal-order" in one["aria-label"] for one in videos) == 1, "--max_cam_videos 1"
 
 
 def test_prototypes_show_each_video_once_at_its_nearest(full_report):
@@ -101,10 +102,10 @@ def test_a_run_moved_away_from_its_videos(full_run, full_report, tmp_path):
     page = report(run)
     assert "holds no checkpoint" in page.texts["rank"]
     assert "instance_high" in page.texts["curves"] and "R@1" in page.texts["results"]
-    assert any("Temporal-order" in one["aria-label"] for one in page.of("video")), "films need no videos"
+    assert any("Temporal-order" in one["aria-label"] for one in page.of("video")), "maps need no videos"
 
 
-def test_a_run_that_diverged_is_told_at_the_top(full_run, videos_csv, tmp_path):
+def test_a_run_that_diverged_is_reported_at_the_top(full_run, videos_csv, tmp_path):
     run = write_run(tmp_path / "run", flags={"csv_file": str(videos_csv), "num_prototypes": 5})
     (run / "checkpoints").mkdir()
     checkpoint = torch.load(full_run / "checkpoints" / "epoch_0012.pt")
@@ -113,7 +114,7 @@ def test_a_run_that_diverged_is_told_at_the_top(full_run, videos_csv, tmp_path):
     assert "features are not finite" in report(run).texts["warnings"]
 
 
-def test_an_unreadable_video_is_told_and_left_out(full_run, labelled_csv, videos_csv, tmp_path):
+def test_an_unreadable_video_is_reported_and_left_out(full_run, labelled_csv, videos_csv, tmp_path):
     csv = videos_csv.parent / "one_gone.csv"
     csv.write_text("gone,40\nv1,40\nv2,40\n")
     page = report(full_run, "--csv_file", str(csv), "--max_checkpoints", "1", out=tmp_path / "a.html")

@@ -66,7 +66,7 @@ def test_one_torn_file_costs_no_more_than_itself(tmp_path):
         (run / name).mkdir()
         (run / name / "result.json").write_text(json.dumps({**card, **changes}))
     for name in ("retrieval.png", "embedding.png", "embedding_low.png"):
-        (run / "good" / name).write_bytes(b"" if "low" in name else b"no picture")
+        (run / "good" / name).write_bytes(b"" if "low" in name else b"no image")
     assert cv2.imwrite(str(run / "good" / "embedding_high.png"), np.eye(20, dtype=np.uint8) * 255)
     page = report(run, "--logs_only")
     text = page.texts["results"]
@@ -85,13 +85,13 @@ def test_cards_of_mode_eval_are_shown_too(tmp_path):
     assert "50.0" in text and "75.0" in text and "Card order/result_eval.json" in text
 
 
-def test_films_made_last_come_first(tmp_path):
+def test_maps_written_last_come_first(tmp_path):
     run = write_run(tmp_path / "run")
     for folder, age in (("order_epoch_0004", 50), ("order_epoch_0012", 100), ("temporal_order", 200)):
         for number in (1, 0):
             path = run / folder / "cam" / f"{number:04d}_v.mp4"
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(b"film")
+            path.write_bytes(b"video")
             os.utime(path, (1e9 - age, 1e9 - age))
     os.utime(run / "order_epoch_0012" / "cam" / "0000_v.mp4", (1e9, 1e9))
     report(run, "--logs_only", "--max_films", 3)
@@ -121,8 +121,8 @@ def test_a_second_head_on_other_videos_or_clips_is_refused_with_a_way_out(full_r
 
 
 def test_skipped_videos_of_the_monitor_are_no_share(tmp_path):
-    look = {"kind": "monitor", "epoch": 4, "step": 60, "monitor_R@1": 0.25, "monitor_skipped": 7}
-    page = report(write_run(tmp_path / "run", events=[look]), "--logs_only")
+    line = {"kind": "monitor", "epoch": 4, "step": 60, "monitor_R@1": 0.25, "monitor_skipped": 7}
+    page = report(write_run(tmp_path / "run", events=[line]), "--logs_only")
     assert "R@1" in page.texts["curves"] and "700" not in page.texts["curves"] and "skipped" not in page.texts["curves"]
     assert "7 labelled video(s)" in page.texts["warnings"]
 
@@ -135,7 +135,7 @@ def test_chance_is_that_of_the_batch_of_the_last_epoch(tmp_path):
     assert "ln 63" in page.texts["curves"] and "has changed" not in page.texts["curves"]
 
 
-def test_a_flag_that_was_given_is_told_from_one_that_was_not(tmp_path):
+def test_a_flag_that_was_given_differs_from_one_that_was_not(tmp_path):
     text = report(write_run(tmp_path / "run", flags={"gpu": "none"}), "--logs_only").texts["configuration"]
     assert "--gpunonenot given" in text
 

@@ -25,7 +25,7 @@ def browser() -> str:
 def open_page(browser: str, page: Path, folder: Path) -> tuple[str, list[str]]:
     """(the document's HTML after `page` was loaded, the addresses that it asked for, whether they answered or not).
 
-    The browser's log tells who asked: what it asks for by itself, such as the time, has no origin. Everything is sent
+    The browser's log says who asked: what it asks for by itself, such as the time, has no origin. Everything is sent
     to a proxy that does not exist, so that no test depends on what is out there.
     """
     log = folder / "network.json"
@@ -51,9 +51,9 @@ def test_all_sections_arrive_and_nothing_is_asked_for(browser, full_report, tmp_
     assert asked_for == []
 
 
-@pytest.mark.parametrize("address", ["http://reports.invalid/picture.png", "http://127.0.0.1:8000/picture.png"])
+@pytest.mark.parametrize("address", ["http://reports.invalid/image.png", "http://127.0.0.1:8000/image.png"])
 def test_a_request_would_be_seen_and_is_stopped_by_the_pages_policy(browser, full_report, tmp_path, address):
-    """The control: a picture from elsewhere on the same page, with its policy and without."""
+    """The control: a image from elsewhere on the same page, with its policy and without."""
     leaking = full_report.read_text().replace("<main>", f'<main><img src="{address}" alt="">')
     for name, text, expected in (("guarded", leaking, []),
                                  ("open", re.sub("<meta http-equiv[^>]*>", "", leaking), [address])):
