@@ -1,35 +1,36 @@
 """Pretrain a 3D CNN by multi-level feature optimization (Qian et al., ICCV 2021, arXiv 2108.02183).
 
-The published runs, four GPUs of one machine:
+The published runs, on all GPUs of one machine:
 
-    python train.py --net resnet18 --csv_file kinetics.csv --epoch 100 --lr_decay 70 --split 20 --cluster 1000 \\
-        -thres 0.05 --train_batch 64 --gpu 0,1,2,3 --multiprocessing-distributed
-    python train.py --net resnet18 --csv_file ucf101.csv --epoch 300 --lr_decay 200 --split 50 --cluster 200 \\
-        -thres 0.05 --train_batch 64 --gpu 0,1,2,3 --multiprocessing-distributed
+    python train.py --train_batch 64 --workers 8 --cluster 1000 --epoch 100 --lr_decay 70 --thres 0.05 \\
+        --csv_file kinetics.csv --multiprocessing-distributed --split 20
+    python train.py --train_batch 64 --workers 8 --cluster 200 --epoch 300 --lr_decay 200 -thres 0.05 \\
+        --csv_file ucf_pretrain.csv --multiprocessing-distributed --split 50
 
-Other ways to start:
+Launching otherwise:
 
     python train.py --csv_file my.csv                                   one process, one GPU or the CPU
     torchrun --nproc_per_node 4 train.py --csv_file my.csv              processes started by torchrun
     python train.py --csv_file my.csv --multiprocessing-distributed \\
         --world-size 2 --rank 0 --dist-url tcp://HOST:10001             first of two machines (the other: --rank 1)
-    python train.py --csv_file my.csv --resume                          go on where the run stopped
+    python train.py --csv_file my.csv --resume                          resume from the newest checkpoint
 
 Shapes: B videos of this process, V clips of T frames and their overview, H = W = `--img_dim`.
 """
 # ruff: noqa: E402
 from __future__ import annotations
 
-if __name__ == "__main__":  # first, so that --help and a wrong flag answer before torch is imported
+if __name__ == "__main__":  # first, so that --help and a wrong flag are answered before torch is imported
     from utils.pretraining_flags import parse_pretraining_flags
     FLAGS = parse_pretraining_flags()
 
 import argparse
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TextIO
+from typing import Any
 
 import torch
 from torch import nn
@@ -37,25 +38,19 @@ from torch.utils.data import DataLoader
 
 from dataset.records import read_records, usable_for_pretraining
 from dataset.videos import EpochBatchSampler, PretrainVideos, build_loader, collate_pretraining, prepare_views
-from eval.features.extract import ClipSettings
-from eval.monitor import Monitor
 from models.multilevel import MultiLevelModel
 from models.objective import Objective
-from utils.checkpoint import (checkpoint_path, find_checkpoint, pretraining_state, restore_pretraining,
+from utils.checkpoint import (Progress, checkpoint_path, find_checkpoint, pretraining_state, restore_pretraining,
                               save_checkpoint)
 from utils.distributed import (DistContext, average_gradients, check_same_on_all_ranks, gather_objects, gather_rows,
                                place_model, run_on_all_ranks, run_on_main, share_buffers)
-from utils.profiling import dry_run
-from utils.errors import STOPPED, NonFiniteError
-from utils.step_checks import StepUndo, sync_step_status, handle_not_finite, note_bad_videos, require_finite_weights
-from utils.launch import launch
-from utils.files import hold_directory
+from utils.errors import STOPPED, InputError, NonFiniteError, exit_status_of
+from utils.files import file_sha256, hold_directory
+from utils.launch import StopRequest, launch
 from utils.metrics import EpochMeter, StepValues
-from utils.phases import Phases
-from utils.progress import Progress
-from utils.files import file_sha256
+from utils.profiling import PhaseTimer, RunSize, dry_run
+from utils.step_checks import StepUndo, handle_not_finite, note_bad_videos, require_finite_weights, sync_step_status
 from utils.training_log import RunLog, device_name, write_config
-from utils.signals import StopRequest
 
 # Flags that may differ from one machine to the next; all others must be the same in every process.
 FLAGS_OF_A_MACHINE = {"out", "csv_file", "gpu", "nproc", "num_workers", "node_rank", "dist_url", "resume", "path",
@@ -63,7 +58,7 @@ FLAGS_OF_A_MACHINE = {"out", "csv_file", "gpu", "nproc", "num_workers", "node_ra
 
 
 @dataclass
-class Run:
+class TrainingRun:
     """The parts of a run in this process."""
 
     flags: argparse.Namespace
@@ -77,17 +72,18 @@ class Run:
     stop: StopRequest
     progress: Progress
     meter: EpochMeter
-    phases: Phases
-    monitor: Monitor | None
+    timer: PhaseTimer
+    monitor: Callable[[nn.Module], dict[str, float]] | None
     log: RunLog
-    saved: Path | None  # the checkpoint that the run is at
+    saved: Path | None  # the newest checkpoint
     csv_sha256: str
-    lock: TextIO | None  # on the run directory, in the main process
+    lock: Any           # on the run directory, in the main process
 
 
-def pretrain(context: DistContext, flags: argparse.Namespace) -> int:
-    """The whole run in this process; returns the exit status."""
-    run = build(context, flags)
+def pretrain(context: DistContext, flags: argparse.Namespace,
+             build_monitor: Callable[[DistContext, argparse.Namespace], Callable] | None = None) -> int:
+    """Trains in this process; returns the exit status. `build_monitor` is needed with `--monitor_csv`."""
+    run = build_run(context, flags, build_monitor)
     progress, begin = run.progress, run.progress.epoch
     if flags.dry_run:
         progress.epoch = min(max(flags.graph_start_epoch, flags.queue_start_epoch, 1), flags.epochs - 1)  # all is in use
@@ -96,9 +92,9 @@ def pretrain(context: DistContext, flags: argparse.Namespace) -> int:
         run.log.say(f"nothing to do: {begin} of {flags.epochs} epochs are done")
 
     train_model, stopped = None, False
-    look(run)
+    run_monitor(run)
     while not stopped and progress.epoch < end:
-        # What is not in use yet is frozen and so unknown to the wrapper, which is made anew when that changes.
+        # Parameters not in use yet are frozen. DDP does not know frozen ones, so it is built again when that changes.
         changed = run.model.set_trainable(prototypes=progress.epoch > 0, graph=run.objective.uses_graph(progress.epoch))
         if changed or train_model is None:
             train_model = average_gradients(torch.compile(run.model) if flags.compile else run.model, context)
@@ -106,7 +102,7 @@ def pretrain(context: DistContext, flags: argparse.Namespace) -> int:
             group.update(lr=flags.lr * (0.1 if progress.epoch >= flags.lr_decay_epoch else 1.0),
                          weight_decay=flags.weight_decay)
         if flags.dry_run:
-            return dry_run(run, partial(train_one_epoch, run, train_model))
+            return profile(run, train_model)
         run.batches.set_epoch(progress.epoch, progress.step)
         stopped = train_one_epoch(run, train_model)
         if progress.step == run.batches.steps_per_epoch:
@@ -114,22 +110,22 @@ def pretrain(context: DistContext, flags: argparse.Namespace) -> int:
             run.meter = EpochMeter(run.batches.global_batch, context.device)
         save(run)
         if not stopped or progress.epoch == flags.epochs:
-            look(run)
+            run_monitor(run)
     run.stop.close()
     run.log.close()
     if run.saved:
         run.log.say(f"newest checkpoint: {run.saved}")
     if stopped and progress.epoch < flags.epochs:
-        run.log.say("stopped on request; --resume goes on from there")
+        run.log.say("stopped on request; --resume resumes from there")
         return STOPPED
     return 0
 
 
-def build(context: DistContext, flags: argparse.Namespace) -> Run:
-    """Everything that a run needs, as it was where an earlier start left off."""
+def build_run(context: DistContext, flags: argparse.Namespace, build_monitor: Callable | None) -> TrainingRun:
+    """Returns everything that a run needs, restored from the checkpoint that `--resume` finds."""
     stop = StopRequest()
     check_same_on_all_ranks({f"flag {name}": value for name, value in vars(flags).items() if name not in FLAGS_OF_A_MACHINE}
-                  | {"--monitor_csv given": bool(flags.monitor_csv)}, context)
+                            | {"--monitor_csv given": bool(flags.monitor_csv)}, context)
     videos, num_dropped = run_on_all_ranks(lambda: usable_for_pretraining(
         read_records(flags.csv_file, labelled=False), flags.num_clips, flags.clip_frames, flags.csv_file))
     csv_sha256 = file_sha256(flags.csv_file)
@@ -145,17 +141,13 @@ def build(context: DistContext, flags: argparse.Namespace) -> Run:
     optimizer = torch.optim.Adam(model.parameters(), flags.lr, weight_decay=flags.weight_decay, fused=True)
     objective = Objective(flags.queue_rows, flags.queue_start_epoch, flags.graph_start_epoch, flags.graph_threshold,
                           flags.graph_reduction)
+    monitor = run_on_all_ranks(lambda: build_monitor(context, flags)) if flags.monitor_csv else None
 
-    monitor = flags.monitor_csv and run_on_all_ranks(lambda: Monitor(
-        *flags.monitor_csv, ClipSettings(clips=1, clip_frames=flags.clip_frames, img_dim=flags.img_dim), context,
-        batch=flags.batch_per_gpu, num_workers=flags.num_workers))
-
-    out = run_directory(flags)
-    lock = run_on_all_ranks(lambda: hold_directory(out, flags.dist_timeout / 2)
-                       if context.is_main and not flags.dry_run else None)
-    source, checkpoint, notes = run_on_all_ranks(
-        lambda: find_checkpoint(out, flags.resume) if not flags.dry_run else (None, None, []))
-    progress, sums = Progress(), None
+    out = Path(flags.out or f"runs/{Path(flags.csv_file).stem}_{flags.net}")
+    lock, source, checkpoint, notes, progress, sums = None, None, None, [], Progress(), None
+    if not flags.dry_run:
+        lock = run_on_all_ranks(lambda: hold_directory(out, flags.dist_timeout / 2) if context.is_main else None)
+        source, checkpoint, notes = run_on_all_ranks(lambda: find_checkpoint(out, flags.resume))
     if checkpoint:
         progress, sums, differences = run_on_all_ranks(lambda: restore_pretraining(
             checkpoint, source, model, optimizer, objective.queue, batches.global_batch, csv_sha256, flags, context))
@@ -165,7 +157,7 @@ def build(context: DistContext, flags: argparse.Namespace) -> Run:
         notes.append(f"epoch {progress.epoch + 1} is over: too few of its videos are left for a step of "
                      f"{batches.global_batch}")
         progress.epoch, progress.step, sums = progress.epoch + 1, 0, None
-    # Also waits until every process has looked for checkpoints, before the main one writes anything.
+    # Also waits until every process has searched for checkpoints, before the main one writes anything.
     check_same_on_all_ranks({"--csv_file (SHA-256)": csv_sha256,
                              "newest checkpoint (is --out on a file system that all share?)":
                              (progress.epoch, progress.step)}, context)
@@ -186,15 +178,15 @@ def build(context: DistContext, flags: argparse.Namespace) -> Run:
         f"{device_name(context.device)}", *notes,
     ):
         log.say(line)
-    run = Run(flags, context, out, batches, loader, model, optimizer, objective, stop, progress, meter,
-              Phases(flags.dry_run or 0, context.device), monitor, log, source, csv_sha256, lock)
+    run = TrainingRun(flags, context, out, batches, loader, model, optimizer, objective, stop, progress, meter,
+                      PhaseTimer(flags.dry_run or 0, context.device), monitor, log, source, csv_sha256, lock)
     if epoch_is_over:
         save(run)
     return run
 
 
-def train_one_epoch(run: Run, train_model: nn.Module) -> bool:
-    """The rest of an epoch, or less on request, which it returns. `train_model` is `run.model`, compiled or wrapped."""
+def train_one_epoch(run: TrainingRun, train_model: nn.Module) -> bool:
+    """Trains to the end of the epoch, or less on request, which it returns. `train_model`: `run.model`, perhaps wrapped."""
     flags, context, progress, epoch = run.flags, run.context, run.progress, run.progress.epoch
     records = run.loader.dataset.records
     gather = partial(gather_rows, all_gradients=flags.gather_gradient == "all")
@@ -203,32 +195,32 @@ def train_one_epoch(run: Run, train_model: nn.Module) -> bool:
     train_model.train()
 
     for batch in run.log.progress(run.meter.time_waiting(run.loader), epoch, flags.epochs):
-        run.phases.mark("data")
+        run.timer.mark("data")
         # Input: uint8 [B, V+1, T, H, W, 3] -> float [B, V+1, 3, T, H, W].
         views = prepare_views(batch, context.device, flags.channels_last)
         if undo:
             undo.save()
-        run.phases.mark("input")
+        run.timer.mark("input")
 
         # Forward, and all losses in float32.
         run.model.prototype_head.normalize_()
         with autocast:
             output = train_model(views, with_graph=run.objective.uses_graph(epoch))
-        run.phases.mark("forward")
+        run.timer.mark("forward")
         loss = run.objective(output, epoch, gather, context.rank)
-        run.phases.mark("objective")
+        run.timer.mark("objective")
 
         # Backward.
         run.optimizer.zero_grad(set_to_none=True)
         loss.total.backward()
-        run.phases.mark("backward")
+        run.timer.mark("backward")
         values = StepValues(loss, [p.grad for p in run.model.parameters() if p.grad is not None])
 
-        # What all processes agree on; nothing is updated by numbers that are not finite.
+        # All processes agree on what went wrong; non-finite values update nothing.
         report = sync_step_status(run.stop.requested, {records[i].path: reason for i, reason in batch.bad_videos.items()},
-                       values.not_finite(), [records[i].path for i in batch.videos], context)
+                                  values.not_finite(), [records[i].path for i in batch.videos], context)
         note_bad_videos(report, progress, len(records), flags.max_bad_fraction, run.log)
-        run.phases.mark("checks")
+        run.timer.mark("checks")
         if report.not_finite:
             handle_not_finite(report, progress, flags.on_nonfinite, flags.max_skips, run.out, run.log)
             undo.restore()
@@ -238,27 +230,27 @@ def train_one_epoch(run: Run, train_model: nn.Module) -> bool:
             require_finite_weights(run.model, progress)
             run.meter.update(values)
         progress.step, progress.total_steps = progress.step + 1, progress.total_steps + 1
-        run.phases.mark("optimizer")
+        run.timer.mark("optimizer")
 
         if progress.step % flags.log_every == 0 and not report.not_finite:
             run.log.write("step", epoch, progress.total_steps, {**values.to_dict(), **run.meter.speed()})
         if progress.step < run.batches.steps_per_epoch:
-            if report.stop or run.phases.enough:
+            if report.stop or run.timer.enough:
                 return report.stop
             if flags.save_steps and progress.step % flags.save_steps == 0:
                 save(run)
 
-    write_summary(run)
+    log_epoch(run)
     return report.stop
 
 
-def write_summary(run: Run) -> None:
-    """Log an epoch's means, and say some of them; not in a dry run, whose epochs are parts."""
+def log_epoch(run: TrainingRun) -> None:
+    """Logs the means of an epoch, and prints some of them; not in a dry run, whose epochs are cut short."""
     if run.flags.dry_run:
         return
     epoch, epochs = run.progress.epoch, run.flags.epochs
     if not run.meter.steps:
-        raise NonFiniteError(f"epoch {epoch + 1}: not one of its steps had finite numbers")
+        raise NonFiniteError(f"epoch {epoch + 1}: all of its steps had non-finite values")
     summary = {**run.meter.averages(), "lr": run.optimizer.param_groups[0]["lr"], **run.meter.speed()}
     run.log.write("epoch", epoch, run.progress.total_steps, summary)
     run.log.say(f"epoch {epoch + 1}/{epochs}  loss {summary['total']:.4f}  "
@@ -267,15 +259,15 @@ def write_summary(run: Run) -> None:
                 f"{summary['samples_per_s']:.1f} videos/s  {summary['data_wait']:.0%} waiting for data")
 
 
-def look(run: Run) -> None:
-    """After every `--monitor_every`-th epoch and the last, log how well frozen features tell labelled videos apart.
+def run_monitor(run: TrainingRun) -> None:
+    """Runs the monitor and logs its values, after every `--monitor_every`-th epoch and the last.
 
-    The epoch's checkpoint is safe by then. An earlier start may have ended in between; the look is then taken now.
+    The epoch's checkpoint is already written. If an earlier start ended in between, the monitor runs now.
     """
     progress, epochs = run.progress, run.flags.epochs
     due = progress.epoch > 0 and (progress.epoch % run.flags.monitor_every == 0 or progress.epoch == epochs)
     if not run.monitor or run.flags.dry_run or progress.step or not due or any(
-            gather_objects(run.log.has_look(progress.total_steps))):
+            gather_objects(run.log.has_monitored(progress.total_steps))):
         return
     share_buffers(run.model.backbone)
     values = run.monitor(run.model.backbone)
@@ -284,8 +276,8 @@ def look(run: Run) -> None:
                                                                        for name, value in values.items()))
 
 
-def save(run: Run) -> None:
-    """Write a checkpoint; returns when it is safe, in every process. Nothing in a dry run."""
+def save(run: TrainingRun) -> None:
+    """Writes a checkpoint; returns in every process once it is on the disk. Nothing in a dry run."""
     if run.flags.dry_run:
         return
     progress = run.progress
@@ -295,10 +287,45 @@ def save(run: Run) -> None:
     run_on_main(run.context, lambda: save_checkpoint(state, run.saved, run.flags.save_every, run.log))
 
 
-def run_directory(flags: argparse.Namespace) -> Path:
-    """The run directory of these flags."""
-    return Path(flags.out or f"runs/{Path(flags.csv_file).stem}_{flags.net}")
+def profile(run: TrainingRun, train_model: nn.Module) -> int:
+    """Runs `--dry_run`; returns the exit status. Nothing is written."""
+    flags, context, epoch = run.flags, run.context, run.progress.epoch
+
+    def train_some() -> bool:
+        run.batches.set_epoch(epoch)
+        run.progress.step = 0
+        return train_one_epoch(run, train_model)
+
+    def step_on_blank_videos(num_videos: int) -> None:
+        views = torch.zeros(num_videos, flags.num_clips + 1, 3, flags.clip_frames, flags.img_dim, flags.img_dim,
+                            device=context.device)
+        with torch.autocast(context.device.type, torch.bfloat16, enabled=flags.amp == "bf16"):
+            output = run.model(views, with_graph=run.objective.uses_graph(epoch))
+        run.objective(output, epoch, lambda rows: rows, 0).total.backward()
+
+    size = RunSize(flags.batch_per_gpu, context.world_size, flags.num_nodes, run.batches.steps_per_epoch, flags.epochs,
+                   flags.num_workers)
+    return dry_run(run.timer, train_some, lambda index: run.loader.dataset[epoch, index], step_on_blank_videos, size,
+                   context, run.log.say)
+
+
+def make_monitor(context: DistContext, flags: argparse.Namespace) -> Callable[[nn.Module], dict[str, float]]:
+    """Returns the monitor of `--monitor_csv`, whose modules are imported only if it is used."""
+    from eval.features.extract import ClipSettings
+    from eval.monitor import Monitor
+    settings = ClipSettings(clips=1, clip_frames=flags.clip_frames, img_dim=flags.img_dim)
+    return Monitor(*flags.monitor_csv, settings, context, batch=flags.batch_per_gpu, num_workers=flags.num_workers)
+
+
+def main(flags: argparse.Namespace) -> int:
+    """Returns the exit status of the run. A missing csv file is reported before any port is opened."""
+    for path in (flags.csv_file, *(flags.monitor_csv or ())):
+        try:
+            open(path).close()
+        except OSError as error:
+            raise InputError(f"{path}: cannot read the csv file: {error.strerror}") from error
+    return launch(partial(pretrain, build_monitor=make_monitor), flags, "train.py")
 
 
 if __name__ == "__main__":
-    sys.exit(launch(pretrain, FLAGS, "train.py"))
+    sys.exit(exit_status_of(lambda: main(FLAGS), "train.py"))

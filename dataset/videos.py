@@ -28,7 +28,6 @@ from dataset.records import VideoRecord
 from dataset.sampling import pretraining_indices, split_views, training_clip
 from dataset.transforms import PRETRAIN_FRAME_SIZE, FinetuneAugmentation, PretrainAugmentation, TestCrops, scale_clips
 from utils.errors import InputError
-from utils.signals import leave_signals_to_parent
 
 MAX_REPLACEMENTS = 20  # of one pretraining sample
 
@@ -280,7 +279,9 @@ def _generator(seed: int, *key: int) -> np.random.Generator:
 
 
 def _start_worker(_worker_id: int) -> None:
-    leave_signals_to_parent()
+    # Signals reach all processes of a job; the training process decides what they mean.
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
     cv2.setNumThreads(0)
 
 

@@ -1,4 +1,4 @@
-"""Online clustering: Sinkhorn-Knopp assignments and the queue of past scores that steadies them.
+"""Online clustering: Sinkhorn-Knopp assignments, and the queue of past scores that they use.
 
 Shapes: N samples (videos over all ranks), V clips of a video, K prototypes, Q queue rows.
 """
@@ -15,21 +15,21 @@ ROUNDS = 3
 
 @torch.no_grad()
 def sinkhorn_knopp(scores: Tensor, num_wanted: int | None = None) -> Tensor:
-    """Soft assignments [N, ..., K] of N samples to K prototypes that use all prototypes about equally.
+    """Returns soft assignments [N, ..., K] of N samples to K prototypes that use all prototypes about equally.
 
     Starts from exp((S - max S) / epsilon) and alternates three times: every prototype receives mass 1/K, every
     sample gives mass 1/N; each sample's assignment then sums to 1. Dimensions between the first and the last (the
-    clips) are separate problems. `scores` are dot products in [-1, 1] (any constant may be added to them: it
-    cancels). The alternation multiplies rows and columns by factors only, so those factors are all that is iterated.
-    With `num_wanted` all samples take part and the first `num_wanted` are returned.
-    Float32 at least, whatever comes in. Source: Cuturi 2013; Caron et al. 2020 (SwAV), section 3.1.
+    clips) are separate problems. `scores` are dot products in [-1, 1], up to a constant, which cancels. The alternation
+    only multiplies rows and columns by factors, so only these factors are iterated. With `num_wanted` the assignments
+    of the first `num_wanted` samples are returned. Float32 at least for every input dtype.
+    Source: Cuturi 2013; Caron et al. 2020 (SwAV), section 3.1.
     """
     scores = at_least_float32(scores)
     n, k = scores.shape[0], scores.shape[-1]
     kernel = (scores - scores.amax(dim=(0, -1), keepdim=True)).div_(EPSILON).exp_()
     per_sample = torch.ones_like(kernel[..., 0])                                          # [N, ...]
     for _ in range(ROUNDS):
-        # Products and sums, since matrix kernels are slow on so narrow factors.
+        # Products and sums: matrix kernels are slow on factors this narrow.
         per_prototype = 1 / (k * (kernel * per_sample[..., None]).sum(dim=0))             # prototypes to 1/K
         per_sample = 1 / (n * (kernel * per_prototype).sum(dim=-1))                       # samples to 1/N
     return kernel[:num_wanted] * per_prototype * (n * per_sample[:num_wanted])[..., None]
@@ -38,8 +38,7 @@ def sinkhorn_knopp(scores: Tensor, num_wanted: int | None = None) -> Tensor:
 class ScoreQueue:
     """The newest Q rows of gathered scores, newest batch first, first in first out.
 
-    Rows not yet filled do not exist: `extend` returns fewer than Q rows until enough have come in. (The reference
-    starts from a full queue of noise.)
+    Until Q rows have come in, `extend` returns fewer; the official code starts from a queue full of noise.
     """
 
     def __init__(self, num_rows: int) -> None:
@@ -48,9 +47,9 @@ class ScoreQueue:
 
     @torch.no_grad()
     def extend(self, scores: Tensor) -> Tensor:
-        """Take in a batch [N, V, K]; returns batch and older rows [max(N, min(Q, seen)), V, K], the batch first.
+        """Adds a batch [N, V, K]; returns batch and older rows [max(N, min(Q, seen)), V, K], the batch first.
 
-        Older rows fall out beyond Q. A batch larger than the queue is returned whole.
+        Rows beyond Q are dropped. A batch larger than the queue is returned whole.
         """
         scores = at_least_float32(scores.detach())
         older = scores[:0] if self.rows is None else self.rows
@@ -59,10 +58,10 @@ class ScoreQueue:
         return rows
 
     def state_dict(self) -> dict[str, Tensor | None]:
-        """Everything needed to go on: the filled rows."""
+        """Returns the filled rows."""
         return {"rows": self.rows}
 
     def load_state_dict(self, state: dict[str, Tensor | None], device: torch.device) -> None:
-        """Go on from `state`, on `device`."""
+        """Restores `state` on `device`."""
         rows = state["rows"]
         self.rows = None if rows is None else rows.to(device)

@@ -24,7 +24,7 @@ class Projection(nn.Sequential):
 
 
 class PrototypeHead(nn.Module):
-    """Scores of clips against K learned prototypes: cosine similarities in [-1, 1] once `normalize_` has run."""
+    """Scores of clips against K learned prototypes: cosine similarities in [-1, 1] after `normalize_`."""
 
     def __init__(self, channels: int, embedding_dim: int, num_prototypes: int) -> None:
         super().__init__()
@@ -37,10 +37,10 @@ class PrototypeHead(nn.Module):
         self.prototypes = nn.Linear(embedding_dim, num_prototypes, bias=False)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Time-averaged features [M, C] -> scores [M, K]."""
+        """Returns scores [M, K] of time-averaged features [M, C]."""
         return self.prototypes(F.normalize(self.projection(features), dim=1))
 
     @torch.no_grad()
     def normalize_(self) -> None:
-        """Scale every prototype to unit length, in place; to be called before each step."""
+        """Scales every prototype to unit length, in place; called before each step."""
         self.prototypes.weight.copy_(F.normalize(self.prototypes.weight, dim=1))

@@ -11,7 +11,7 @@ REDUCTION = 16
 
 
 def reverse_time(features: Tensor) -> Tensor:
-    """[M, C, t, h, w] -> [2M, C, t, h, w]: the M maps in natural order, then the same M reversed along time.
+    """Returns [2M, C, t, h, w]: the M maps [M, C, t, h, w] in natural order, then reversed along time.
 
     The reversal acts on features; the backbone never sees a reversed clip.
     """
@@ -23,8 +23,8 @@ class MotionExcitation(nn.Module):
 
     y = x + g * x with the gate g = sigmoid(BN(conv1x1(m))) - 0.5 per channel and timestamp, where m_tau is the
     spatial mean of z'_{tau+1} - z_tau for every tau but the last, and 0 for the last; z = BN(conv1x1(x)) has C / r
-    channels and z' = depthwise conv3x3(z). No convolution has a bias. A map without motion has not exactly g = 0:
-    z' differs from z, and the second BN has a bias.
+    channels and z' = depthwise conv3x3(z). No convolution has a bias. Without motion g is not exactly 0: z' differs from
+    z, and the second BN has a bias.
     """
 
     def __init__(self, channels: int) -> None:
@@ -37,7 +37,7 @@ class MotionExcitation(nn.Module):
         self.expand_norm = nn.BatchNorm2d(channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[M, C, t, h, w] -> [M, C, t, h, w]."""
+        """Returns x [M, C, t, h, w], re-weighted."""
         m, c, t, h, w = x.shape
         frames = x.transpose(1, 2).reshape(m * t, c, h, w)
         z = self.squeeze_norm(self.squeeze(frames))                              # [M*t, C/r, h, w]

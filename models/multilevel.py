@@ -14,18 +14,10 @@ from models.convert import rename_old_keys
 from models.heads import Projection, PrototypeHead
 from models.levels import LEVELS, LevelFeatures
 from models.motion import MotionExcitation, reverse_time
-from models.r3d import r2plus1d18, r3d10, r3d18, r3d34, r3d50
+from models.r3d import RESNETS
 from models.s3d import S3D
 
-BACKBONES = {
-    "r3d10": r3d10,
-    "r3d18": r3d18,
-    "r3d34": r3d34,
-    "r3d50": r3d50,
-    "r2plus1d18": r2plus1d18,
-    "s3d": S3D,
-    "resnet18": r3d18,  # the official code's name for it
-}
+BACKBONES = {**RESNETS, "s3d": S3D, "resnet18": RESNETS["r3d18"]}  # the official code calls r3d18 resnet18
 
 
 def build_backbone(net: str) -> nn.Module:

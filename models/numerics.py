@@ -1,4 +1,4 @@
-"""Where reduced precision stops, and how its convolutions stay right on the CPU.
+"""Numerics of reduced precision and of recomputed activations.
 
 Shapes: M clips, C channels, t timestamps, h and w positions of a feature map.
 """
@@ -14,29 +14,28 @@ from torch.utils.checkpoint import checkpoint
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """`x` in float32 where it has less, unchanged where it is float32 or float64."""
+    """Returns `x` in float32 if its precision is lower, unchanged if it is float32 or float64."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 class SafeConv3d(nn.Conv3d):
-    """nn.Conv3d, with right gradients under CPU autocast to bfloat16.
+    """nn.Conv3d with correct gradients under CPU autocast to bfloat16.
 
-    Where a feature map is no longer than the kernel in a padded dimension, some of the CPU's bfloat16 kernels return
-    weight gradients of which nothing is right, NaN among them, or corrupt memory, while output and loss look healthy
-    (seen with torch 2.14.1 on AVX-512; 3x3x3 over 2 timestamps, as in the last stage of 16 frames, is such a case).
-    There the zeros are written around the map, and the kernel is told of no padding: the same sums, in right kernels.
-    Only under CPU autocast; elsewhere nothing differs.
+    Where a feature map is no longer than the kernel in a padded dimension, some bfloat16 CPU kernels return wrong weight
+    gradients, NaN among them, or corrupt memory, while output and loss look normal (torch 2.14.1 on AVX-512; 3x3x3 over
+    2 timestamps, as in the last stage for 16 frames). There the map is padded explicitly before a convolution without
+    padding: the same sums in other kernels. Nothing changes outside CPU autocast.
     """
 
     @classmethod
     def replace_in(cls, module: nn.Module) -> None:
-        """Makes every nn.Conv3d in `module` one of these; parameters and names stay."""
+        """Turns every nn.Conv3d in `module` into a SafeConv3d; parameters and names stay."""
         for child in module.modules():
             if isinstance(child, nn.Conv3d):
                 child.__class__ = cls
 
     def forward(self, x: Tensor) -> Tensor:
-        """[M, C, t, h, w] -> [M, C', t', h', w']."""
+        """Returns the convolution [M, C', t', h', w'] of x [M, C, t, h, w]."""
         written = [padding if size <= kernel else 0
                    for padding, size, kernel in zip(self.padding, x.shape[2:], self.kernel_size)]
         if any(written) and x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
@@ -48,7 +47,7 @@ class SafeConv3d(nn.Conv3d):
 
 
 def run_blocks(blocks: Iterable[nn.Module], x: Tensor, recompute: bool) -> Tensor:
-    """`x` through one block after the other; with `recompute` only what goes in and out of each is kept.
+    """Returns the output of `blocks` in sequence; with `recompute` their activations are recomputed in the backward pass.
 
     The blocks must not draw random numbers.
     """
@@ -63,11 +62,11 @@ def run_blocks(blocks: Iterable[nn.Module], x: Tensor, recompute: bool) -> Tenso
 
 @contextmanager
 def same_buffers(module: nn.Module) -> Iterator[None]:
-    """Leaves the buffers as they were: a second forward pass must not enter the running statistics again."""
+    """Restores the buffers on exit: a recomputation must not update running statistics a second time."""
     before = [buffer.clone() for buffer in module.buffers()]
     try:
         yield
-    finally:  # the second pass ends by an exception as soon as it has what the backward needs
+    finally:  # the recomputation stops by an exception once it has what the backward pass needs
         with torch.no_grad():
             for buffer, value in zip(module.buffers(), before):
                 buffer.copy_(value)

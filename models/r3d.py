@@ -1,18 +1,19 @@
 """3D ResNets: R3D-10/18/34/50 with the 7x7x7 stem of Hara et al. 2018, and R(2+1)D-18 of Tran et al. 2018.
 
-Blocks and layers are torchvision's; ours are the stem, the depths and the three outputs.
+Blocks and layers are torchvision's; the stem, the depths and the three outputs are defined here.
 
 Shapes: M clips, 3 colors, T frames, H and W pixels; C channels, t timestamps, h and w positions of a feature map.
 """
 from __future__ import annotations
+
+from functools import partial
 
 from torch import Tensor, nn
 from torchvision.models.video.resnet import (BasicBlock, Bottleneck, Conv2Plus1D, Conv3DSimple, R2Plus1dStem,
                                              VideoResNet)
 
 from models.levels import LevelFeatures
-from models.numerics import SafeConv3d
-from models.numerics import run_blocks
+from models.numerics import SafeConv3d, run_blocks
 
 
 class PooledStem(nn.Sequential):
@@ -31,8 +32,7 @@ class ResNet3D(VideoResNet):
     """Feature maps after layer2, layer3 and layer4 of a video ResNet, without its classifier.
 
     `channels` gives the width of each level. Convolutions start from Kaiming normal (fan-out), batch norms from
-    weight 1 and bias 0, as VideoResNet sets them. `checkpoint_activations` saves memory for time: see
-    `models.numerics`.
+    weight 1 and bias 0, as VideoResNet sets them. `checkpoint_activations`: see `models.numerics.run_blocks`.
     """
 
     checkpoint_activations = False
@@ -45,33 +45,17 @@ class ResNet3D(VideoResNet):
                          (("low", 128), ("mid", 256), ("high", 512))}
 
     def forward(self, clips: Tensor) -> LevelFeatures:
-        """[M, 3, T, H, W] -> low [M, C, T/2, .., ..], mid [M, 2C, T/4, .., ..], high [M, 4C, T/8, .., ..]."""
+        """Returns low [M, C, T/2, .., ..], mid [M, 2C, T/4, .., ..], high [M, 4C, T/8, .., ..] of clips [M, 3, T, H, W]."""
         recompute = self.checkpoint_activations
         low = run_blocks([self.stem, *self.layer1, *self.layer2], clips, recompute)
         mid = run_blocks(self.layer3, low, recompute)
         return LevelFeatures(low, mid, run_blocks(self.layer4, mid, recompute))
 
 
-def r3d10() -> ResNet3D:
-    """R3D with one basic block per layer."""
-    return ResNet3D(BasicBlock, Conv3DSimple, [1, 1, 1, 1], PooledStem)
-
-
-def r3d18() -> ResNet3D:
-    """R3D-18: levels of 128, 256 and 512 channels."""
-    return ResNet3D(BasicBlock, Conv3DSimple, [2, 2, 2, 2], PooledStem)
-
-
-def r3d34() -> ResNet3D:
-    """R3D-34: levels of 128, 256 and 512 channels."""
-    return ResNet3D(BasicBlock, Conv3DSimple, [3, 4, 6, 3], PooledStem)
-
-
-def r3d50() -> ResNet3D:
-    """R3D-50 with bottleneck blocks: levels of 512, 1024 and 2048 channels."""
-    return ResNet3D(Bottleneck, Conv3DSimple, [3, 4, 6, 3], PooledStem)
-
-
-def r2plus1d18() -> ResNet3D:
-    """R(2+1)D-18: each 3x3x3 convolution factorised into space and time; torchvision's r2plus1d_18."""
-    return ResNet3D(BasicBlock, Conv2Plus1D, [2, 2, 2, 2], R2Plus1dStem)
+RESNETS = {
+    "r3d10": partial(ResNet3D, BasicBlock, Conv3DSimple, [1, 1, 1, 1], PooledStem),
+    "r3d18": partial(ResNet3D, BasicBlock, Conv3DSimple, [2, 2, 2, 2], PooledStem),
+    "r3d34": partial(ResNet3D, BasicBlock, Conv3DSimple, [3, 4, 6, 3], PooledStem),
+    "r3d50": partial(ResNet3D, Bottleneck, Conv3DSimple, [3, 4, 6, 3], PooledStem),
+    "r2plus1d18": partial(ResNet3D, BasicBlock, Conv2Plus1D, [2, 2, 2, 2], R2Plus1dStem),  # torchvision's r2plus1d_18
+}

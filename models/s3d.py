@@ -10,10 +10,9 @@ from torch import Tensor, nn
 from torchvision.models.video import s3d as torchvision_s3d
 
 from models.levels import LevelFeatures
-from models.numerics import SafeConv3d
-from models.numerics import run_blocks
+from models.numerics import SafeConv3d, run_blocks
 
-# Where torchvision's `features` end a level: block 3c, block 4f; block 5c is the last.
+# Number of torchvision's `features` up to block 3c, up to block 4f; block 5c is the last.
 END_LOW, END_MID = 7, 13
 
 
@@ -22,7 +21,7 @@ class S3D(nn.Module):
 
     Deviation from torchvision: batch norms keep running statistics with momentum 0.1, not 0.001, which would need
     thousands of steps to forget its start, and convolutions start from Kaiming normal (fan-out) like the ResNets.
-    `checkpoint_activations` saves memory for time: see `models.numerics`.
+    `checkpoint_activations`: see `models.numerics.run_blocks`.
     """
 
     checkpoint_activations = False
@@ -38,7 +37,7 @@ class S3D(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, clips: Tensor) -> LevelFeatures:
-        """[M, 3, T, H, W] -> low [M, 480, T/2, .., ..], mid [M, 832, T/4, .., ..], high [M, 1024, T/8, .., ..]."""
+        """Returns low [M, 480, T/2, .., ..], mid [M, 832, T/4, .., ..], high [M, 1024, T/8, .., ..] of [M, 3, T, H, W]."""
         recompute = self.checkpoint_activations
         low = run_blocks(self.features[:END_LOW], clips, recompute)
         mid = run_blocks(self.features[END_LOW:END_MID], low, recompute)

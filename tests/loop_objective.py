@@ -26,9 +26,9 @@ def contrast(anchors: Tensor, candidates: Tensor, first_row: int, reverse: Tenso
         own = first_row + i
         others = torch.cat([candidates[:own], candidates[own + 1:]]).flatten(0, 1)
         for v in range(anchors.shape[1]):
-            siblings = torch.cat([candidates[own, :v], candidates[own, v + 1:]])
+            positives_of_video = torch.cat([candidates[own, :v], candidates[own, v + 1:]])
             negatives = others if reverse is None else torch.cat([others, reverse[i]])
-            positive = (cosine(anchors[i, v], siblings) / TAU).exp().sum()
+            positive = (cosine(anchors[i, v], positives_of_video) / TAU).exp().sum()
             negative = (cosine(anchors[i, v], negatives) / TAU).exp().sum()
             losses.append(-(positive / (positive + negative)).log())
     return torch.stack(losses).mean()

@@ -91,7 +91,7 @@ def test_no_secret_of_the_environment_is_written_down(run):
     assert not [path for path in files if SECRET.encode() in path.read_bytes() or b"SECRET_TOKEN" in path.read_bytes()]
 
 
-def test_a_port_that_is_taken_is_told_in_a_line(videos_csv, tmp_path):
+def test_a_taken_port_is_a_one_line_error(videos_csv, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         url = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
         result = subprocess.run(

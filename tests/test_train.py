@@ -100,15 +100,15 @@ def test_run_directory(straight, videos):
         assert bool(graph & line.keys()) == (line["epoch"] >= 2)
 
 
-def test_monitor_looks_and_changes_nothing(straight, videos, tmp_path):
+def test_monitor_runs_and_changes_nothing(straight, videos, tmp_path):
     for name, numbers in (("train", range(4)), ("test", range(4, 8))):
         (tmp_path / f"{name}.csv").write_text("".join(f"{videos.parent}/v{n},40,{n % 2}\n" for n in numbers))
     result = run(tmp_path, "--csv_file", str(videos), "--out", "run", *SMALL, "--monitor_csv", "train.csv", "test.csv",
                  "--monitor_every", "3")
     lines = log_values(tmp_path / "run")
-    looks = [line for line in lines if line["kind"] == "monitor"]
-    assert [(line["epoch"], line["step"]) for line in looks] == [(2, 12), (3, 16)]
-    assert all(0 <= line["monitor_R@1"] <= 1 and 0 <= line["monitor_top1"] <= 1 for line in looks)
+    monitored = [line for line in lines if line["kind"] == "monitor"]
+    assert [(line["epoch"], line["step"]) for line in monitored] == [(2, 12), (3, 16)]
+    assert all(0 <= line["monitor_R@1"] <= 1 and 0 <= line["monitor_top1"] <= 1 for line in monitored)
     assert "epoch 3/4  monitor: R@1 " in result.stdout
     assert [line for line in lines if line["kind"] != "monitor"] == log_values(straight)
     assert_same_state(load(tmp_path / "run"), load(straight))
@@ -146,7 +146,7 @@ def test_stopped_and_resumed_is_the_straight_run_bit_for_bit(straight, videos, t
     assert len(json.loads((tmp_path / "run/config.json").read_text())["earlier_starts"]) == 2
 
 
-def test_killed_run_goes_on_from_its_newest_checkpoint(straight, videos, tmp_path):
+def test_killed_run_resumes_from_its_newest_checkpoint(straight, videos, tmp_path):
     flags = ("--csv_file", str(videos), "--out", "run", *SMALL)
     process = subprocess.Popen(command(*flags), cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
@@ -162,8 +162,7 @@ def test_killed_run_goes_on_from_its_newest_checkpoint(straight, videos, tmp_pat
 
 def test_launch_forms_of_two_processes_give_the_same_run(videos, tmp_path):
     flags = ("--csv_file", str(videos), *SMALL, "--stop_after", "3")
-    result = run(tmp_path, *flags, "--out", "spawn", "--multiprocessing-distributed", "--nproc", "2", "--dist-url",
-                 "tcp://127.0.0.1:10041", "--gpu", "0,1,2,3")
+    result = run(tmp_path, *flags, "--out", "spawn", "--multiprocessing-distributed", "--nproc", "2", "--gpu", "0,1,2,3")
     assert "no GPU here: --multiprocessing-distributed starts 2 CPU process(es) over gloo" in result.stdout
     assert "2 process(es)" in result.stdout and result.stdout.count("epoch 3/4") == 1
     run(tmp_path, *flags, "--out", "torchrun",
@@ -173,9 +172,33 @@ def test_launch_forms_of_two_processes_give_the_same_run(videos, tmp_path):
     assert sorted(path.name for path in (tmp_path / "spawn").iterdir()) == sorted(
         path.name for path in (tmp_path / "torchrun").iterdir())
     assert len(load(tmp_path / "spawn", 3)["processes"]) == 2
-    # Another number of processes goes on too, and says what that changes.
+    # Another number of processes resumes too, and prints what that changes.
     result = run(tmp_path, "--csv_file", str(videos), *SMALL, "--out", "spawn", "--resume")
     assert "changed since: 2 process(es) with 4 videos a step -> 1 with 2" in result.stdout and "epoch 4/4" in result.stdout
+
+
+def test_runs_side_by_side_on_one_machine_need_no_port(videos, tmp_path):
+    flags = command("--csv_file", str(videos), *SMALL, "--stop_after", "1", "--multiprocessing-distributed", "--nproc", "2")
+    runs = [subprocess.Popen([*flags, "--out", name], cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.PIPE,
+                             stderr=subprocess.PIPE, text=True) for name in ("a", "b")]
+    outputs = [run.communicate(timeout=240) for run in runs]
+    assert [run.returncode for run in runs] == [0, 0], outputs
+    for (output, errors), name in zip(outputs, ("a", "b")):
+        assert "2 process(es)" in output and "epoch 1/4" in output and not errors
+        assert load(tmp_path / name, 1)["epochs_done"] == 1
+
+
+@pytest.mark.parametrize("flags, named", [
+    (("--csv_file", "missing.csv"), "missing.csv: cannot read the csv file: No such file or directory"),
+    (("--csv_file", "v.csv", "--monitor_csv", "v.csv", "none.csv"), "none.csv: cannot read the csv file"),
+    (("--csv_file", "v.csv", "--dist-url", "localhost"), "--dist-url localhost: must be tcp://HOST:PORT"),
+])
+def test_what_cannot_work_is_reported_before_any_port_is_opened(tmp_path, flags, named):
+    """The port is held from before the first process is started until the run ends."""
+    (tmp_path / "v.csv").write_text("a,40\n")
+    result = run(tmp_path, *flags, *SMALL, "--multiprocessing-distributed", "--nproc", "2", status=2)
+    assert result.stderr.startswith(f"train.py: error: {named}") and result.stderr.count("\n") == 1
+    assert not result.stdout  # such as the line on the processes that are started
 
 
 def test_two_machines_meet_at_the_url(videos, tmp_path):
@@ -218,7 +241,7 @@ def test_diverged_loss_stops_and_names_the_term(videos, tmp_path):
     assert not list(tmp_path.glob("runs/*/checkpoints/*"))
 
 
-def test_dry_run_tells_and_leaves_nothing(videos, tmp_path):
+def test_dry_run_prints_figures_and_leaves_nothing(videos, tmp_path):
     for name, numbers in (("train", range(4)), ("test", range(4, 8))):
         (tmp_path / f"{name}.csv").write_text("".join(f"{videos.parent}/v{n},40,{n % 2}\n" for n in numbers))
     result = run(tmp_path, "--csv_file", str(videos), *SMALL, "--dry_run", "3", "--augment_on", "device",
@@ -263,7 +286,7 @@ def test_bad_csv_is_one_line(tmp_path, content, named):
     assert result.stderr.count("\n") == 1
 
 
-def test_resume_refuses_what_cannot_go_on(straight, videos, tmp_path):
+def test_resume_refuses_what_cannot_be_resumed(straight, videos, tmp_path):
     flags = ("--csv_file", str(videos), "--out", str(straight))
     assert "add --resume" in run(tmp_path, *flags, *SMALL, status=2).stderr
     assert "--cluster 7: " in run(tmp_path, *flags, *SMALL, "--cluster", "7", "--resume", status=2).stderr
@@ -276,7 +299,7 @@ def test_resume_refuses_what_cannot_go_on(straight, videos, tmp_path):
     assert sorted(path.name for path in (straight / "checkpoints").iterdir()) == ["epoch_0002.pt", "epoch_0004.pt"]
 
 
-def test_a_branch_from_an_earlier_checkpoint_says_what_changed(straight, videos, tmp_path):
+def test_a_branch_from_an_earlier_checkpoint_prints_what_changed(straight, videos, tmp_path):
     csv = tmp_path / "same_videos.csv"
     csv.write_text("\n".join(f"{videos.parent / row}" for row in videos.read_text().split()[1:]) + "\n")
     result = run(tmp_path, "--csv_file", str(csv), "--out", "branch", *SMALL, "--epoch", "3", "--wd", "0.5", "--resume",
@@ -284,7 +307,7 @@ def test_a_branch_from_an_earlier_checkpoint_says_what_changed(straight, videos,
     assert "changed since: weight_decay 1e-05 -> 0.5" in result.stdout
     assert "changed since: the content of the csv" in result.stdout
     assert load(tmp_path / "branch", 3)["optimizer"]["param_groups"][0]["weight_decay"] == 0.5
-    # Torn files beside the checkpoints do not stand in the way.
+    # Damaged files beside the checkpoints are no obstacle.
     (tmp_path / "branch/config.json").write_text("")
     with open(tmp_path / "branch/log.jsonl", "a") as file:
         file.write("\nnot json\n")

@@ -54,8 +54,8 @@ def newest(cwd: Path) -> dict:
 
 @pytest.mark.parametrize("kills, processes", [(20, 1), (4, 2)])
 def test_killed_at_random_moments_and_resumed_is_the_run_left_alone(kills, processes):
-    result = subprocess.run([sys.executable, str(ROOT / "tests/robustness/kill_and_resume.py"), "--kills", str(kills), "--processes",
-                             str(processes)], env=ENVIRONMENT, capture_output=True, text=True)
+    result = subprocess.run([sys.executable, str(ROOT / "tests/robustness/kill_and_resume.py"), "--kills", str(kills),
+                             "--processes", str(processes)], env=ENVIRONMENT, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr
     assert "the same, bit for bit" in result.stdout and f"{kills} kills of {processes} process(es)" in result.stdout
 
@@ -64,9 +64,9 @@ def test_killed_at_random_moments_and_resumed_is_the_run_left_alone(kills, proce
 def test_a_request_to_stop_ends_the_run_after_its_step_with_a_checkpoint(videos_csv, tmp_path, number):
     process = begin(tmp_path, videos_csv)
     wait_for_steps(tmp_path, process, 3)
-    os.killpg(process.pid, number)  # to the loader's processes too, as batch systems do
+    os.killpg(process.pid, number)  # to the DataLoader workers too, as batch systems do
     status, output, errors = finish(process)
-    assert status == 75 and "stopped on request; --resume goes on" in output and not errors
+    assert status == 75 and "stopped on request; --resume resumes" in output and not errors
     checkpoint = newest(tmp_path)
     lines = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
     steps = [line["step"] for line in lines if line["kind"] == "step"]
@@ -110,13 +110,13 @@ def test_a_lost_process_ends_the_job(videos_csv, tmp_path, number, named):
     assert not any(Path(f"/proc/{pid}").exists() for pid in ranks)
 
 
-def test_a_lost_loader_process_is_named(videos_csv, tmp_path):
+def test_a_lost_dataloader_worker_is_named(videos_csv, tmp_path):
     process = begin(tmp_path, videos_csv)
     wait_for_steps(tmp_path, process, 2)
     [worker] = [child for child in children(process.pid) if b"train.py" in Path(f"/proc/{child}/cmdline").read_bytes()]
     os.kill(worker, signal.SIGKILL)
     status, _, errors = finish(process)
-    assert status == 3 and errors.count("\n") == 1 and f"loader process {worker}" in errors and "Killed" in errors
+    assert status == 3 and errors.count("\n") == 1 and f"DataLoader worker {worker}" in errors and "Killed" in errors
 
 
 @pytest.mark.parametrize("launcher", [(), SPAWN])
@@ -131,7 +131,7 @@ def test_a_loader_that_hangs_ends_the_job(tmp_path, launcher):
                     "8")
     status, _, errors = finish(process)
     assert status == 3 and "Traceback" not in errors, errors
-    assert "no batch came from the loader's processes for 8 s" in errors
+    assert "no batch came from the DataLoader workers for 8 s" in errors
 
 
 def test_processes_whose_launcher_is_killed_while_they_start_do_not_train(videos_csv, tmp_path):
@@ -199,7 +199,7 @@ def test_unreadable_videos_are_replaced_and_counted(videos_csv, tmp_path):
     csv.write_text("".join(f"{videos_csv.parent / row}\n" for row in videos_csv.read_text().split()) + "gone,40\n")
     process = begin(tmp_path, csv, "--max_bad_fraction", "0.2", "--epoch", "2", "--workers", "2")
     status, output, errors = finish(process)
-    assert status == 0 and not errors and output.count("another video stands in") == 1
+    assert status == 0 and not errors and output.count("is replaced by another") == 1
     events = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines() if "bad_video" in line]
     assert [event["path"] for event in events] == [str(tmp_path / "gone")]
     assert newest(tmp_path)["progress"]["bad_videos"].keys() == {str(tmp_path / "gone")}

@@ -1,51 +1,74 @@
-"""Checkpoints: written so that a whole one is always there, read without running anything in them."""
+"""Checkpoints: replaced atomically, read without running code in them, found again to resume from."""
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import re
 import shutil
 import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, Callable
+from typing import Any, BinaryIO
 
 import safetensors.torch
 import torch
+from torch import Tensor
 
-from utils.checkpoint_form import find_problem, is_flags
 from utils.distributed import DistContext, gather_objects
 from utils.errors import InputError
 from utils.files import write_atomically
-from utils.progress import Progress
 from utils.training_log import RunLog
 
 FORMAT = "mfo"
 NAME = re.compile(r"epoch_(\d+)(?:_step_(\d+))?\.pt")
-# Flags that say what the weights and the optimizer's state are; a resumed run must have the same.
+# Flags that the shapes in a checkpoint follow from; a resumed run must have the same.
 FIXED_FLAGS = {"net": "--net", "embedding_dim": "--channel", "num_prototypes": "--cluster", "num_clips": "--sample"}
-# Flags that say where and how fast a run goes, not what it computes.
+# Flags that do not affect what a run computes.
 FREE_FLAGS = {"resume", "path", "out", "num_workers", "save_every", "save_steps", "stop_after", "log_every", "gpu", "nproc",
               "multiprocessing_distributed", "num_nodes", "node_rank", "dist_url", "dist_backend", "dist_timeout",
               "max_bad_fraction", "max_skips", "monitor_csv", "monitor_every", "dry_run", "checkpoint_activations"}
+DAMAGE = (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError)  # by reading damaged entries
+
+
+@dataclass
+class Progress:
+    """Counts from the start of a run; saved in checkpoints."""
+
+    epoch: int = 0          # whole epochs done
+    step: int = 0           # steps done in the epoch after them
+    total_steps: int = 0
+    skipped_steps: int = 0  # of these, steps without an update, because of non-finite values
+    bad_videos: dict[str, str] = field(default_factory=dict)  # path -> reason of each unreadable video met
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the counts as plain values; `Progress(**state)` restores them."""
+        return asdict(self)
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The checkpoint at `path`, on the CPU. InputError, in one line, where it cannot be read.
+    """Returns the checkpoint at `path`, on the CPU; InputError if it cannot be read.
 
-    Only tensors and plain values are accepted (`weights_only`): a crafted file runs nothing. A file that ends in
-    ".safetensors" must be one of `write_safetensors`.
+    Only tensors and plain values are accepted (`weights_only`), so an untrusted file runs no code. A file with suffix
+    ".safetensors" must have been written by `write_safetensors`: its weights are under "model".
     """
-    if Path(path).suffix == ".safetensors":
-        return read_safetensors(path)
     try:
-        damaged = find_damage(path)
-        if damaged:
-            raise ValueError(f"{damaged} is damaged")
+        if Path(path).suffix == ".safetensors":
+            data = Path(path).read_bytes()
+            state = safetensors.torch.load(data)
+            header = json.loads(data[8:8 + int.from_bytes(data[:8], "little")])
+            return {**json.loads(header["__metadata__"]["configuration"]), "model": state}
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as file:
+                damaged = file.testzip()  # torch.load does not compare checksums
+            if damaged:
+                raise ValueError(f"{damaged} is damaged")
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise InputError(f"{path}: cannot read the checkpoint: {error.strerror or error}") from error
-    except Exception as error:  # a stranger's bytes can make the unpickler raise anything
+    except Exception as error:  # untrusted bytes can make the unpickler raise anything
         reason = str(error).strip().splitlines()
         raise InputError(f"{path}: not a whole checkpoint of tensors and plain values: "
                          f"{reason[0] if reason else type(error).__name__}") from error
@@ -54,60 +77,36 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     return checkpoint
 
 
-def find_damage(path: str | os.PathLike[str]) -> str | None:
-    """The first part of a zip file that differs from its checksum, or None. torch itself does not look."""
-    if not zipfile.is_zipfile(path):
-        return None
-    with zipfile.ZipFile(path) as file:
-        return file.testzip()
+def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
+    """Writes a checkpoint atomically; InputError, with the size that it needs, where that fails."""
+    write_with_advice(lambda file: torch.save(checkpoint, file), num_bytes(checkpoint), path)
 
 
-def read_safetensors(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """What `write_safetensors` wrote: its configuration, and the weights under "model". InputError if it is not whole."""
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot read the checkpoint: {error.strerror or error}") from error
-    try:
-        state = safetensors.torch.load(data)
-        header = json.loads(data[8:8 + int.from_bytes(data[:8], "little")])
-        configuration = json.loads(header["__metadata__"]["configuration"])
-        return {**configuration, "model": state}
-    except (safetensors.SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise InputError(f"{path}: no whole file of weights with their configuration: "
-                         f"{str(error).splitlines()[0] if str(error) else type(error).__name__}") from error
-
-
-def write_safetensors(state: dict[str, torch.Tensor], configuration: dict[str, Any], path: Path) -> None:
-    """Write weights and, as metadata, their `configuration` (plain values), as safely as `write_checkpoint`."""
+def write_safetensors(state: dict[str, Tensor], configuration: dict[str, Any], path: Path) -> None:
+    """Writes weights and, as metadata, their `configuration` (plain values), as `write_checkpoint` does."""
     data = safetensors.torch.save(state, {"configuration": json.dumps(configuration)})
     write_with_advice(data, len(data), path)
 
 
-def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
-    """Write so that `path` holds either what it held before or all of `checkpoint`, whatever happens meanwhile."""
-    write_with_advice(lambda file: torch.save(checkpoint, file), num_bytes(checkpoint), path)
-
-
 def write_with_advice(content: bytes | Callable[[BinaryIO], object], size: int, path: Path) -> None:
-    """Writes a checkpoint atomically; InputError, with the `size` in bytes that it needs, where that fails."""
+    """Writes atomically; InputError, with the `size` in bytes that is needed, where the disk is full or not writable."""
     try:
         write_atomically(path, content)
     except (OSError, RuntimeError) as error:
         cause = error if isinstance(error, OSError) else error.__context__  # torch.save hides why it could not write
         if not isinstance(cause, OSError):
             raise
-        reason = cause.strerror or str(error).splitlines()[0]
         if not path.parent.is_dir():
             raise InputError(f"{path}: cannot be written: there is no folder {path.parent}") from error
+        reason = cause.strerror or str(error).splitlines()[0]
         raise InputError(f"{path}: the checkpoint could not be written: {reason}; it needs about {size / 1e6:.1f} MB, "
                          f"{shutil.disk_usage(path.parent).free / 1e6:.1f} MB are free there; earlier checkpoints are "
                          "unchanged") from error
 
 
 def num_bytes(value: Any) -> int:
-    """Bytes of all tensors inside `value`."""
-    if isinstance(value, torch.Tensor):
+    """Returns the size of all tensors inside `value`, in bytes."""
+    if isinstance(value, Tensor):
         return value.numel() * value.element_size()
     if isinstance(value, dict):
         return sum(map(num_bytes, value.values()))
@@ -115,20 +114,20 @@ def num_bytes(value: Any) -> int:
 
 
 def checkpoint_path(folder: Path, epochs: int, steps: int = 0) -> Path:
-    """Where the checkpoint after `epochs` whole epochs and `steps` steps of the next lies."""
+    """Returns the path of the checkpoint after `epochs` whole epochs and `steps` steps of the next."""
     return folder / (f"epoch_{epochs:04d}_step_{steps:06d}.pt" if steps else f"epoch_{epochs:04d}.pt")
 
 
 def list_checkpoints(folder: Path) -> list[tuple[tuple[int, int], Path]]:
-    """((whole epochs, steps of the next), path) of every checkpoint in `folder`, oldest first."""
+    """Returns ((whole epochs, steps of the next), path) of every checkpoint in `folder`, oldest first."""
     found = ((NAME.fullmatch(path.name), path) for path in folder.glob("epoch_*.pt"))
     return sorted(((int(match[1]), int(match[2] or 0)), path) for match, path in found if match)
 
 
 def prune_checkpoints(folder: Path, save_every: int, written: Path) -> None:
-    """Delete all but the checkpoint just `written` and those before it of every `save_every`-th whole epoch.
+    """Deletes all checkpoints but the one just `written` and, of those before it, every `save_every`-th whole epoch's.
 
-    What is said to be later than it is torn, or counts in steps of another batch. Parts of files that a kill cut off go too.
+    Later ones are truncated or count steps of another batch size. Partial files that a kill left are deleted too.
     """
     found = list_checkpoints(folder)
     [now] = [place for place, path in found if path == written]
@@ -140,52 +139,49 @@ def prune_checkpoints(folder: Path, save_every: int, written: Path) -> None:
 
 
 def save_checkpoint(state: dict[str, Any], path: Path, save_every: int, log: RunLog) -> None:
-    """Writes a checkpoint, after what has been logged is on the disk, and deletes those that it replaces."""
+    """Writes a checkpoint, once everything logged is on the disk, and deletes those that it replaces."""
     log.sync()
     write_checkpoint(state, path)
     prune_checkpoints(path.parent, save_every, path)
 
 
 def find_checkpoint(out: Path, resume: str | None) -> tuple[Path | None, dict[str, Any] | None, list[str]]:
-    """(path, checkpoint, lines to tell) of what to go on from; None twice for a fresh run.
+    """Returns (path, checkpoint, notes to print) to resume from; None twice for a new run.
 
-    `resume` None: `out` must hold no checkpoint, or InputError. "auto": the newest in `out` that is whole, None if
-    there is none at all; InputError if there are some, and all are torn. Otherwise a path; `out` must not hold later
-    checkpoints, or those of another run, which going on from there would delete.
+    `resume` None: InputError if `out` holds checkpoints. "auto": the newest whole one in `out`; InputError if all are
+    damaged. A path: InputError if `out` holds later checkpoints, or those of another run, which resuming would delete.
     """
-    present = list_checkpoints(out / "checkpoints")
+    present = [path for _, path in reversed(list_checkpoints(out / "checkpoints"))]
     if resume not in (None, "auto"):
         named = Path(resume).resolve()
-        later = [path.name for _, path in reversed(present)]
-        later = later[:next((i for i, (_, path) in enumerate(reversed(present)) if path.resolve() == named), None)]
+        later = present[:next((i for i, path in enumerate(present) if path.resolve() == named), None)]
         if later:
-            raise InputError(f"--resume {resume}: --out {out} holds {later[0]} already; --resume alone goes on from "
-                             "the newest, another --out begins a branch")
+            raise InputError(f"--resume {resume}: --out {out} holds {later[0].name} already; --resume alone resumes from "
+                             "the newest, another --out starts a branch")
         return Path(resume), read_checkpoint(resume), []
     if resume is None and present:
-        raise InputError(f"--out {out}: holds a run already ({present[-1][1].name}); add --resume to go on with it, or name "
-                         "another directory")
-    torn: list[str] = []
-    for _, path in reversed(present):
+        raise InputError(f"--out {out}: holds a run already ({present[0].name}); add --resume to resume it, or name another "
+                         "directory")
+    damaged: list[str] = []
+    for path in present:
         try:
-            return path, read_checkpoint(path), torn
+            return path, read_checkpoint(path), damaged
         except InputError as error:
-            torn.append(f"passed over: {error}")
-    if torn:
-        raise InputError(f"--resume: no whole checkpoint in {out / 'checkpoints'} ({torn[0]}); remove them to begin anew")
+            damaged.append(f"skipped: {error}")
+    if damaged:
+        raise InputError(f"--resume: no whole checkpoint in {out / 'checkpoints'} ({damaged[0]}); remove them to start from "
+                         "scratch")
     return None, None, []
 
 
-def random_state(device: torch.device) -> dict[str, torch.Tensor]:
-    """The state of torch's random generators in this process; all other draws come from explicit seeds."""
-    state = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        state["cuda"] = torch.cuda.get_rng_state(device)
-    return state
+def random_state(device: torch.device) -> dict[str, Tensor]:
+    """Returns the state of torch's random generators in this process; all other draws come from explicit seeds."""
+    cuda = {"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {}
+    return {"cpu": torch.get_rng_state(), **cuda}
 
 
-def set_random_state(state: dict[str, torch.Tensor], device: torch.device) -> None:
-    """Go on from `random_state`."""
+def set_random_state(state: dict[str, Tensor], device: torch.device) -> None:
+    """Restores `random_state`."""
     torch.set_rng_state(state["cpu"])
     if device.type == "cuda" and "cuda" in state:
         torch.cuda.set_rng_state(state["cuda"], device)
@@ -194,7 +190,7 @@ def set_random_state(state: dict[str, torch.Tensor], device: torch.device) -> No
 def pretraining_state(model: torch.nn.Module, optimizer: torch.optim.Optimizer, queue: Any, progress: Progress,
                       sums: dict[str, Any], global_batch: int, csv_sha256: str, flags: argparse.Namespace,
                       context: DistContext) -> dict[str, Any]:
-    """All that a run needs to go on as if it had not stopped. Every process must call this, each with its own `sums`."""
+    """Returns all that resuming exactly needs. Every process must call this, each with its own `sums` of the epoch."""
     return {
         "format": FORMAT, "kind": "model", "net": flags.net, "embedding_dim": flags.embedding_dim,
         "num_prototypes": flags.num_prototypes, "model": model.state_dict(), "optimizer": optimizer.state_dict(),
@@ -207,52 +203,107 @@ def pretraining_state(model: torch.nn.Module, optimizer: torch.optim.Optimizer, 
 def restore_pretraining(checkpoint: dict[str, Any], path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer,
                         queue: Any, global_batch: int, csv_sha256: str, flags: argparse.Namespace,
                         context: DistContext) -> tuple[Progress, dict[str, Any] | None, list[str]]:
-    """Set everything to the state of `checkpoint`; returns (progress, this process's sums, lines on what differs).
+    """Sets everything to the state of `checkpoint`; returns (progress, this process's sums, notes on what differs).
 
     With another global batch or number of processes the position in the epoch is that of the videos seen (rounded down
-    to whole steps), and the sums of the epoch so far are not known.
+    to whole steps), and the sums of the epoch so far are None.
     """
-    missing = sorted({"model", "optimizer", "queue", "flags", "progress", "processes", "global_batch", "csv_sha256"}
-                     - checkpoint.keys())
-    if missing or checkpoint.get("format") != FORMAT:
-        raise InputError(f"{path}: no pretraining checkpoint to resume from: it lacks {', '.join(missing) or 'our format'}")
-    then, now = checkpoint["flags"], vars(flags)
-    for name, flag in FIXED_FLAGS.items() if is_flags(then) else ():
-        if canonical(then.get(name)) != canonical(now[name]):
-            raise InputError(f"{flag} {now[name]}: {path} was trained with {flag} {then.get(name)}")
-    problem = find_problem(checkpoint, model, optimizer, flags.num_prototypes)
-    if problem:
-        raise InputError(f"{path}: damaged, or not of this project: {problem}")
-    notes = [f"changed since: {name} {then[name]} -> {now[name]}" for name in sorted(now.keys() - FREE_FLAGS)
-             if name in then and canonical(then[name]) != canonical(now[name])]
-    if checkpoint["csv_sha256"] != csv_sha256:
-        notes.append("changed since: the content of the csv; the order of its videos in the epoch at hand is another")
-    progress, processes = Progress(**checkpoint["progress"]), checkpoint["processes"]
-    try:
+    with reading_entries(path):
+        if checkpoint.get("format") != FORMAT or checkpoint.get("kind") != "model":
+            raise ValueError(f"format {checkpoint.get('format')!r}, kind {checkpoint.get('kind')!r}")
+        check_flags_entry(checkpoint["flags"])
+        then, now = checkpoint["flags"], vars(flags)
+        for name, flag in FIXED_FLAGS.items():
+            if canonical(then.get(name)) != canonical(now[name]):
+                raise InputError(f"{flag} {now[name]}: {path} was trained with {flag} {then.get(name)}")
+        check_entries(checkpoint, model, optimizer, flags)
         model.load_state_dict(checkpoint["model"])
         optimizer.load_state_dict(checkpoint["optimizer"])
         queue.load_state_dict(checkpoint["queue"], context.device)
-        if queue.rows is not None and queue.rows.shape[1:] != (flags.num_clips, flags.num_prototypes):
-            raise ValueError(f"the queue's rows are of shape {tuple(queue.rows.shape)}")
-        same = len(processes) == context.world_size and checkpoint["global_batch"] == global_batch
-        if same:
+        progress, processes = Progress(**checkpoint["progress"]), checkpoint["processes"]
+        same_batches = len(processes) == context.world_size and checkpoint["global_batch"] == global_batch
+        if same_batches:
             set_random_state(processes[context.rank]["random"], context.device)
-    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:  # damaged, or a stranger's
-        raise InputError(f"{path}: its state does not fit this run: {str(error).splitlines()[0]}") from error
-    if not same:
-        notes.append(f"changed since: {len(processes)} process(es) with {checkpoint['global_batch']} videos a step -> "
-                     f"{context.world_size} with {global_batch}: random states and batches differ from what they would have "
-                     "been, and the means of the epoch at hand are those from here on")
-        progress.step = progress.step * checkpoint["global_batch"] // global_batch
-        return progress, None, notes
-    graph_now, graph_then = (start <= progress.epoch for start in (
-        now["graph_start_epoch"], then.get("graph_start_epoch", now["graph_start_epoch"])))
-    if progress.step and graph_now != graph_then:
-        notes.append("the graph constraint is switched inside an epoch: its means are those from here on")
-        return progress, None, notes
-    return progress, processes[context.rank]["sums"], notes
+
+        notes = [f"changed since: {name} {then[name]} -> {now[name]}" for name in sorted(now.keys() - FREE_FLAGS)
+                 if name in then and canonical(then[name]) != canonical(now[name])]
+        if checkpoint["csv_sha256"] != csv_sha256:
+            notes.append("changed since: the content of the csv; the order of its videos in the current epoch is another")
+        if not same_batches:
+            notes.append(f"changed since: {len(processes)} process(es) with {checkpoint['global_batch']} videos a step -> "
+                         f"{context.world_size} with {global_batch}: random states and batches differ from an uninterrupted "
+                         "run's, and the means of the current epoch are those of the steps from here on")
+            progress.step = progress.step * checkpoint["global_batch"] // global_batch
+            return progress, None, notes
+        graph_now, graph_then = (start <= progress.epoch for start in (
+            now["graph_start_epoch"], then.get("graph_start_epoch", now["graph_start_epoch"])))
+        if progress.step and graph_now != graph_then:
+            notes.append("the graph constraint is switched within an epoch, whose means are those of the steps from here on")
+            return progress, None, notes
+        return progress, processes[context.rank]["sums"], notes
+
+
+@contextlib.contextmanager
+def reading_entries(path: Path) -> Iterator[None]:
+    """Raises InputError, in one line, for whatever damaged entries of the checkpoint at `path` make their users raise."""
+    try:
+        yield
+    except InputError:
+        raise
+    except DAMAGE as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        lacks = "it lacks " if isinstance(error, KeyError) else ""
+        raise InputError(f"{path}: damaged, or no pretraining checkpoint of this project: {lacks}{reason}") from error
+
+
+def check_flags_entry(flags: Any) -> None:
+    """Raises ValueError unless these are plain flags by name, each printable in one line."""
+    plain = (int, float, str, bool, type(None), list)
+    if not all(isinstance(name, str) and isinstance(flag, plain) and len(str(flag).splitlines()) < 2
+               for name, flag in flags.items()):
+        raise ValueError("its flags are not what a run writes")
+
+
+def check_entries(checkpoint: dict[str, Any], model: torch.nn.Module, optimizer: torch.optim.Optimizer,
+                  flags: argparse.Namespace) -> None:
+    """Raises one of DAMAGE for an entry that a run does not write and that loading it would not refuse."""
+    def is_count(value: Any, least: int = 0) -> bool:
+        return type(value) is int and least <= value < 1 << 62
+
+    def is_floats(value: Any, *shape: int) -> bool:
+        return (isinstance(value, Tensor) and value.layout == torch.strided and value.device.type == "cpu"
+                and value.is_floating_point() and value.shape == shape)
+
+    def is_group(group: dict[str, Any], own: dict[str, Any]) -> bool:
+        """Another version of torch has fewer or more settings."""
+        same = all(type(group[name]) is type(own[name]) and repr(group[name]) == repr(own[name])
+                   for name in group.keys() & own.keys() - {"lr", "weight_decay", "foreach", "fused"})
+        return same and {"params", "betas", "eps"} <= group.keys() and all(
+            type(group[name]) in (int, float) and 0 <= group[name] < 1e6 for name in ("lr", "weight_decay")) and all(
+            group.get(name) in (None, True, False) for name in ("foreach", "fused"))
+
+    progress, adam, parameters = checkpoint["progress"], checkpoint["optimizer"], list(model.parameters())
+    rows, [group], [own] = checkpoint["queue"]["rows"], adam["param_groups"], optimizer.state_dict()["param_groups"]
+    conditions = {
+        "model": isinstance(checkpoint["model"], dict),
+        "global_batch": is_count(checkpoint["global_batch"], least=1),
+        "progress": all(is_count(value) for name, value in progress.items() if name != "bad_videos")
+        and all(isinstance(text, str) for entry in progress["bad_videos"].items() for text in entry),
+        "queue": rows is None or is_floats(rows, len(rows), flags.num_clips, flags.num_prototypes),
+        "optimizer": adam.keys() == {"state", "param_groups"} and is_group(group, own) and all(
+            is_count(index) and moments.keys() == {"step", "exp_avg", "exp_avg_sq"} and is_floats(moments["step"])
+            and all(is_floats(moments[name], *parameters[index].shape) for name in ("exp_avg", "exp_avg_sq"))
+            for index, moments in adam["state"].items()),
+        "processes": len(checkpoint["processes"]) > 0 and all(
+            isinstance(process["random"]["cpu"], Tensor) and is_count(sums["steps"])
+            and isinstance(sums["names"], list) and all(isinstance(name, str) for name in sums["names"])
+            and (sums["steps"] == 0 if sums["sums"] is None else is_floats(sums["sums"], len(sums["names"])))
+            for process in checkpoint["processes"] for sums in [process["sums"]])}
+    for name, good in conditions.items():
+        if not good:
+            raise ValueError(f"its {name} is not what a run writes")
 
 
 def canonical(value: Any) -> Any:
-    """`value`, with the reference's name of a backbone replaced by ours."""
+    """Returns `value`, with the official code's name of a backbone replaced by the one used here."""
     return "r3d18" if value == "resnet18" else value

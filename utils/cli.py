@@ -1,4 +1,4 @@
-"""What all commands share: the parser, the flags of processes and machines, and checks of values.
+"""What all commands share: the parser, the launch flags, and checks of values.
 
 Standard library only, so that `--help` and a wrong flag answer before torch is imported.
 """
@@ -8,16 +8,17 @@ import argparse
 import math
 from collections.abc import Mapping
 from typing import NoReturn
+from urllib.parse import urlsplit
 
 from utils.errors import InputError
 
 NETS = ("r3d10", "r3d18", "r3d34", "r3d50", "r2plus1d18", "s3d", "resnet18")
-
+DEFAULT_URL = "tcp://localhost:10001"
 MAX_TIMEOUT_S = 1e7
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """Parser whose errors are one line, exit status 2, and which takes no abbreviated flags."""
+    """Parser whose errors are one line, exit status 2, and which accepts no abbreviated flags."""
 
     def __init__(self, **settings: object) -> None:
         super().__init__(allow_abbrev=False, formatter_class=HelpWithDefaults, **settings)
@@ -27,7 +28,7 @@ class OneLineParser(argparse.ArgumentParser):
 
 
 class HelpWithDefaults(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
-    """Shows every default, and descriptions as they are written."""
+    """Formatter that shows every default, and descriptions as they are written."""
 
     def _get_help_string(self, action: argparse.Action) -> str:
         if action.default is None or isinstance(action.default, bool):
@@ -36,47 +37,61 @@ class HelpWithDefaults(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDe
 
 
 def add_launch_flags(parser: argparse.ArgumentParser) -> None:
-    """Flags of processes and machines, which `utils.launch.launch` reads."""
-    launch = parser.add_argument_group("launch")
-    launch.add_argument("--gpu", metavar="IDS",
-                        help="GPUs of this machine to use, such as 0,1,2,3; none: the CPU (default: all)")
-    launch.add_argument("--multiprocessing-distributed", action="store_true",
-                        help="start one process for each GPU here, or --nproc CPU processes where there is none")
-    launch.add_argument("--nproc", type=int, default=1, metavar="N",
-                        help="CPU processes that --multiprocessing-distributed starts on a machine without GPUs")
-    launch.add_argument("--world-size", dest="num_nodes", type=int, default=1, metavar="N", help="number of machines")
-    launch.add_argument("--rank", dest="node_rank", type=int, default=0, metavar="R", help="number of this machine, from 0")
-    launch.add_argument("--dist-url", default="tcp://localhost:10001", metavar="URL", help="where machine 0 is met")
-    launch.add_argument("--dist-backend", choices=("nccl", "gloo"), default="nccl", help="gloo is taken without GPUs")
-    launch.add_argument("--dist_timeout", type=float, default=600, metavar="S",
-                        help="seconds after which a silent process ends the run")
+    """Adds all flags of processes and machines, which `utils.launch.launch` reads."""
+    group = parser.add_argument_group("launch")
+    add_published_launch_flags(group)
+    add_other_launch_flags(group)
+
+
+def add_published_launch_flags(group: argparse._ArgumentGroup) -> None:
+    """Adds the launch flags that the official code has too."""
+    group.add_argument("--gpu", metavar="IDS",
+                       help="GPUs of this machine to use, such as 0,1,2,3; none: the CPU (default: all)")
+    group.add_argument("--multiprocessing-distributed", action="store_true",
+                       help="start one process per GPU of this machine, or --nproc CPU processes if it has none")
+    group.add_argument("--world-size", dest="num_nodes", type=int, default=1, metavar="N", help="number of machines")
+    group.add_argument("--rank", dest="node_rank", type=int, default=0, metavar="R", help="rank of this machine, from 0")
+    group.add_argument("--dist-url", metavar="URL",
+                       help=f"address of the rank-0 node (default: a free port on one machine, {DEFAULT_URL} on several)")
+    group.add_argument("--dist-backend", choices=("nccl", "gloo"), default="nccl", help="CPU processes always use gloo")
+
+
+def add_other_launch_flags(group: argparse._ArgumentGroup) -> None:
+    """Adds the launch flags that the official code does not have."""
+    group.add_argument("--nproc", type=int, default=1, metavar="N",
+                       help="CPU processes that --multiprocessing-distributed starts on a machine without GPUs")
+    group.add_argument("--dist_timeout", type=float, default=600, metavar="S",
+                       help="end the run if another process or the DataLoader is silent for this many seconds")
 
 
 def check_launch_flags(flags: argparse.Namespace) -> None:
     """Raises InputError for a value of `add_launch_flags` that cannot work."""
-    problem = find_launch_problem(flags)
-    if problem:
-        raise InputError(problem)
-
-
-def find_launch_problem(flags: argparse.Namespace) -> str | None:
-    """What cannot work among the flags of `add_launch_flags`, as a line, or None."""
-    problem = (find_too_small({"--nproc": (flags.nproc, 1), "--world-size": (flags.num_nodes, 1),
-                               "--rank": (flags.node_rank, 0)})
-               or find_not_positive({"--dist_timeout": flags.dist_timeout}))
-    if problem:
-        return problem
+    check_values({"--nproc": (flags.nproc, 1), "--world-size": (flags.num_nodes, 1), "--rank": (flags.node_rank, 0)},
+                 positive={"--dist_timeout": flags.dist_timeout})
     if flags.nproc > 1 and not flags.multiprocessing_distributed:
-        return f"--nproc {flags.nproc}: for --multiprocessing-distributed, which starts them"
+        raise InputError(f"--nproc {flags.nproc}: needs --multiprocessing-distributed, which starts the processes")
     if flags.dist_timeout > MAX_TIMEOUT_S:
-        return f"--dist_timeout {flags.dist_timeout:g}: must be at most {MAX_TIMEOUT_S:g}"
+        raise InputError(f"--dist_timeout {flags.dist_timeout:g}: must be at most {MAX_TIMEOUT_S:g}")
     if flags.node_rank >= flags.num_nodes:
-        return f"--rank {flags.node_rank}: must be below --world-size {flags.num_nodes}"
+        raise InputError(f"--rank {flags.node_rank}: must be below --world-size {flags.num_nodes}")
     if flags.gpu not in (None, "none"):
         ids = flags.gpu.split(",")
         if not all(part.isdecimal() for part in ids) or len(set(ids)) < len(ids):
-            return f"--gpu {flags.gpu}: must be none, or distinct numbers such as 0,1,2,3"
-    return None
+            raise InputError(f"--gpu {flags.gpu}: must be none, or distinct numbers such as 0,1,2,3")
+    if flags.dist_url:
+        split_url(flags.dist_url)
+
+
+def split_url(url: str) -> tuple[str, int]:
+    """Returns (host, port) of tcp://HOST:PORT; InputError for anything else."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host, port = None, None
+    if not (host and port) or parts.scheme != "tcp" or parts.path or parts.query:
+        raise InputError(f"--dist-url {url}: must be tcp://HOST:PORT, with a port from 1 to 65535")
+    return host, port
 
 
 def check_values(at_least: Mapping[str, tuple[float | None, float]] = {}, positive: Mapping[str, float | None] = {},
@@ -97,17 +112,26 @@ def check_values(at_least: Mapping[str, tuple[float | None, float]] = {}, positi
             raise InputError(f"{flag} {value}: must be between 0 and 1")
 
 
+# Until their callers use check_values and check_launch_flags:
+def find_launch_problem(flags: argparse.Namespace) -> str | None:
+    try:
+        check_launch_flags(flags)
+    except InputError as error:
+        return str(error)
+    return None
+
+
 def find_too_small(values: dict[str, tuple[float | None, float]]) -> str | None:
-    """A line on the first flag -> (value, least value) that is smaller or not finite, or None; a value of None may be."""
-    for name, (value, least) in values.items():
-        if value is not None and not (value >= least and math.isfinite(value)):
-            return f"{name} {value}: must be at least {least}"
+    try:
+        check_values(at_least=values)
+    except InputError as error:
+        return str(error)
     return None
 
 
 def find_not_positive(values: dict[str, float]) -> str | None:
-    """A line on the first flag -> value that is not a positive finite number, or None."""
-    for name, value in values.items():
-        if not (value > 0 and math.isfinite(value)):
-            return f"{name} {value}: must be positive"
+    try:
+        check_values(positive=values)
+    except InputError as error:
+        return str(error)
     return None

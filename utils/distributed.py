@@ -1,11 +1,9 @@
-"""What passes between processes: with the process group, the one place that knows of ranks.
-
-Everything works without a process group too; there is then one process, of rank 0.
-"""
+"""Communication between processes. Everything works without a process group too, for one process of rank 0."""
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Callable, TypeVar
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -19,10 +17,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class DistContext:
-    """This process among all that work together, and the device it computes on.
-
-    `control` is a group for small messages between CPUs, None where the default group (or no group) serves.
-    """
+    """Rank and device of this process; `control`: a CPU group for small messages, None for the default group."""
 
     rank: int
     world_size: int
@@ -31,7 +26,7 @@ class DistContext:
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the one process that writes and reports."""
+        """Returns whether this is the one process that writes and prints."""
         return self.rank == 0
 
 
@@ -56,29 +51,29 @@ class Gather(torch.autograd.Function):
 
 
 def gather_rows(rows: Tensor, all_gradients: bool = False) -> Tensor:
-    """[B, ...] of each rank -> [N, ...], every rank's rows in rank order; B must be the same on all.
+    """Returns every rank's rows [N, ...] in rank order, of [B, ...] on each rank; B must be the same on all.
 
-    Gradient flows to the local rows. By default it is that of this rank's loss, as in the reference: a row that other
-    ranks use as a candidate hears nothing of their losses. With `all_gradients` it is summed over all ranks' losses, so
-    that the mean of parameter gradients over ranks is the gradient of one process with all rows.
+    Gradient flows to the local rows. By default it is that of this rank's loss, as in the official code: a row gets no
+    gradient from the losses of other ranks, where it is a candidate. With `all_gradients` it is summed over all ranks'
+    losses, so that the mean of parameter gradients over ranks is the gradient of one process with all rows.
     """
     return Gather.apply(rows, all_gradients) if world_size() > 1 else rows
 
 
 def world_size() -> int:
-    """Number of processes."""
+    """Returns the number of processes."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def average(values: Tensor) -> Tensor:
-    """`values`, averaged over all processes."""
+    """Returns `values` averaged over all processes."""
     if world_size() > 1:
         dist.all_reduce(values)
     return values / world_size()
 
 
 def gather_objects(item: object) -> list:
-    """Every rank's `item` in rank order, on every rank. For small objects."""
+    """Returns every rank's `item` in rank order, on every rank; for small objects."""
     if world_size() == 1:
         return [item]
     items = [None] * world_size()
@@ -87,7 +82,7 @@ def gather_objects(item: object) -> list:
 
 
 def sum_counts(counts: list[int], context: DistContext) -> list[int]:
-    """Each count summed over all processes. Small and on the CPU: nothing waits for the device."""
+    """Returns each count summed over all processes; on the CPU, without synchronizing with the device."""
     if context.world_size == 1:
         return counts
     total = torch.tensor(counts)
@@ -96,7 +91,7 @@ def sum_counts(counts: list[int], context: DistContext) -> list[int]:
 
 
 def check_same_on_all_ranks(facts: dict[str, object], context: DistContext) -> None:
-    """AgreedError that names the first of `facts` (name -> value) that is not the same in every process."""
+    """Raises AgreedError for the first of `facts` (name -> value) that is not the same in every process."""
     everywhere = gather_objects(facts)
     for name, value in everywhere[0].items():
         other = next((rank for rank, theirs in enumerate(everywhere) if theirs[name] != value), None)
@@ -106,18 +101,14 @@ def check_same_on_all_ranks(facts: dict[str, object], context: DistContext) -> N
 
 
 def share_buffers(module: nn.Module) -> None:
-    """Give every process the first one's buffers, as its checkpoint has them and the next step shares them.
-
-    On CPUs each process's batch norms have seen their own videos of a step alone.
-    """
+    """Copies rank 0's buffers to every process: on CPUs each process's batch norms have seen only its own videos."""
     if world_size() > 1:
         for buffer in module.buffers():
             dist.broadcast(buffer, 0)
 
 
 def place_model(model: nn.Module, context: DistContext, channels_last: bool) -> nn.Module:
-    """Returns `model` on this process's device: `channels_last` is its backbone's memory format; batch norms of several
-    GPUs share their statistics."""
+    """Returns `model` on this process's device, its backbone in the memory format, with SyncBatchNorm on several GPUs."""
     model = model.to(context.device)
     if channels_last:
         model.backbone.to(memory_format=torch.channels_last_3d)
@@ -135,13 +126,13 @@ def average_gradients(model: nn.Module, context: DistContext) -> nn.Module:
 
 
 def wait_for_all() -> None:
-    """Return once every process is here."""
+    """Returns once every process is here."""
     if world_size() > 1:
         dist.barrier()
 
 
 def run_on_all_ranks(work: Callable[[], T]) -> T:
-    """This process's `work()`; where that is an InputError in any process, all raise the first of them alike."""
+    """Returns this process's `work()`; an InputError in any process is raised in all, the first rank's, as AgreedError."""
     result, problem = None, None
     try:
         result = work()
@@ -152,12 +143,12 @@ def run_on_all_ranks(work: Callable[[], T]) -> T:
 
 
 def run_on_main(context: DistContext, work: Callable[[], T]) -> T:
-    """The main process's `work()`, in every process; an InputError there is raised in all."""
+    """Returns the main process's `work()`, in every process; an InputError there is raised in all."""
     return gather_objects(run_on_all_ranks(lambda: work() if context.is_main else None))[0]
 
 
 def raise_first(problem: str | None) -> None:
-    """AgreedError in every process, of the first process's `problem` that is not None. All must call this."""
+    """Raises AgreedError in every process, of the first process's `problem` that is not None. All must call this."""
     for found in gather_objects(problem):
         if found is not None:
             raise AgreedError(found)

@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import os
 import sys
@@ -110,21 +109,3 @@ def show_progress(items: Iterable[Item], total: int, doing: str, unit: str) -> I
             last = now
             rate = number / (now - start)
             print(f"{doing}: {number:,} of {total:,} {unit}, {rate:.1f}/s", file=sys.stderr, flush=True)
-
-
-# Until its callers use hold_lock:
-def take(descriptor: int, name: str, busy: str, patience_s: float = 0, waiting: str = "", *, shared: bool) -> None:
-    """Takes the lock of the open file `name`; the InputError `busy` where another process has it for `patience_s`."""
-    lock, give_up = (fcntl.flock if shared else fcntl.lockf), time.monotonic() + patience_s
-    while True:
-        try:
-            lock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except OSError as error:
-            if error.errno not in (errno.EAGAIN, errno.EACCES):
-                print(f"{name}: cannot be locked ({error.strerror}): make sure that nobody else writes there",
-                      file=sys.stderr, flush=True)
-                return
-            if time.monotonic() >= give_up:
-                raise InputError(busy) from error
-        time.sleep(0.1)

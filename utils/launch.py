@@ -1,4 +1,4 @@
-"""Starting processes, here and under torchrun, and what becomes of the job when one of them ends."""
+"""Launching processes, here or under torchrun, and how the job ends when one of them ends."""
 from __future__ import annotations
 
 import argparse
@@ -7,51 +7,74 @@ import errno
 import os
 import re
 import signal
+import socket
 import sys
 import time
 import traceback
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Callable
 
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from utils.cli import DEFAULT_URL
 from utils.distributed import DistContext
 from utils.errors import FAULT, INTERRUPTED, LOST, STOPPED, AgreedError, InputError, PeerError, report
-from utils.rendezvous import open_store, torchrun_store
-from utils.signals import STOP_SIGNALS
+from utils.rendezvous import local_store, open_store, torchrun_store
 
-# What gloo, NCCL and the process group say when a peer is gone, and when it is silent.
-GONE = re.compile(r"Connection (closed|reset)|Broken pipe|Socket closed|NCCL", re.IGNORECASE)
-SILENT = re.compile(r"Timed? ?out", re.IGNORECASE)
-LOADER = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) ([^\n]*)")
-SILENT_LOADER = re.compile(r"DataLoader timed out after ([\d.]+) seconds")
-# What a user can mend: no room, no right, no such file.
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # as batch systems send them before they take a machine away
+# What torch raises as a plain RuntimeError: gloo for a lost peer and for a silent one, the DataLoader for its workers.
+GLOO_LOST = re.compile(r"gloo|pair closure|closed by peer|reset by peer|Broken pipe|Socket closed")
+SILENT = re.compile(r"time(d )?out", re.IGNORECASE)
+WORKER_LOST = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) ([^\n]*)")
+WORKERS_SILENT = re.compile(r"DataLoader timed out after ([\d.]+) seconds")
+# What a user can act on: no space, no permission, no such file.
 FILE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOENT,
                errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.EPIPE}
 DRIVER = Path("/proc/driver/nvidia/version")
-GONE_GRACE_S = 6   # a process that misses a peer waits so long before it says so: the peer's own error comes first
+GONE_GRACE_S = 6   # before a process reports a lost peer: the peer's own error should come first
 FAIL_GRACE_S = 3   # after a failure, how long the other processes have to end by themselves
 STOP_GRACE_S = 60  # after a stop on request, likewise
 
 Worker = Callable[[DistContext, argparse.Namespace], "int | None"]
 
 
+class StopRequest:
+    """Whether this process has been asked to stop (STOP_SIGNALS) since this was made; the current step is finished."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        for number in STOP_SIGNALS:
+            signal.signal(number, self._take)
+
+    def release(self) -> None:
+        """Lets further requests end the process at once."""
+        for number in STOP_SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
+
+    def close(self) -> None:
+        """Ignores further requests: this process is about to end by itself."""
+        for number in STOP_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+
+    def _take(self, _number: int, _frame: object) -> None:
+        self.requested = True
+
+
 def launch(worker: Worker, flags: argparse.Namespace, program: str) -> int:
-    """Run `worker(process, flags)` in every process of this machine; returns the exit status, `worker`'s if it has one.
+    """Runs `worker(context, flags)` in every process of this machine; returns the exit status (see `utils.errors`).
 
-    `flags` has those of `utils.cli.add_launch_flags`; `program` begins every line that tells an error.
-
-    Under torchrun (its environment variables tell) this process is one of those that it started. Otherwise
-    `--multiprocessing-distributed` starts one process for each GPU of `--gpu`, or `--nproc` CPU processes; without it
-    there is one process here. `--world-size` machines, each started by hand with its `--rank`, meet at `--dist-url`.
-    A process that fails takes the others down; its error is what is shown. Exit statuses: see `utils.errors`.
+    `flags` are those of `utils.cli.add_launch_flags`; `program` is the prefix of every error line. Under torchrun this
+    process is one of those that it started. Otherwise `--multiprocessing-distributed` starts one process per GPU of
+    `--gpu`, or `--nproc` CPU processes; without it there is this one. A process that fails ends the others.
     """
     print_any_name()
     try:
         gpus = visible_gpus(flags.gpu)
+        if flags.multiprocessing_distributed and gpus and flags.nproc > 1:
+            raise InputError(f"--nproc {flags.nproc}: counts CPU processes, but there are GPUs; choose them by --gpu")
     except InputError as error:
         return report(error, program)
     if "TORCHELASTIC_RUN_ID" in os.environ:
@@ -62,32 +85,33 @@ def launch(worker: Worker, flags: argparse.Namespace, program: str) -> int:
     processes = len(gpus) or flags.nproc
     if not gpus:
         print(f"no GPU here: --multiprocessing-distributed starts {processes} CPU process(es) over gloo", flush=True)
-    elif flags.nproc > 1:
-        return report(InputError(f"--nproc {flags.nproc}: counts CPU processes, but there are GPUs; choose them by --gpu"),
-                      program)
-    arguments = (os.getpid(), worker, flags, program, gpus, processes)
+    # On one machine without --dist-url: a free port, held from here on, whose socket every process inherits.
+    listening = socket.create_server(("127.0.0.1", 0)) if flags.num_nodes == 1 and not flags.dist_url else None
+    arguments = (os.getpid(), worker, flags, program, gpus, processes, listening)
     context = mp.start_processes(spawned, args=arguments, nprocs=processes, join=False)
-    return supervise(context.processes, program)
+    if listening:
+        listening.close()
+    return wait_for_processes(context.processes, program)
 
 
 def print_any_name() -> None:
-    """Let a terminal that cannot show a file's name show its codes instead."""
+    """Lets a terminal that cannot show a file's name show escapes instead."""
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")
 
 
-def supervise(processes: list, program: str) -> int:
-    """Exit status of the first process that did not end well, 0 if all did; none of them outlives this call.
+def wait_for_processes(processes: Sequence[mp.Process], program: str) -> int:
+    """Returns the exit status of the first process that failed, 0 if none did; no process outlives this call.
 
-    Requests to stop are passed on to all of them.
+    Requests to stop are forwarded to all of them.
     """
-    def pass_on(number: int, _frame: object) -> None:
+    def forward(number: int, _frame: object) -> None:
         for process in processes:
             if process.is_alive():
                 os.kill(process.pid, number)
 
     for number in (*STOP_SIGNALS, signal.SIGINT):
-        signal.signal(number, pass_on)
+        signal.signal(number, forward)
     status, running, deadline = 0, list(processes), None
     while running:
         wait([process.sentinel for process in running],
@@ -102,15 +126,15 @@ def supervise(processes: list, program: str) -> int:
                           f"{signal.Signals(-process.exitcode).name}", file=sys.stderr, flush=True)
         if deadline is not None and time.monotonic() >= deadline:
             for process in running:
-                process.kill()  # also one that is stopped, or deaf to SIGTERM inside a collective
+                process.kill()  # also one that is stopped, or ignores SIGTERM inside a collective
             deadline = None
     return status
 
 
 def visible_gpus(ids: str | None) -> list[int]:
-    """GPUs to use here: those of `ids` ("0,1"; "none"), or all that there are.
+    """Returns the GPUs to use here: those of `ids` ("0,1"; "none"), or all.
 
-    InputError for one that is absent. A machine that has none does without.
+    InputError for one that is absent. On a machine without GPUs `ids` is ignored, which is reported.
     """
     present = 0 if ids == "none" else torch.cuda.device_count()
     if ids is None or not present:
@@ -127,13 +151,13 @@ def visible_gpus(ids: str | None) -> list[int]:
 
 
 def spawned(local_rank: int, launcher: int, *arguments: object) -> None:
-    """Entry of a process that `launch`, in the process `launcher`, started."""
-    if os.getppid() != launcher:  # it was killed meanwhile; from here on the system tells of its end
+    """Runs one of the processes that `launch`, in the process `launcher`, started."""
+    if os.getppid() != launcher:  # killed meanwhile; if it is killed later, the system ends this process
         sys.exit(LOST)
     print_any_name()
     try:
         status = run_worker(local_rank, *arguments)
-    except Exception:  # told here, as the one that waits for this process sees its exit status alone
+    except Exception:  # printed here, since the launcher gets the exit status alone
         traceback.print_exc()
         status = FAULT
     sys.stdout.flush()
@@ -141,42 +165,42 @@ def spawned(local_rank: int, launcher: int, *arguments: object) -> None:
 
 
 def run_worker(local_rank: int, worker: Worker, flags: argparse.Namespace, program: str, gpus: list[int],
-               processes_per_node: int) -> int:
-    """Join the process group, where there is one, and work; returns the exit status, what it means told in one line."""
-    return run_told(lambda: join(local_rank, flags, gpus, processes_per_node), worker, flags, program)
+               processes_per_node: int, listening: socket.socket | None = None) -> int:
+    """Returns the exit status of `worker` in this process, after it joined the process group, where there is one."""
+    return run_told(lambda: join(local_rank, flags, gpus, processes_per_node, listening), worker, flags, program)
 
 
 def run_told(enter: Callable[[], DistContext], worker: Worker, flags: argparse.Namespace, program: str) -> int:
-    """Exit status of `worker` in the process that `enter` gives; what ends it early is told in one line."""
-    process = None
+    """Returns the exit status of `worker` in the context that `enter` returns; errors a user can act on are one line."""
+    context = None
     try:
-        process = enter()
-        status = worker(process, flags) or 0
+        context = enter()
+        status = worker(context, flags) or 0
     except AgreedError as error:
-        return report(error, program) if process.is_main else error.exit_status
+        return report(error, program) if context.is_main else error.exit_status
     except InputError as error:
-        return report(error, program)  # without leaving the group in order: other processes may be waiting in it for ever
+        return report(error, program)  # without destroying the group: other processes may be waiting in it for ever
     except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C may come a second time, passed on
-        if process is None or process.is_main:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C may come a second time, forwarded
+        if context is None or context.is_main:
             print(f"{program}: interrupted", file=sys.stderr)
         return INTERRUPTED
     except OSError as error:
         if error.errno not in FILE_ERRORS:
             raise
-        if error.errno == errno.EPIPE:  # who read the output is gone: nothing more can be told there, at the end neither
+        if error.errno == errno.EPIPE:  # nothing more can be printed, at exit neither
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return report(InputError(f"{error.filename or 'a file'}: {error.strerror}"), program)
     except torch.OutOfMemoryError as error:
-        return report(InputError(f"process {process.rank}: the GPU's memory is full: {str(error).partition('. ')[0]}; a "
+        return report(InputError(f"process {context.rank}: the GPU's memory is full: {str(error).partition('. ')[0]}; a "
                                  "smaller batch needs less, and so do --amp bf16 and, in pretraining, "
                                  "--checkpoint_activations"), program)
     except RuntimeError as error:
-        loss = describe_loss(str(error), getattr(flags, "dist_timeout", 600))
+        loss = describe_loss(error, flags.dist_timeout)
         if loss is None:
             raise
-        advice = "; --resume goes on from the newest checkpoint" if hasattr(flags, "resume") else ""
-        print(f"{program}: error: process {process.rank} of {process.world_size}: {loss}{advice}", file=sys.stderr,
+        advice = "; --resume resumes from the newest checkpoint" if hasattr(flags, "resume") else ""
+        print(f"{program}: error: process {context.rank} of {context.world_size}: {loss}{advice}", file=sys.stderr,
               flush=True)
         return LOST
     if dist.is_initialized():
@@ -184,28 +208,29 @@ def run_told(enter: Callable[[], DistContext], worker: Worker, flags: argparse.N
     return status
 
 
-def describe_loss(error: str, timeout_s: float) -> str | None:
-    """What a RuntimeError's text says of another process that is gone or silent; None for any other error."""
-    loader = LOADER.search(error)
-    if loader:  # raised wherever the training process is when its loader's process ends
-        return (f"loader process {loader[1]} ended: {loader[2].strip(' .')} (by the system where memory runs out: fewer "
+def describe_loss(error: RuntimeError, timeout_s: float) -> str | None:
+    """Returns what happened to another process or a DataLoader worker, of which `error` is the consequence, or None."""
+    text, first_line = str(error), str(error).partition("\n")[0]
+    if lost := WORKER_LOST.search(text):  # raised wherever the training process is at that moment
+        return (f"DataLoader worker {lost[1]} ended: {lost[2].strip(' .')} (by the system where memory runs out: fewer "
                 "--workers need less)")
-    silent = SILENT_LOADER.search(error)
-    if silent:
-        return (f"no batch came from the loader's processes for {float(silent[1]):g} s: reading hangs, --dist_timeout is "
-                "too short for it, or /dev/shm is full, which they say above")
-    if not dist.is_initialized():
+    if silent := WORKERS_SILENT.search(text):
+        return (f"no batch came from the DataLoader workers for {float(silent[1]):g} s: reading hangs, --dist_timeout is "
+                "too short for it, or /dev/shm is full, which they report above")
+    if not dist.is_initialized() or not (isinstance(error, dist.DistError) or GLOO_LOST.search(text)):
         return None
-    if SILENT.search(error):
-        return f"another process was silent for longer than --dist_timeout {timeout_s:g} s ({error.splitlines()[0]})"
-    if GONE.search(error):
-        time.sleep(GONE_GRACE_S)  # what ended the other one is told by itself, or by who started it
-        return f"another process is gone ({error.splitlines()[0]})"
-    return None
+    if SILENT.search(text):
+        return f"another process was silent for longer than --dist_timeout {timeout_s:g} s ({first_line})"
+    time.sleep(GONE_GRACE_S)  # what ended the other process is reported by itself, or by its launcher
+    return f"another process is gone ({first_line})"
 
 
-def join(local_rank: int, flags: argparse.Namespace, gpus: list[int], processes_per_node: int) -> DistContext:
-    """This process, a member of the process group where more than one was asked for."""
+def join(local_rank: int, flags: argparse.Namespace, gpus: list[int], processes_per_node: int,
+         listening: socket.socket | None) -> DistContext:
+    """Returns the context of this process, in the process group where there is more than one.
+
+    `listening`: the socket of rank 0's store, inherited from the launcher; None: the store is at `--dist-url`.
+    """
     if gpus and local_rank >= len(gpus):
         raise InputError(f"local rank {local_rank}: only {len(gpus)} GPU(s) to use here; start fewer processes")
     device = torch.device("cuda", gpus[local_rank]) if gpus else torch.device("cpu")
@@ -217,21 +242,23 @@ def join(local_rank: int, flags: argparse.Namespace, gpus: list[int], processes_
     if not gpus:
         share = max(1, (os.cpu_count() or 1) // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", processes_per_node))))
         torch.set_num_threads(min(torch.get_num_threads(), share))
-    timeout = datetime.timedelta(seconds=flags.dist_timeout)
+    timeout, url = datetime.timedelta(seconds=flags.dist_timeout), flags.dist_url or DEFAULT_URL
+    rank, world_size = flags.node_rank * processes_per_node + local_rank, flags.num_nodes * processes_per_node
     try:
         if torchrun:
             rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
             store = torchrun_store(rank, world_size, timeout)
+        elif listening:
+            store = local_store(listening, rank, world_size, timeout)
         else:
-            rank, world_size = flags.node_rank * processes_per_node + local_rank, flags.num_nodes * processes_per_node
-            store = open_store(flags.dist_url, rank, world_size, timeout)
+            store = open_store(url, rank, world_size, timeout)
         dist.init_process_group(flags.dist_backend if gpus else "gloo", timeout=timeout, store=store, rank=rank,
                                 world_size=world_size)
     except InputError:
         raise
     except (dist.DistError, OSError, ValueError) as error:
-        place = "torchrun" if torchrun else f"--dist-url {flags.dist_url}"
+        place = "torchrun" if torchrun else "this machine" if listening else f"--dist-url {url}"
         kind = InputError if isinstance(error, ValueError) else PeerError
         raise kind(f"{place}: no process group: {str(error).splitlines()[0]}") from error
     control = dist.new_group(backend="gloo", timeout=timeout) if gpus else None
-    return DistContext(dist.get_rank(), dist.get_world_size(), device, control)
+    return DistContext(rank, world_size, device, control)

@@ -1,9 +1,10 @@
-"""Values of steps and epochs, kept on the device and read without holding up the work there."""
+"""Values of steps and epochs, kept on the device and read without blocking it."""
 from __future__ import annotations
 
 import math
 import time
-from typing import Any, Iterable, Iterator, Protocol, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from utils.distributed import average
 
 
 class NamedScalars(Protocol):
-    """What a step yields: the total, the terms and the metrics by name, all scalar tensors."""
+    """The loss of a step: the total, the terms and the metrics by name, all scalar tensors."""
 
     total: Tensor
     terms: dict[str, Tensor]
@@ -20,10 +21,7 @@ class NamedScalars(Protocol):
 
 
 class StepValues:
-    """The scalars of one step in one tensor, on their way to the host while the device goes on.
-
-    Beside the loss's: `gradient_norm`, the L2 norm of all gradients together.
-    """
+    """The scalars of one step in one tensor, copied to the host asynchronously; with "gradient_norm", the global L2 norm."""
 
     def __init__(self, loss: NamedScalars, gradients: Sequence[Tensor]) -> None:
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)).double())
@@ -37,19 +35,19 @@ class StepValues:
             self.arrived.record()
 
     def to_dict(self) -> dict[str, float]:
-        """The values by name; waits until they are here."""
+        """Returns the values by name, once they have arrived."""
         if self.arrived:
             self.arrived.synchronize()
         return dict(zip(self.names, self.on_host.tolist()))
 
     def not_finite(self) -> dict[str, float]:
-        """Those of the losses and the gradient's norm that are NaN or infinite; waits until they are here."""
+        """Returns the losses and the gradient norm that are NaN or infinite, once they have arrived."""
         values = self.to_dict()
         return {name: values[name] for name in self.names[:self.num_checked] if not math.isfinite(values[name])}
 
 
 class EpochMeter:
-    """Averages of the steps so far, the rate of work, and the share of time spent waiting for data."""
+    """Averages over the steps so far, throughput, and the fraction of time spent waiting for data."""
 
     def __init__(self, videos_per_step: int, device: torch.device) -> None:
         self.videos_per_step = videos_per_step
@@ -62,7 +60,7 @@ class EpochMeter:
         self.begin = time.perf_counter()
 
     def time_waiting(self, batches: Iterable) -> Iterator:
-        """`batches`, with the time until each arrives counted as waiting."""
+        """Yields `batches`; the time until each arrives counts as waiting."""
         iterator = iter(batches)
         self.begin = time.perf_counter()
         while True:
@@ -74,27 +72,27 @@ class EpochMeter:
             yield batch
 
     def state_dict(self) -> dict[str, Any]:
-        """The sums so far, as plain values; clocks are not part of it."""
+        """Returns the sums so far as plain values, without the clocks."""
         return {"names": self.names, "sums": None if self.sums is None else self.sums.cpu(), "steps": self.steps}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state`. The speed is that of the steps from here on."""
+        """Restores the sums; throughput counts the steps from here on."""
         self.names, self.steps = state["names"], state["steps"]
         self.sums = None if state["sums"] is None else state["sums"].to(self.device)
         self.steps_before = self.steps
 
     def update(self, values: StepValues) -> None:
-        """Take in a step's values."""
+        """Adds a step's values."""
         self.names = values.names
         self.sums = values.on_device if self.sums is None else self.sums + values.on_device
         self.steps += 1
 
     def averages(self) -> dict[str, float]:
-        """Means over the epoch's steps and all processes. At least one step must have been taken."""
+        """Returns the means over the epoch's steps (at least one) and all processes."""
         return dict(zip(self.names, (average(self.sums.clone()) / self.steps).tolist()))
 
     def speed(self) -> dict[str, float]:
-        """Videos of all processes per second, and the share of time in which this one waited for data, 0 to 1."""
+        """Returns videos per second over all processes, and the fraction of time in which this one waited for data."""
         elapsed = max(time.perf_counter() - self.begin, 1e-9)
         videos = (self.steps - self.steps_before) * self.videos_per_step
         return {"samples_per_s": videos / elapsed, "data_wait": self.waited_s / elapsed}

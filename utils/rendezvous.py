@@ -1,7 +1,7 @@
-"""Where processes meet, and on which of the machine's interfaces they listen.
+"""The store by which processes find each other, and the network interfaces that they listen on.
 
-torch's own TCP rendezvous listens on every interface, whatever address it is given; here machine 0 listens on the address
-of the URL alone, and the connections between processes keep to the interface that leads there.
+torch's own TCP rendezvous listens on every interface, whatever address it is given; here rank 0 listens on the address of
+the URL alone, and the connections between processes use the interface that leads there.
 """
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import socket
 import struct
 import time
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import torch.distributed as dist
 
+from utils.cli import split_url
 from utils.errors import InputError, PeerError
 
 _GET_ADDRESS = 0x8915  # Linux, netdevice(7): SIOCGIFADDR
@@ -24,11 +24,9 @@ STORE_PORT = "port of the store of rank 0"
 
 
 def open_store(url: str, rank: int, world_size: int, timeout: datetime.timedelta) -> dist.TCPStore:
-    """The store at `url` (tcp://HOST:PORT) by which processes find each other; that of rank 0 serves the others.
+    """Returns the store at `url` (tcp://HOST:PORT), which rank 0 serves on the first address that HOST resolves to.
 
-    It listens on the first address of HOST as machine 0 resolves it, and nowhere else. GLOO_SOCKET_IFNAME and
-    NCCL_SOCKET_IFNAME get the interface that leads there, where the user has not set them: data may have one of its own.
-    InputError for another kind of URL, and for an address that cannot be had; PeerError where the others do not come.
+    InputError for an address that is taken or not of this machine; PeerError where the others do not connect in time.
     """
     host, port = split_url(url)
     try:
@@ -36,9 +34,7 @@ def open_store(url: str, rank: int, world_size: int, timeout: datetime.timedelta
         keep_to_interface(family, address)
         if rank:
             return dist.TCPStore(address[0], port, world_size, timeout=timeout)
-        listening = socket.create_server(address, family=family, backlog=max(128, world_size))
-        return dist.TCPStore(address[0], port, world_size, is_master=True, timeout=timeout,
-                             master_listen_fd=listening.detach())
+        return serve(socket.create_server(address, family=family, backlog=max(128, world_size)), world_size, timeout)
     except OSError as error:
         raise InputError(f"--dist-url {url}: {error.strerror or error}") from error
     except dist.DistError as error:
@@ -46,11 +42,27 @@ def open_store(url: str, rank: int, world_size: int, timeout: datetime.timedelta
         raise PeerError(f"--dist-url {url}{here}: no process group: {str(error).splitlines()[0]}") from error
 
 
-def torchrun_store(rank: int, world_size: int, timeout: datetime.timedelta) -> dist.Store:
-    """The store by which processes that torchrun started find each other.
+def local_store(listening: socket.socket, rank: int, world_size: int, timeout: datetime.timedelta) -> dist.TCPStore:
+    """Returns the store of the processes of one machine: rank 0 serves it on the socket that all of them inherited."""
+    address, port = listening.getsockname()
+    keep_to_interface(listening.family, (address, port))
+    if rank == 0:
+        return serve(listening, world_size, timeout)
+    listening.close()
+    return dist.TCPStore(address, port, world_size, timeout=timeout)
 
-    A store that torchrun's agents keep (the default) still holds the addresses of processes from before a restart, and the
-    number of the restart is not the same on all machines. So rank 0 opens a store anew, whose port it leaves in the agents'.
+
+def serve(listening: socket.socket, world_size: int, timeout: datetime.timedelta) -> dist.TCPStore:
+    """Returns rank 0's store on a listening socket."""
+    address, port = listening.getsockname()[:2]
+    return dist.TCPStore(address, port, world_size, is_master=True, timeout=timeout, master_listen_fd=listening.detach())
+
+
+def torchrun_store(rank: int, world_size: int, timeout: datetime.timedelta) -> dist.Store:
+    """Returns the store of processes that torchrun started.
+
+    The store of torchrun's agents (the default) still holds the addresses of processes from before a restart, and the
+    number of restarts differs between machines. So rank 0 opens another store, whose port it writes into the agents'.
     """
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
@@ -63,7 +75,7 @@ def torchrun_store(rank: int, world_size: int, timeout: datetime.timedelta) -> d
     deadline = time.monotonic() + timeout.total_seconds()
     while True:
         own_port = int(agents.get(STORE_PORT))
-        try:  # it may still be that from before the restart, where nobody answers (which torch alone would tell at length)
+        try:  # it may still be the port from before the restart, where nobody answers (which torch would report at length)
             socket.create_connection((host, own_port), timeout=1).close()
             store = dist.TCPStore(host, own_port, timeout=datetime.timedelta(seconds=1))
             store.set_timeout(timeout)
@@ -74,29 +86,17 @@ def torchrun_store(rank: int, world_size: int, timeout: datetime.timedelta) -> d
             time.sleep(0.1)
 
 
-def split_url(url: str) -> tuple[str, int]:
-    """(host, port) of tcp://HOST:PORT; InputError for anything else."""
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        host, port = None, None
-    if not (host and port) or parts.scheme != "tcp" or parts.path or parts.query:
-        raise InputError(f"--dist-url {url}: must be tcp://HOST:PORT, with a port from 1 to 65535")
-    return host, port
-
-
 def keep_to_interface(family: int, address: tuple) -> None:
-    """Let gloo and NCCL use the interface that leads to `address`, where the user has not named one."""
+    """Lets gloo and NCCL use the interface that leads to `address`, unless their environment variables name another."""
     with socket.socket(family, socket.SOCK_DGRAM) as probe:
         probe.connect(address)  # sends nothing: it only picks the route
         name = interface_of(probe.getsockname()[0])
     os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
-    os.environ.setdefault("NCCL_SOCKET_IFNAME", f"={name}")  # without "=", all whose names begin so
+    os.environ.setdefault("NCCL_SOCKET_IFNAME", f"={name}")  # without "=", all names with this prefix
 
 
 def interface_of(address: str) -> str:
-    """The name of this machine's interface with the IP address `address`. OSError if there is none."""
+    """Returns the name of this machine's interface with the IP address `address`; OSError if there is none."""
     wanted = ipaddress.ip_address(address.partition("%")[0])
     if wanted.is_loopback:  # all of 127.0.0.0/8 and ::1, of which 127.0.0.1 names the interface
         wanted = ipaddress.ip_address("127.0.0.1")

@@ -1,7 +1,6 @@
-"""What can go wrong in a step, and how all processes agree on it: requests to stop, unreadable videos, numbers that are
-not finite.
+"""What can go wrong in a step: requests to stop, unreadable videos, non-finite values.
 
-Everything here is a function of what all processes know, so that none goes on alone.
+Every decision is a function of what all processes know, so that all of them take the same.
 """
 from __future__ import annotations
 
@@ -13,9 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from utils.checkpoint import Progress
 from utils.distributed import DistContext, gather_objects, sum_counts
 from utils.errors import AgreedError, NonFiniteError
-from utils.progress import Progress
 from utils.files import write_atomically
 from utils.training_log import RunLog
 
@@ -26,12 +25,12 @@ class StepReport:
 
     stop: bool                        # any process was asked to stop
     bad_videos: dict[str, str]        # path -> reason of each video found unreadable in this step
-    not_finite: list[dict[str, Any]]  # of each process: {"values": name -> value, "videos": paths}; empty if all is well
+    not_finite: list[dict[str, Any]]  # of each process: {"values": name -> value, "videos": paths}; empty if all are finite
 
 
 def sync_step_status(stop: bool, bad_videos: dict[str, str], not_finite: dict[str, float], videos: list[str],
-          context: DistContext) -> StepReport:
-    """The report of a step from each process's own findings. `videos`: the paths in this process's batch."""
+                     context: DistContext) -> StepReport:
+    """Returns the report of a step, of each process's own findings. `videos`: the paths in this process's batch."""
     num_stop, num_bad, num_wrong = sum_counts([int(stop), len(bad_videos), len(not_finite)], context)
     found: dict[str, str] = {}
     if num_bad:
@@ -42,12 +41,12 @@ def sync_step_status(stop: bool, bad_videos: dict[str, str], not_finite: dict[st
 
 
 def note_bad_videos(report: StepReport, progress: Progress, num_videos: int, max_fraction: float, log: RunLog) -> None:
-    """Name each newly found unreadable video once; AgreedError when they are more than `max_fraction` of all."""
+    """Logs each newly found unreadable video once; AgreedError if there are more than `max_fraction` of all."""
     for path, reason in report.bad_videos.items():
         if path not in progress.bad_videos:
             progress.bad_videos[path] = reason
             log.note("bad_video", progress.epoch, progress.total_steps + 1, {"path": path, "reason": reason},
-                     f"another video stands in for one that cannot be read: {reason}")
+                     f"an unreadable video is replaced by another: {reason}")
     num_bad = len(progress.bad_videos)
     if num_bad > max_fraction * num_videos:
         raise AgreedError(f"{num_bad} of {num_videos} videos cannot be read, more than --max_bad_fraction {max_fraction:g}; "
@@ -55,10 +54,10 @@ def note_bad_videos(report: StepReport, progress: Progress, num_videos: int, max
 
 
 def handle_not_finite(report: StepReport, progress: Progress, policy: str, max_skips: int, out: Path, log: RunLog) -> None:
-    """Dump what is known of the step. Returns when it may be skipped; NonFiniteError, which names the terms, if not."""
+    """Dumps what is known of the step. Returns if it may be skipped; otherwise raises NonFiniteError, naming the terms."""
     epoch, step = progress.epoch, progress.step + 1
-    named = ", ".join(f"{name} = {value}" for name, value in
-                      {name: value for part in report.not_finite for name, value in part["values"].items()}.items())
+    values = {name: value for part in report.not_finite for name, value in part["values"].items()}
+    named = ", ".join(f"{name} = {value}" for name, value in values.items())
     dump = out / "not_finite" / f"epoch_{epoch + 1:04d}_step_{step:06d}.json"
     if log.writes:
         dump.parent.mkdir(exist_ok=True)
@@ -76,20 +75,17 @@ def handle_not_finite(report: StepReport, progress: Progress, policy: str, max_s
 
 
 def require_finite_weights(model: nn.Module, progress: Progress) -> None:
-    """NonFiniteError, naming the first weights, where an update left any NaN or infinite. Alike in every process."""
+    """Raises NonFiniteError, naming the first weight, if an update left any NaN or infinite. The same in every process."""
     named = dict(model.named_parameters())
     largest = torch.stack(torch._foreach_norm([weight.detach() for weight in named.values()], torch.inf)).cpu()
     wrong = [name for name, value in zip(named, largest) if not torch.isfinite(value)]
     if wrong:
-        raise NonFiniteError(f"epoch {progress.epoch + 1}, step {progress.step + 1}: the update left {len(wrong)} weight(s) "
-                             f"that are not finite, such as {wrong[0]}; nothing was saved since")
+        raise NonFiniteError(f"epoch {progress.epoch + 1}, step {progress.step + 1}: the update left {len(wrong)} "
+                             f"non-finite weight(s), such as {wrong[0]}; nothing was saved since")
 
 
 class StepUndo:
-    """What a forward pass changes beside the gradients, to be put back when its step is skipped.
-
-    These are the buffers (statistics of batch norms) and the queue of scores.
-    """
+    """What a forward pass changes besides gradients, restored when a step is skipped: buffers and the queue of scores."""
 
     def __init__(self, model: nn.Module, queue: Any) -> None:
         self.buffers = list(model.buffers())
@@ -97,13 +93,13 @@ class StepUndo:
         self.queue, self.rows = queue, None
 
     def save(self) -> None:
-        """Remember the state before a step."""
+        """Saves the state before a step."""
         for saved, buffer in zip(self.saved, self.buffers):
             saved.copy_(buffer)
         self.rows = self.queue.rows
 
     def restore(self) -> None:
-        """Go back to the state remembered."""
+        """Restores the saved state."""
         with torch.no_grad():
             for saved, buffer in zip(self.saved, self.buffers):
                 buffer.copy_(saved)

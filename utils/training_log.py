@@ -1,4 +1,4 @@
-"""What a run leaves behind beside its checkpoints: config.json, log.jsonl, TensorBoard events, lines on the terminal."""
+"""What a run writes besides checkpoints: config.json, log.jsonl, TensorBoard events, lines on the terminal."""
 from __future__ import annotations
 
 import contextlib
@@ -7,8 +7,9 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Iterable, Iterator
+from typing import Any
 
 import cv2
 import numpy
@@ -26,27 +27,27 @@ LIBRARIES = (torch, torchvision, numpy, cv2, simplejpeg)
 class RunLog:
     """The log of a run directory, written by the main process alone; elsewhere every call does nothing.
 
-    log.jsonl has a line per `--log_every` steps ("kind": "step"), per epoch ("epoch") and per look at labelled videos
-    ("monitor"), of which TensorBoard has the same values, and one per event ("bad_video", "skipped_step"). Lines past
-    `steps_done`, which a resumed run is about to repeat, are taken out first.
+    log.jsonl has one line per `--log_every` steps ("kind": "step"), per epoch ("epoch") and per run of the monitor
+    ("monitor"), whose values TensorBoard has too, and one per event ("bad_video", "skipped_step"). Lines after
+    `steps_done`, which a resumed run is about to repeat, are removed first.
     """
 
     def __init__(self, folder: Path | None, active: bool, steps_done: int) -> None:
-        """`folder` None: nothing is written, only said."""
+        """`folder` None: nothing is written, only printed."""
         self.active, self.writes = active, active and folder is not None
         if not self.writes:
             return
         self.path = folder / "log.jsonl"
         lines, num_broken = self._lines()
         kept = [line for step, _, line in lines if step <= steps_done]
-        self.looked = {step for step, kind, _ in lines if kind == "monitor" and step <= steps_done}
+        self.monitored = {step for step, kind, _ in lines if kind == "monitor" and step <= steps_done}
         write_atomically(self.path, "".join(kept))
         if num_broken:
             self.say(f"{self.path}: {num_broken} line(s) could not be read and are left out")
         self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=steps_done + 1)
 
     def _lines(self) -> tuple[list[tuple[int, str, str]], int]:
-        """((step, kind, line) of an earlier start, how many lines cannot be read); a torn last line is not counted."""
+        """Returns ((step, kind, line) of earlier starts, number of unreadable lines, without a truncated last one)."""
         found, num_broken = [], 0
         text = self.path.read_text(errors="replace") if self.path.exists() else ""
         for line in text.splitlines(keepends=True):
@@ -57,12 +58,12 @@ class RunLog:
                 num_broken += line.endswith("\n")
         return [entry for entry in found if entry[2].endswith("\n")], num_broken
 
-    def has_look(self, step: int) -> bool:
-        """Whether an earlier start has logged a look at labelled videos after `step` steps."""
-        return self.writes and step in self.looked
+    def has_monitored(self, step: int) -> bool:
+        """Returns whether an earlier start has logged the monitor after `step` steps."""
+        return self.writes and step in self.monitored
 
     def write(self, kind: str, epoch: int, step: int, values: dict[str, float]) -> None:
-        """Log `values` of `kind` ("step" or "epoch") in `epoch` (from 0) after `step` optimizer steps in all."""
+        """Logs `values` of `kind` in `epoch` (from 0) after `step` steps of the run."""
         if not self.writes:
             return
         self._append({"kind": kind, "epoch": epoch, "step": step, **values})
@@ -70,7 +71,7 @@ class RunLog:
             self.writer.add_scalar(f"{kind}/{name}", value, step)
 
     def note(self, kind: str, epoch: int, step: int, facts: dict[str, str], line: str) -> None:
-        """Log an event of `kind` with its `facts`, and say `line`."""
+        """Logs an event of `kind` with its `facts`, and prints `line`."""
         if self.writes:
             self._append({"kind": kind, "epoch": epoch, "step": step, **facts})
         self.say(line)
@@ -80,32 +81,32 @@ class RunLog:
             file.write(json.dumps(values) + "\n")
 
     def sync(self) -> None:
-        """Put on the disk what has been logged, so that a checkpoint never knows of steps that the log has lost."""
+        """Flushes the log to the disk, so that no checkpoint is newer than the log."""
         if self.writes:
             with naming(self.path), open(self.path, "a") as file:
                 os.fsync(file.fileno())
 
     def say(self, line: str) -> None:
-        """Show a line on the terminal, above the progress bar if there is one."""
+        """Prints a line on the terminal, above the progress bar if there is one."""
         if self.active:
             with naming("standard output"):
                 tqdm.write(line)
                 sys.stdout.flush()
 
     def progress(self, batches: Iterable, epoch: int, epochs: int) -> Iterator:
-        """`batches`, with a progress bar in the main process when there is a terminal to show it."""
+        """Returns `batches`, with a progress bar in the main process if it has a terminal."""
         return tqdm(batches, desc=f"epoch {epoch + 1}/{epochs}", leave=False, unit="step",
                     disable=None if self.active else True)
 
     def close(self) -> None:
-        """Write out what is still in memory."""
+        """Writes out what is still in memory."""
         if self.writes:
             self.writer.close()
 
 
 @contextlib.contextmanager
 def naming(place: str | Path) -> Iterator[None]:
-    """Have an OSError name `place` where it names no file: a write that fails does not say into what."""
+    """Gives an OSError without a filename, as a failed write raises, the filename `place`."""
     try:
         yield
     except OSError as error:
@@ -114,9 +115,9 @@ def naming(place: str | Path) -> Iterator[None]:
 
 
 def write_config(folder: Path, flags: dict[str, Any], facts: dict[str, Any]) -> None:
-    """config.json: flags, command line, versions, commit, hash of the csv file, and `facts` of this start.
+    """Writes config.json: flags, command line, versions, commit, hash of the csv file, and `facts` of this start.
 
-    A resumed run keeps what earlier starts wrote, under "earlier_starts".
+    What earlier starts wrote is kept under "earlier_starts".
     """
     path = folder / "config.json"
     earlier = []
@@ -140,17 +141,17 @@ def write_config(folder: Path, flags: dict[str, Any], facts: dict[str, Any]) -> 
 
 
 def library_versions() -> dict[str, str]:
-    """Versions of Python and of the libraries that results depend on."""
+    """Returns the versions of Python and of the libraries that results depend on."""
     return {"python": platform.python_version(), **{library.__name__: library.__version__ for library in LIBRARIES}}
 
 
 def device_name(device: torch.device) -> str:
-    """The GPU's name, or "cpu" and its number of threads."""
+    """Returns the GPU's name, or "cpu" and its number of threads."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({torch.get_num_threads()} threads)"
 
 
 def git_commit() -> str | None:
-    """Commit of this checkout, "-dirty" with uncommitted changes; None outside one or without git."""
+    """Returns the commit of this checkout, "-dirty" with uncommitted changes; None outside one or without git."""
     root = Path(__file__).resolve().parent.parent
     try:
         result = subprocess.run(["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40",

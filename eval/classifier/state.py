@@ -12,10 +12,9 @@ import torch
 from eval.classifier.flags import TRAINING_FLAGS
 from eval.classifier.model import VideoClassifier, decay_lr
 from models.convert import check_keys
-from utils.checkpoint import FORMAT, FREE_FLAGS, canonical, random_state, read_checkpoint, set_random_state
+from utils.checkpoint import FORMAT, FREE_FLAGS, Progress, canonical, random_state, read_checkpoint, set_random_state
 from utils.distributed import DistContext, gather_objects
 from utils.errors import AgreedError, InputError
-from utils.progress import Progress
 
 KIND = "classifier"
 # Flags that do not affect the trained weights, or whose content is compared instead of their text.

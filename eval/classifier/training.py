@@ -19,14 +19,13 @@ from dataset.transforms import FinetuneAugmentation, scale_clips
 from dataset.videos import EpochBatchSampler, LabelledVideos, build_loader
 from eval.classifier.model import VideoClassifier, decay_lr
 from eval.classifier.state import classifier_state, restore_classifier
-from utils.checkpoint import checkpoint_path, find_checkpoint, save_checkpoint
+from utils.checkpoint import Progress, checkpoint_path, find_checkpoint, save_checkpoint
 from utils.distributed import (DistContext, average_gradients, check_same_on_all_ranks, run_on_all_ranks, run_on_main,
                                share_buffers, sum_counts)
 from utils.errors import AgreedError
 from utils.files import hold_directory
 from utils.metrics import EpochMeter, StepValues
-from utils.progress import Progress
-from utils.signals import StopRequest
+from utils.launch import StopRequest
 from utils.step_checks import handle_not_finite, note_bad_videos, sync_step_status
 from utils.training_log import RunLog, device_name, write_config
 

@@ -30,12 +30,11 @@ from eval.features.backbone import load_backbone
 from models.cluster import ScoreQueue
 from models.levels import LevelFeatures
 from models.multilevel import MultiLevelModel
-from utils.checkpoint import pretraining_state, read_checkpoint, restore_pretraining
+from utils.checkpoint import Progress, pretraining_state, read_checkpoint, restore_pretraining
 from utils.distributed import DistContext
 from utils.errors import InputError
 from utils.pretraining_flags import parse_pretraining_flags
 from utils.metrics import EpochMeter
-from utils.progress import Progress
 
 CSV_TOKENS = [b'"', b",", b"\n", b"\r", b"\0", b"-1", b"1e5", b"9" * 30, b"\xe9", b"\xef\xbb\xbf", b"../",
               b"a" * 5000, b" ", b"v0,40,0\n", b",,", b"clip.mp4", b".tar/", "²".encode(), b"40", b"0", b"\t",

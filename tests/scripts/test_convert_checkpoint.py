@@ -15,7 +15,7 @@ from torchvision.models.video import R2Plus1D_18_Weights, S3D_Weights, r2plus1d_
 
 from models.multilevel import MultiLevelModel, build_backbone
 from scripts.convert_checkpoint import main
-from tests.reference_checkpoint import reference_state
+from tests.official_checkpoint import official_state
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -42,7 +42,7 @@ def small_input() -> Tensor:
 
 
 def test_reference_becomes_a_whole_model(tmp_path, capsys):
-    state = reference_state(num_prototypes=7)
+    state = official_state(num_prototypes=7)
     torch.save(state, tmp_path / "theirs.pth")
     assert main(["reference", str(tmp_path / "theirs.pth"), str(tmp_path / "ours.pt"), "--net", "resnet18"]) == 0
     assert "192 entries" in capsys.readouterr().out
@@ -178,7 +178,7 @@ def flatten_prototypes(state):
     (flatten_prototypes, ["prototype.weight (384,) instead of (K, D)"]),
 ])
 def test_wrong_reference_keys_are_named(tmp_path, capsys, damage, expected):
-    state = {name: value.float() for name, value in reference_state(num_prototypes=3).items()}
+    state = {name: value.float() for name, value in official_state(num_prototypes=3).items()}
     damage(state)
     torch.save(state, tmp_path / "in.pth")
     run_and_expect_error(tmp_path, capsys, "reference", "r3d18", str(tmp_path / "in.pth"), *expected)
@@ -211,7 +211,7 @@ def test_file_that_is_no_checkpoint(tmp_path, capsys, content):
 
 def test_missing_file_and_missing_folder(tmp_path, capsys):
     run_and_expect_error(tmp_path, capsys, "reference", "r3d18", "in.pth", "No such file")
-    torch.save(reference_state(num_prototypes=3), tmp_path / "in.pth")
+    torch.save(official_state(num_prototypes=3), tmp_path / "in.pth")
     out = tmp_path / "absent" / "out.pt"
     assert main(["reference", str(tmp_path / "in.pth"), str(out), "--net", "r3d18"]) == 2
     assert str(out) in capsys.readouterr().err

@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from utils.checkpoint import (checkpoint_path, find_checkpoint, list_checkpoints, prune_checkpoints, read_checkpoint,
-                              write_checkpoint, write_with_advice)
-from utils.checkpoint_form import is_flags
+from utils.checkpoint import (check_flags_entry, checkpoint_path, find_checkpoint, list_checkpoints, prune_checkpoints,
+                              read_checkpoint, write_checkpoint, write_with_advice)
 from utils.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -101,7 +100,7 @@ def test_what_is_later_than_the_one_written_goes(tmp_path):
     assert [place for place, _ in list_checkpoints(tmp_path)] == [(1, 0), (2, 0), (2, 4)]
 
 
-def test_where_a_run_goes_on_from(tmp_path):
+def test_where_a_run_resumes_from(tmp_path):
     assert find_checkpoint(tmp_path, None) == find_checkpoint(tmp_path, "auto") == (None, None, [])
     folder = tmp_path / "checkpoints"
     folder.mkdir()
@@ -117,7 +116,7 @@ def test_where_a_run_goes_on_from(tmp_path):
         find_checkpoint(tmp_path, None)
 
 
-def test_a_torn_checkpoint_is_passed_over(tmp_path):
+def test_a_torn_checkpoint_is_skipped(tmp_path):
     folder = tmp_path / "checkpoints"
     folder.mkdir()
     for epoch in (1, 2):
@@ -126,7 +125,7 @@ def test_a_torn_checkpoint_is_passed_over(tmp_path):
     newest.write_bytes(newest.read_bytes()[:1000])
     path, checkpoint, notes = find_checkpoint(tmp_path, "auto")
     assert path == checkpoint_path(folder, 1) and checkpoint["n"] == 1
-    assert len(notes) == 1 and "passed over" in notes[0] and str(newest) in notes[0]
+    assert len(notes) == 1 and "skipped: " in notes[0] and str(newest) in notes[0]
     checkpoint_path(folder, 1).write_bytes(b"")
     with pytest.raises(InputError, match="no whole checkpoint"):  # rather than from epoch 0 without a word
         find_checkpoint(tmp_path, "auto")
@@ -146,7 +145,7 @@ def test_changed_weights_are_found_by_their_checksum(tmp_path):
 
 
 def test_another_error_than_the_disk_s_stays_what_it_is(tmp_path):
-    """Such as a loader process that is killed meanwhile, of which torch tells wherever the training process is."""
+    """Such as a DataLoader worker that is killed meanwhile, which torch raises wherever the training process is."""
     def write(file):
         raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
 
@@ -156,8 +155,10 @@ def test_another_error_than_the_disk_s_stays_what_it_is(tmp_path):
 
 
 def test_flags_of_any_path_are_a_run_s():
-    assert is_flags({"csv_file": "/data/\u3000set\xa0one/\udcff.csv", "gpu": None, "monitor_csv": ["a", "b"]})
-    assert not is_flags({"csv_file": "two\nlines"}) and not is_flags({"csv_file": torch.zeros(1)})
+    check_flags_entry({"csv_file": "/data/\u3000set\xa0one/\udcff.csv", "gpu": None, "monitor_csv": ["a", "b"]})
+    for flag in ("two\nlines", torch.zeros(1)):
+        with pytest.raises(ValueError, match="its flags"):
+            check_flags_entry({"csv_file": flag})
 
 
 def test_a_write_that_fails_says_what_is_needed(tmp_path):

@@ -1,4 +1,4 @@
-"""Names of other people's checkpoints, and strictness about every key."""
+"""Checkpoints of other projects: names, and every key checked."""
 from __future__ import annotations
 
 import pytest
@@ -6,7 +6,7 @@ import torch
 
 from models.multilevel import MultiLevelModel, build_backbone
 from models.convert import check_keys, convert, official_name, unwrap
-from tests.reference_checkpoint import reference_shapes
+from tests.official_checkpoint import official_shapes
 
 
 def meta_model() -> MultiLevelModel:
@@ -14,13 +14,13 @@ def meta_model() -> MultiLevelModel:
         return MultiLevelModel("r3d18", 128, 4)
 
 
-def reference() -> dict[str, torch.Tensor]:
-    return {name: torch.empty(shape, device="meta") for name, shape in reference_shapes(4).items()}
+def official() -> dict[str, torch.Tensor]:
+    return {name: torch.empty(shape, device="meta") for name, shape in official_shapes(4).items()}
 
 
 @pytest.mark.parametrize("prefix", ["", "module."])
-def test_every_reference_entry_has_its_place(prefix):
-    state, model = reference(), meta_model()
+def test_every_official_entry_has_its_place(prefix):
+    state, model = official(), meta_model()
     converted = convert({prefix + name: value for name, value in state.items()}, "official", model)
     assert converted.keys() == model.state_dict().keys()
     assert len(converted) == len(state) - 2
@@ -29,7 +29,7 @@ def test_every_reference_entry_has_its_place(prefix):
 @pytest.mark.parametrize("name", ["backbone.bn1.running_mean", "backbone.melow.0.conv3.weight", "project_low.2.bias",
                                   "project_global.1.num_batches_tracked", "prototype.weight"])
 def test_each_missing_or_reshaped_entry_is_named(name):
-    state, model = reference(), meta_model()
+    state, model = official(), meta_model()
     gone = official_name(name)
     with pytest.raises(ValueError, match=f"^1 missing: {gone}$"):
         convert({key: value for key, value in state.items() if key != name}, "official", model)
@@ -39,7 +39,7 @@ def test_each_missing_or_reshaped_entry_is_named(name):
 
 def test_unknown_entries_and_sources_are_named():
     with pytest.raises(ValueError, match="^1 not part of the model: project_high.0.weight$"):
-        convert(reference() | {"project_high.0.weight": torch.empty(1)}, "official", meta_model())
+        convert(official() | {"project_high.0.weight": torch.empty(1)}, "official", meta_model())
     with pytest.raises(ValueError, match="'tensorflow'.*official, 3d-resnets, torchvision"):
         convert({}, "tensorflow", meta_model())
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
+from utils.checkpoint import Progress
 from utils.distributed import DistContext
 from utils.errors import AgreedError, NonFiniteError
 from utils.step_checks import StepUndo, sync_step_status, handle_not_finite, note_bad_videos, require_finite_weights
-from utils.progress import Progress
 from utils.training_log import RunLog
 
 HERE = DistContext(0, 1, torch.device("cpu"))
@@ -73,7 +73,7 @@ def test_a_weight_that_is_not_finite_is_named(wrong):
     require_finite_weights(model, Progress())
     with torch.no_grad():
         model[1].bias[1] = wrong
-    with pytest.raises(NonFiniteError, match="1 weight.s. that are not finite, such as 1.bias"):
+    with pytest.raises(NonFiniteError, match="1 non-finite weight.s., such as 1.bias"):
         require_finite_weights(model, Progress())
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 EMBEDDING_DIM = 128
 
 
-def reference_shapes(num_prototypes: int) -> dict[str, tuple[int, ...]]:
+def official_shapes(num_prototypes: int) -> dict[str, tuple[int, ...]]:
     """Shape of every parameter and buffer, by name."""
     shapes: dict[str, tuple[int, ...]] = {}
 
@@ -60,10 +60,10 @@ def reference_shapes(num_prototypes: int) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def reference_state(num_prototypes: int) -> dict[str, Tensor]:
+def official_state(num_prototypes: int) -> dict[str, Tensor]:
     """Float64 weights, each drawn from a generator seeded by its name; prototypes of unit length."""
     state = {}
-    for name, shape in reference_shapes(num_prototypes).items():
+    for name, shape in official_shapes(num_prototypes).items():
         generator = np.random.default_rng(zlib.crc32(name.encode()))
         if name.endswith("num_batches_tracked"):
             state[name] = torch.zeros((), dtype=torch.long)

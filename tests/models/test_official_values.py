@@ -1,7 +1,7 @@
-"""The numbers of the authors' code, computed in float64 (tests/data/reference_values.npz), reproduced by ours.
+"""The numbers of the official code, computed in float64 (tests/data/official_values.npz), reproduced here.
 
-Its model case has 6 videos, 3 views, 24 prototypes; its gathered case is rank 1 of 2 with 5 videos each. The authors
-add 1e-10 inside the logarithm of the prototype and graph terms, so those (and what depends on them) agree to 1e-5 only.
+Its model case has 6 videos, 3 views, 24 prototypes; its gathered case is rank 1 of 2 with 5 videos each. The official code
+adds 1e-10 inside the logarithm of the prototype and graph terms, so those (and what depends on them) agree to 1e-5 only.
 """
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from models.losses import instance_contrast, motion_contrast, swapped_prediction
 from models.multilevel import MultiLevelModel
 from models.objective import Objective
 from models.convert import convert, official_name
-from tests.reference_checkpoint import reference_shapes, reference_state
+from tests.official_checkpoint import official_shapes, official_state
 
-VALUES = dict(np.load(Path(__file__).resolve().parents[1] / "data" / "reference_values.npz"))
+VALUES = dict(np.load(Path(__file__).resolve().parents[1] / "data" / "official_values.npz"))
 NUM_PROTOTYPES = 24
 TERMS = {"loss_instance": "instance_high"} | {
     f"loss_{term}": term for term in (
@@ -87,9 +87,9 @@ def switch(model: nn.Module, recorded: dict[str, list] | None) -> dict[str, list
 
 
 def step(dtype: torch.dtype, recorded: dict[str, list] | None = None) -> SimpleNamespace:
-    """One step of the model case: outputs, loss, gradients of outputs and of parameters by reference name."""
+    """One step of the model case: outputs, loss, gradients of outputs and of parameters by official name."""
     model = MultiLevelModel("r3d18", 128, NUM_PROTOTYPES).to(dtype)
-    model.load_state_dict(convert(reference_state(NUM_PROTOTYPES), "official", model))
+    model.load_state_dict(convert(official_state(NUM_PROTOTYPES), "official", model))
     model.prototype_head.normalize_()
     choices = switch(model, recorded)
     views = torch.from_numpy(np.random.default_rng(7).normal(size=(6, 3, 3, 16, 32, 32))).to(dtype)
@@ -101,7 +101,7 @@ def step(dtype: torch.dtype, recorded: dict[str, list] | None = None) -> SimpleN
     loss = objective(output, epoch=0, gather=lambda rows: rows, rank=0)
     loss.total.backward()
     parameters = dict(model.named_parameters())
-    names = [name for name in reference_shapes(NUM_PROTOTYPES) if not name.startswith("backbone.fc.")]
+    names = [name for name in official_shapes(NUM_PROTOTYPES) if not name.startswith("backbone.fc.")]
     gradients = {name: parameters[official_name(name)].grad for name in names if official_name(name) in parameters}
     assert len(gradients) == len(parameters)
     return SimpleNamespace(outputs=outputs, loss=loss, gradients=gradients, choices=choices)
@@ -122,7 +122,7 @@ def test_size_of_the_published_model():
     with torch.device("meta"):
         model = MultiLevelModel("r3d18", num_prototypes=1000)
     assert sum(p.numel() for p in model.parameters()) == 35_257_816 - 205_200
-    theirs = reference_shapes(1000)
+    theirs = official_shapes(1000)
     ours = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     assert len(theirs) == 194
     assert ours == {official_name(name): shape for name, shape in theirs.items()
@@ -154,7 +154,7 @@ def test_losses(request, precision, tolerance):
 @pytest.mark.parametrize("precision, dtype, tolerance", [("double", torch.float64, FLOAT64),
                                                          ("single", torch.float32, FLOAT32_SCORES)])
 def test_assignments_labels_and_graph(request, precision, dtype, tolerance):
-    """From our own scores in each precision, and from the authors' scores, where float32 reaches 1e-5."""
+    """From the scores computed here in each precision, and from the official scores, where float32 reaches 1e-5."""
     outputs = request.getfixturevalue(precision).outputs
     assignments = sinkhorn_knopp(outputs["scores"])
     for name, ours in (("q1", assignments[:, 0]), ("q2", assignments[:, 1])):
@@ -170,7 +170,7 @@ def test_assignments_labels_and_graph(request, precision, dtype, tolerance):
 
 
 def test_float64_gradients(double):
-    """Terms with the authors' 1e-10 in the logarithm reach every parameter but those of the timestamp heads."""
+    """Terms with the official code's 1e-10 in the logarithm reach every parameter but those of the timestamp heads."""
     scale = sum(float(VALUES[name]) ** 2 for name in VALUES if name.startswith("gradnorm:")) ** 0.5
     assert {f"gradnorm:{name}" for name in double.gradients} == {n for n in VALUES if n.startswith("gradnorm:")}
     for name, gradient in double.gradients.items():

@@ -1,4 +1,4 @@
-"""What a dry run measures and tells."""
+"""What a dry run measures and prints."""
 from __future__ import annotations
 
 import time
@@ -6,36 +6,34 @@ import time
 import pytest
 import torch
 
-from utils.profiling import Plan, describe, duration, largest_fitting
-from utils.phases import PHASES, WARM_UP_STEPS, Phases
+from utils.profiling import PHASES, WARM_UP_STEPS, PhaseTimer, RunSize, describe_profile, duration, largest_fitting
 
 CPU = torch.device("cpu")
 
 
 def test_time_goes_to_the_phase_that_took_it():
-    phases = Phases(3, CPU)
-    phases.begin()
+    timer = PhaseTimer(3, CPU)
+    timer.begin()
     for step in range(3 + WARM_UP_STEPS):
-        assert not phases.enough
+        assert not timer.enough
         for phase in PHASES:
             time.sleep(0.02 if phase == "objective" and step >= WARM_UP_STEPS else 0)
-            phases.mark(phase)
-    assert phases.enough
-    means = phases.means()
+            timer.mark(phase)
+    assert timer.enough
+    means = timer.means()
     assert 0.02 <= means["objective"] < 0.2 and max(means, key=means.get) == "objective"
 
 
 def test_without_a_dry_run_there_is_no_clock():
-    phases = Phases(0, CPU)
-    phases.mark("forward")
-    assert not phases.seconds and not phases.enough
+    timer = PhaseTimer(0, CPU)
+    timer.mark("forward")
+    assert not timer.seconds and not timer.enough
 
 
 def test_the_lines_add_up():
     means = dict.fromkeys(PHASES, 0.0) | {"data": 0.1, "forward": 0.1, "backward": 0.2}
-    plan = Plan(batch_per_process=8, processes=1, processes_here=1, steps_per_epoch=1000, epochs=50, num_workers=2,
-                sample_s=0.06, largest_batch=None)
-    lines = list(describe(means, plan, CPU))
+    size = RunSize(batch_per_process=8, processes=1, machines=1, steps_per_epoch=1000, epochs=50, num_workers=2)
+    lines = list(describe_profile(means, size, 0.06, None, CPU))
     assert lines[0].startswith("20.0 videos/s (26.7 without waiting for data), 400 ms a step of 8")
     assert "waiting for data: 25% of the time" in lines
     assert any("forward 100.0" in line and "backward 200.0" in line for line in lines)

@@ -7,14 +7,14 @@ import sys
 import pytest
 
 from models.multilevel import BACKBONES
-from utils.cli import NETS
+from utils.cli import DEFAULT_URL, NETS
 from utils.pretraining_flags import parse_pretraining_flags
 
-KINETICS = ("--net resnet18 --csv_file kinetics.csv --epoch 100 --lr_decay 70 --split 20 --cluster 1000 -thres 0.05 "
-            "--train_batch 64 --gpu 0,1,2,3 --multiprocessing-distributed")
-UCF101 = ("--net resnet18 --csv_file ucf101.csv --epoch 300 --lr_decay 200 --split 50 --cluster 200 -thres 0.05 "
-          "--train_batch 64 --gpu 0,1,2,3 --multiprocessing-distributed")
-REFERENCE = ("--net resnet18 --seq 16 --sample 2 --rate 3.0 --train_batch 64 --lr 0.001 --wd 1e-5 --img_dim 112 "
+KINETICS = ("--train_batch 64 --workers 8 --cluster 1000 --epoch 100 --lr_decay 70 --thres 0.05 --csv_file kinetics.csv "
+            "--multiprocessing-distributed --split 20")
+UCF101 = ("--train_batch 64 --workers 8 --cluster 200 --epoch 300 --lr_decay 200 -thres 0.05 --csv_file ucf_pretrain.csv "
+          "--multiprocessing-distributed --split 50")
+OFFICIAL = ("--net resnet18 --seq 16 --sample 2 --rate 3.0 --train_batch 64 --lr 0.001 --wd 1e-5 --img_dim 112 "
              "--workers 8 --channel 128 --cluster 1000 --gpu 0,1,2,3 --csv_file kinetics.csv --epoch 100 --split 20 "
              "--seed 0 --lr_decay 70 --thres 0.05 --world-size 1 --rank 0 --dist-url tcp://localhost:10001 "
              "--dist-backend nccl")
@@ -26,13 +26,15 @@ def test_published_commands_parse():
         100, 70, 20, 1000)
     assert (ucf101.epochs, ucf101.lr_decay_epoch, ucf101.graph_start_epoch, ucf101.num_prototypes) == (300, 200, 50, 200)
     assert kinetics.graph_threshold == ucf101.graph_threshold == 0.05
-    assert kinetics.multiprocessing_distributed and kinetics.gpu == "0,1,2,3"
+    assert kinetics.multiprocessing_distributed and kinetics.gpu is None and kinetics.csv_file == "kinetics.csv"
+    assert kinetics.batch_per_gpu == ucf101.batch_per_gpu == 64 and kinetics.num_workers == 8
 
 
-def test_defaults_are_the_reference_s():
-    flags = vars(parse_pretraining_flags(REFERENCE.split()))
+def test_defaults_are_the_official_code_s():
+    flags = vars(parse_pretraining_flags(OFFICIAL.split()))
     defaults = vars(parse_pretraining_flags([]))
-    assert flags.pop("gpu") == "0,1,2,3" and defaults.pop("gpu") is None  # ours: all GPUs
+    assert flags.pop("gpu") == "0,1,2,3" and defaults.pop("gpu") is None  # here: all GPUs
+    assert flags.pop("dist_url") == DEFAULT_URL and defaults.pop("dist_url") is None  # here: on one machine a free port
     assert flags == defaults
 
 
@@ -63,6 +65,8 @@ def test_defaults_are_the_reference_s():
     ("--queue_start -1", "--queue_start -1"),
     ("--stop_after 0", "--stop_after 0"),
     ("--dist_timeout 0", "--dist_timeout"),
+    ("--dist-url localhost:10001", "--dist-url localhost:10001: must be tcp://HOST:PORT"),
+    ("--nproc 2", "--nproc 2: needs --multiprocessing-distributed"),
 ])
 def test_impossible_values_are_refused_by_name_in_one_line(line, named, capsys):
     with pytest.raises(SystemExit) as stop:
