@@ -25,6 +25,7 @@ if __name__ == "__main__":  # first, so that --help and a wrong flag are answere
     FLAGS = parse_pretraining_flags()
 
 import argparse
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -111,7 +112,7 @@ def pretrain(context: DistContext, flags: argparse.Namespace,
         save(run)
         if not stopped or progress.epoch == flags.epochs:
             run_monitor(run)
-    run.stop.close()
+    run.stop.release(signal.SIG_IGN)  # about to end
     run.log.close()
     if run.saved:
         run.log.say(f"newest checkpoint: {run.saved}")

@@ -60,6 +60,6 @@ def videos_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def interruptible() -> None:
-    """A shell starts what it runs in the background deaf to Ctrl-C, which the processes under test would inherit."""
+    """A shell lets background jobs ignore Ctrl-C, which the processes under test would inherit."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)

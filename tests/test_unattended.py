@@ -120,7 +120,7 @@ def test_a_lost_dataloader_worker_is_named(videos_csv, tmp_path):
 
 
 @pytest.mark.parametrize("launcher", [(), SPAWN])
-def test_a_loader_that_hangs_ends_the_job(tmp_path, launcher):
+def test_a_dataloader_that_hangs_ends_the_job(tmp_path, launcher):
     """Frames that never come, as from a file server that is gone: pipes into which nobody writes."""
     for video in range(8):
         (tmp_path / f"v{video}").mkdir()
@@ -158,7 +158,7 @@ def test_a_second_start_in_a_run_directory_is_refused(videos_csv, tmp_path):
     assert finish(first)[0] == 75
 
 
-def test_a_request_to_stop_in_the_last_step_keeps_the_last_look(videos_csv, tmp_path):
+def test_a_request_to_stop_in_the_last_step_keeps_the_last_monitor_run(videos_csv, tmp_path):
     rows = [f"{videos_csv.parent / row},{number % 2}\n" for number, row in enumerate(videos_csv.read_text().split())]
     for name, part in (("train", rows[:6]), ("test", rows[6:])):
         (tmp_path / f"{name}.csv").write_text("".join(part))
@@ -183,7 +183,7 @@ def test_torchrun_starts_a_lost_rank_again(videos_csv, tmp_path):
     assert "resumed from run/checkpoints/epoch_" in output and newest(tmp_path)["epochs_done"] == 3
 
 
-def test_numbers_that_go_wrong_can_be_skipped(videos_csv, tmp_path):
+def test_non_finite_steps_can_be_skipped(videos_csv, tmp_path):
     """With such a rate every second step is wrong: the bound on skips ends the run, nothing wrong is ever written."""
     process = begin(tmp_path, videos_csv, "--lr", "1e30", "--on_nonfinite", "skip", "--max_skips", "2")
     status, output, errors = finish(process)

@@ -216,9 +216,10 @@ def restore_pretraining(checkpoint: dict[str, Any], path: Path, model: torch.nn.
         for name, flag in FIXED_FLAGS.items():
             if canonical(then.get(name)) != canonical(now[name]):
                 raise InputError(f"{flag} {now[name]}: {path} was trained with {flag} {then.get(name)}")
-        check_entries(checkpoint, model, optimizer, flags)
+        check_entries(checkpoint, model, flags)
         model.load_state_dict(checkpoint["model"])
-        optimizer.load_state_dict(checkpoint["optimizer"])
+        # Settings of the optimizer come from this run's flags and code.
+        optimizer.load_state_dict(optimizer.state_dict() | {"state": checkpoint["optimizer"]["state"]})
         queue.load_state_dict(checkpoint["queue"], context.device)
         progress, processes = Progress(**checkpoint["progress"]), checkpoint["processes"]
         same_batches = len(processes) == context.world_size and checkpoint["global_batch"] == global_batch
@@ -264,8 +265,7 @@ def check_flags_entry(flags: Any) -> None:
         raise ValueError("its flags are not what a run writes")
 
 
-def check_entries(checkpoint: dict[str, Any], model: torch.nn.Module, optimizer: torch.optim.Optimizer,
-                  flags: argparse.Namespace) -> None:
+def check_entries(checkpoint: dict[str, Any], model: torch.nn.Module, flags: argparse.Namespace) -> None:
     """Raises one of DAMAGE for an entry that a run does not write and that loading it would not refuse."""
     def is_count(value: Any, least: int = 0) -> bool:
         return type(value) is int and least <= value < 1 << 62
@@ -274,31 +274,22 @@ def check_entries(checkpoint: dict[str, Any], model: torch.nn.Module, optimizer:
         return (isinstance(value, Tensor) and value.layout == torch.strided and value.device.type == "cpu"
                 and value.is_floating_point() and value.shape == shape)
 
-    def is_group(group: dict[str, Any], own: dict[str, Any]) -> bool:
-        """Another version of torch has fewer or more settings."""
-        same = all(type(group[name]) is type(own[name]) and repr(group[name]) == repr(own[name])
-                   for name in group.keys() & own.keys() - {"lr", "weight_decay", "foreach", "fused"})
-        return same and {"params", "betas", "eps"} <= group.keys() and all(
-            type(group[name]) in (int, float) and 0 <= group[name] < 1e6 for name in ("lr", "weight_decay")) and all(
-            group.get(name) in (None, True, False) for name in ("foreach", "fused"))
-
-    progress, adam, parameters = checkpoint["progress"], checkpoint["optimizer"], list(model.parameters())
-    rows, [group], [own] = checkpoint["queue"]["rows"], adam["param_groups"], optimizer.state_dict()["param_groups"]
+    progress, rows, parameters = checkpoint["progress"], checkpoint["queue"]["rows"], list(model.parameters())
     conditions = {
         "model": isinstance(checkpoint["model"], dict),
         "global_batch": is_count(checkpoint["global_batch"], least=1),
         "progress": all(is_count(value) for name, value in progress.items() if name != "bad_videos")
         and all(isinstance(text, str) for entry in progress["bad_videos"].items() for text in entry),
         "queue": rows is None or is_floats(rows, len(rows), flags.num_clips, flags.num_prototypes),
-        "optimizer": adam.keys() == {"state", "param_groups"} and is_group(group, own) and all(
+        "optimizer": all(
             is_count(index) and moments.keys() == {"step", "exp_avg", "exp_avg_sq"} and is_floats(moments["step"])
             and all(is_floats(moments[name], *parameters[index].shape) for name in ("exp_avg", "exp_avg_sq"))
-            for index, moments in adam["state"].items()),
+            for index, moments in checkpoint["optimizer"]["state"].items()),
         "processes": len(checkpoint["processes"]) > 0 and all(
-            isinstance(process["random"]["cpu"], Tensor) and is_count(sums["steps"])
-            and isinstance(sums["names"], list) and all(isinstance(name, str) for name in sums["names"])
+            is_count(sums["steps"]) and isinstance(sums["names"], list)
+            and all(isinstance(name, str) for name in sums["names"])
             and (sums["steps"] == 0 if sums["sums"] is None else is_floats(sums["sums"], len(sums["names"])))
-            for process in checkpoint["processes"] for sums in [process["sums"]])}
+            for sums in (process["sums"] for process in checkpoint["processes"]))}
     for name, good in conditions.items():
         if not good:
             raise ValueError(f"its {name} is not what a run writes")

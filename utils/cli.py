@@ -110,28 +110,3 @@ def check_values(at_least: Mapping[str, tuple[float | None, float]] = {}, positi
     for flag, value in fraction.items():
         if value is not None and not 0 <= value <= 1:
             raise InputError(f"{flag} {value}: must be between 0 and 1")
-
-
-# Until their callers use check_values and check_launch_flags:
-def find_launch_problem(flags: argparse.Namespace) -> str | None:
-    try:
-        check_launch_flags(flags)
-    except InputError as error:
-        return str(error)
-    return None
-
-
-def find_too_small(values: dict[str, tuple[float | None, float]]) -> str | None:
-    try:
-        check_values(at_least=values)
-    except InputError as error:
-        return str(error)
-    return None
-
-
-def find_not_positive(values: dict[str, float]) -> str | None:
-    try:
-        check_values(positive=values)
-    except InputError as error:
-        return str(error)
-    return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import errno
+import math
 import os
 import re
 import signal
@@ -49,15 +50,10 @@ class StopRequest:
         for number in STOP_SIGNALS:
             signal.signal(number, self._take)
 
-    def release(self) -> None:
-        """Lets further requests end the process at once."""
+    def release(self, handler: signal.Handlers = signal.SIG_DFL) -> None:
+        """Lets further requests end the process at once; with SIG_IGN they are ignored."""
         for number in STOP_SIGNALS:
-            signal.signal(number, signal.SIG_DFL)
-
-    def close(self) -> None:
-        """Ignores further requests: this process is about to end by itself."""
-        for number in STOP_SIGNALS:
-            signal.signal(number, signal.SIG_IGN)
+            signal.signal(number, handler)
 
     def _take(self, _number: int, _frame: object) -> None:
         self.requested = True
@@ -70,7 +66,6 @@ def launch(worker: Worker, flags: argparse.Namespace, program: str) -> int:
     process is one of those that it started. Otherwise `--multiprocessing-distributed` starts one process per GPU of
     `--gpu`, or `--nproc` CPU processes; without it there is this one. A process that fails ends the others.
     """
-    print_any_name()
     try:
         gpus = visible_gpus(flags.gpu)
         if flags.multiprocessing_distributed and gpus and flags.nproc > 1:
@@ -154,7 +149,6 @@ def spawned(local_rank: int, launcher: int, *arguments: object) -> None:
     """Runs one of the processes that `launch`, in the process `launcher`, started."""
     if os.getppid() != launcher:  # killed meanwhile; if it is killed later, the system ends this process
         sys.exit(LOST)
-    print_any_name()
     try:
         status = run_worker(local_rank, *arguments)
     except Exception:  # printed here, since the launcher gets the exit status alone
@@ -167,11 +161,12 @@ def spawned(local_rank: int, launcher: int, *arguments: object) -> None:
 def run_worker(local_rank: int, worker: Worker, flags: argparse.Namespace, program: str, gpus: list[int],
                processes_per_node: int, listening: socket.socket | None = None) -> int:
     """Returns the exit status of `worker` in this process, after it joined the process group, where there is one."""
-    return run_told(lambda: join(local_rank, flags, gpus, processes_per_node, listening), worker, flags, program)
+    return run_and_report(lambda: join(local_rank, flags, gpus, processes_per_node, listening), worker, flags, program)
 
 
-def run_told(enter: Callable[[], DistContext], worker: Worker, flags: argparse.Namespace, program: str) -> int:
+def run_and_report(enter: Callable[[], DistContext], worker: Worker, flags: argparse.Namespace, program: str) -> int:
     """Returns the exit status of `worker` in the context that `enter` returns; errors a user can act on are one line."""
+    print_any_name()
     context = None
     try:
         context = enter()
@@ -196,7 +191,7 @@ def run_told(enter: Callable[[], DistContext], worker: Worker, flags: argparse.N
                                  "smaller batch needs less, and so do --amp bf16 and, in pretraining, "
                                  "--checkpoint_activations"), program)
     except RuntimeError as error:
-        loss = describe_loss(error, flags.dist_timeout)
+        loss = describe_loss(error, getattr(flags, "dist_timeout", math.nan))
         if loss is None:
             raise
         advice = "; --resume resumes from the newest checkpoint" if hasattr(flags, "resume") else ""

@@ -64,7 +64,7 @@ def handle_not_finite(report: StepReport, progress: Progress, policy: str, max_s
         write_atomically(dump, json.dumps({"epoch": epoch, "step": step, "processes": [
             {"values": {name: str(value) for name, value in part["values"].items()}, "videos": part["videos"]}
             for part in report.not_finite]}, indent=2) + "\n")
-    where = f"epoch {epoch + 1}, step {step}: not finite: {named}"
+    where = f"epoch {epoch + 1}, step {step}: non-finite values: {named}"
     if policy == "skip" and progress.skipped_steps < max_skips:
         log.note("skipped_step", epoch, progress.total_steps + 1, {"not_finite": named},
                  f"{where}; this step is skipped ({progress.skipped_steps + 1} of at most {max_skips}), see {dump}")

@@ -52,7 +52,7 @@ from eval.splits import EvalSplit
 from utils.checkpoint import checkpoint_path, find_checkpoint, list_checkpoints, read_checkpoint, save_checkpoint
 from utils.distributed import DistContext
 from utils.errors import InputError, NonFiniteError
-from utils.launch import print_any_name, run_told
+from utils.launch import run_and_report
 from utils.files import file_sha256
 from utils.training_log import RunLog, device_name, write_config
 from visualization.cam import cam_name, remove_cams, require_h264, write_cams
@@ -253,11 +253,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit status, see `utils.errors`."""
     parser = order_parser(__doc__)
     flags = parser.parse_args(arguments)
-    print_any_name()
     if flags.mode != "train" and not flags.resume:
         del flags.resume  # where a DataLoader worker is lost, there is nothing to resume
     rank = int(os.environ.get("RANK", "0"))  # started by torchrun, rank 0 alone reports that it must not be
-    return run_told(lambda: DistContext(rank, 1, choose_device(flags.gpu)), run_mode, flags, parser.prog)
+    return run_and_report(lambda: DistContext(rank, 1, choose_device(flags.gpu)), run_mode, flags, parser.prog)
 
 
 if __name__ == "__main__":

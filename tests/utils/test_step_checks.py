@@ -47,9 +47,9 @@ def test_an_unreadable_video_is_named_once_and_too_many_stop(log, tmp_path):
         note_bad_videos(sync_step_status(False, {"c": "c: torn"}, {}, [], HERE), Progress(), 3, 0.0, log)
 
 
-def test_numbers_that_are_not_finite_stop_the_run_with_a_dump(log, tmp_path):
+def test_non_finite_values_stop_the_run_with_a_dump(log, tmp_path):
     report = sync_step_status(False, {}, {"prototype": NAN}, ["x/1", "x/2"], HERE)
-    with pytest.raises(NonFiniteError, match="epoch 3, step 8: not finite: prototype = nan; nothing was updated or saved, "):
+    with pytest.raises(NonFiniteError, match="epoch 3, step 8: non-finite values: prototype = nan; nothing was updated or saved, "):
         handle_not_finite(report, Progress(epoch=2, step=7), "stop", 10, tmp_path, log)
     [dump] = (tmp_path / "not_finite").iterdir()
     stored = json.loads(dump.read_text())
@@ -65,7 +65,7 @@ def test_skipping_is_bounded(log, tmp_path):
 
 
 @pytest.mark.parametrize("wrong", [NAN, float("inf")])
-def test_a_weight_that_is_not_finite_is_named(wrong):
+def test_a_non_finite_weight_is_named(wrong):
     model = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2))
     require_finite_weights(model, Progress())
     with torch.no_grad():

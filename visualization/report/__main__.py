@@ -24,7 +24,7 @@ from utils.checkpoint import list_checkpoints
 from utils.distributed import DistContext
 from utils.errors import InputError, one_line
 from utils.cli import OneLineParser, check_values
-from utils.launch import print_any_name, run_told
+from utils.launch import run_and_report
 from utils.files import write_atomically
 from utils.training_log import git_commit
 from visualization.cam import require_h264
@@ -134,8 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit status: 0 when the page is written; for others see `utils.errors`."""
     parser = report_parser()
     flags = parser.parse_args(arguments)
-    print_any_name()
-    return run_told(lambda: DistContext(0, 1, choose_device(flags.gpu)), write_report, flags, parser.prog)
+    return run_and_report(lambda: DistContext(0, 1, choose_device(flags.gpu)), write_report, flags, parser.prog)
 
 
 if __name__ == "__main__":
