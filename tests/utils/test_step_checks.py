@@ -49,7 +49,8 @@ def test_an_unreadable_video_is_named_once_and_too_many_stop(log, tmp_path):
 
 def test_non_finite_values_stop_the_run_with_a_dump(log, tmp_path):
     report = sync_step_status(False, {}, {"prototype": NAN}, ["x/1", "x/2"], HERE)
-    with pytest.raises(NonFiniteError, match="epoch 3, step 8: non-finite values: prototype = nan; nothing was updated or saved, "):
+    with pytest.raises(NonFiniteError, match="epoch 3, step 8: non-finite values: prototype = nan; nothing was updated or "
+                       "saved, "):
         handle_not_finite(report, Progress(epoch=2, step=7), "stop", 10, tmp_path, log)
     [dump] = (tmp_path / "not_finite").iterdir()
     stored = json.loads(dump.read_text())
