@@ -30,6 +30,7 @@ from dataset.prepare.checks import (
     KINDS, NOTES, DataFinding, VideoInspection, check_classes, check_rows, fix_rows, inspect_videos, tabulate_rows,
 )
 from dataset.prepare.csv_files import write_text
+from dataset.prepare.image_checks import decode_video
 from dataset.prepare.worker_pool import Crash, available_cores, run_jobs
 from dataset.records import read_rows, write_records
 from dataset.video_file import require_decoder
@@ -125,8 +126,6 @@ def check_data(flags: argparse.Namespace) -> int:
 
 def decode_all(inspections: dict[str, VideoInspection], workers: int) -> None:
     """Adds the findings of decoding to each inspection of a readable video, and the frame count of a video file."""
-    from dataset.prepare.image_checks import decode_video  # imports torch, which takes seconds
-
     readable = [path for path, video in inspections.items() if all(kind in NOTES for kind, _ in video.findings)]
     jobs = run_jobs(decode_video, readable, workers)
     for path, result in show_progress(jobs, len(readable), "decoding", "videos"):

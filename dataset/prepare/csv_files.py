@@ -5,6 +5,7 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import replace
+from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,21 +42,22 @@ def match_videos(
     for video in found:
         by_name[video.last_name].append(video)
     class_of_folder = {folder: name for name in lists.classes for folder in (name, name.replace(" ", "_"))}
-    above = {video.path: set(video.name.split("/")[:-1]) for video in found}
-    classes_above = {path: {class_of_folder[folder] for folder in folders & class_of_folder.keys()}
-                     for path, folders in above.items()}
     labels = {name: label for label, name in enumerate(lists.classes)}
     records: dict[str, list[VideoRecord]] = {name: [] for name in lists.sets}
     differences, taken = [], set()
     for set_name, listed in lists.sets.items():
         role = set_name.partition("_")[0]
         for class_name, name in listed:
-            candidates = [video for video in by_name.get(name, []) if classes_above[video.path] <= {class_name}]
+            candidates = []
+            for video in by_name.get(name, ()):
+                folders = video.name.split("/")[:-1]
+                classes = {class_of_folder[folder] for folder in folders if folder in class_of_folder}
+                if classes <= {class_name}:
+                    candidates.append((not video.problem, role in folders, bool(classes), video))
             if not candidates:
                 differences.append(ListDifference("missing", set_name, f"{class_name}/{name}"))
                 continue
-            video = max(candidates, key=lambda video: (
-                not video.problem, role in above[video.path], bool(classes_above[video.path])))
+            *_, video = max(candidates, key=itemgetter(0, 1, 2))  # the first of equals
             taken.add(video.path)
             if video.problem:
                 reason = f"{video.path}: {video.problem}"

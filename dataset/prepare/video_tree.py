@@ -4,6 +4,7 @@ from __future__ import annotations
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 
 from dataset.frames import VIDEO_SUFFIXES, find_series
@@ -13,7 +14,7 @@ from utils.errors import InputError
 NUM_THREADS = 16  # they wait for the file system
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@dataclass(frozen=True, slots=True)
 class FoundVideo:
     """A video file or frame folder.
 
@@ -60,7 +61,8 @@ def find_videos(root: Path) -> tuple[list[FoundVideo], list[FoundVideo]]:
         else:
             continue
         raise InputError(f"{video.path!a}: its name {problem}, which a csv cannot hold; rename it")
-    return sorted(folders), sorted(files)
+    order = attrgetter("name", "path")
+    return sorted(folders, key=order), sorted(files, key=order)
 
 
 def _list_folder(root: Path, name: str) -> tuple[FoundVideo | None, list[str], list[FoundVideo]]:
