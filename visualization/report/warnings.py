@@ -77,7 +77,7 @@ WARNINGS = {
         "No sense of time: {term} is stuck at ln {candidates:g}",
         "The {level} level has the same features at each of its {candidates:g} timestamps: it does not see when something "
         "happens. At a level of few timestamps this is common on short, simple videos.",
-        "Longer clips (--seq) or larger strides (--rate), so that timestamps differ; check that videos are not still."),
+        "Longer clips (--seq) or larger strides (--rate), so that timestamps differ; check that videos show motion."),
     "non-finite": (
         "Non-finite values (NaN or Inf)",
         "The loss or the gradient overflowed. A few in a long run do little harm; more come before a run diverges.",
@@ -201,7 +201,7 @@ def list_checks(run: RunDirectory, measurement: Measurement | None) -> list[str]
     lines = []
     for name in (*chance_losses(run.flags, run.global_batch), "prototypes_in_use", "assignment_entropy", *ANY_TIME):
         value, why = judge(run, name)
-        lines.append(f"{name}: {why or f'{value:.3g}, mean of the last {LAST} at most'}")
+        lines.append(f"{name}: {why or f'{value:.3g} recently'}")
     if len(run.comparable) < len(run.points):
         lines.append(f"global batch: {run.global_batch} videos from {run.unit} {run.place(run.comparable[0])} on; what was "
                      "logged before, with another, is not judged")
