@@ -84,49 +84,32 @@ def apply_color(frames: np.ndarray, draws: ColorDraws) -> np.ndarray:
 def apply_color_on_device(frames: Tensor, draws: ColorDraws) -> Tensor:
     """Returns uint8 [..., H, W, 3]: channel splitting, then the four changes in their order, batched on the device.
 
-    `draws` are CPU tensors with the same leading dimensions as `frames`: frames are grouped by kind of change on the
-    CPU, so that nothing waits for the device. Each of the four positions of the order takes four calls, each on all
-    frames of a chunk that have this kind of change there.
+    `draws` are CPU tensors with the same leading dimensions as `frames`: the frames of a chunk are sorted by kind of
+    change on the CPU, so that nothing waits for the device, and each position of the order takes one call per kind.
     """
     flat = frames.flatten(0, -4)
-    chunk_frames = CHUNK_FRAMES.get(frames.device.type, CHUNK_FRAMES_GPU)
-    rows, factors, ends = _sort_by_change(draws, chunk_frames)
-    channel = draws.channel.flatten().long()[:, None]
+    channel, order = draws.channel.flatten().long()[:, None], draws.order.flatten(0, -2).long()
     planes = torch.where(channel < 0, torch.arange(3), channel)
-    rows, factors, planes = (_send(x, frames.device) for x in (rows, factors, planes))
+    # Saturation and hue leave a split frame, which is gray, unchanged.
+    kinds = torch.where((channel >= 0) & (order >= SATURATION), NO_CHANGE, order)             # [n, 4]
+    factors = draws.factors.flatten(0, -2).gather(1, order)                                   # [n, 4]
+    chunk_frames = CHUNK_FRAMES.get(frames.device.type, CHUNK_FRAMES_GPU)
     out = torch.empty_like(flat, memory_format=torch.contiguous_format)
-    for chunk, start in enumerate(range(0, len(flat), chunk_frames)):
-        part = slice(start, start + chunk_frames)
-        work = _split_channels(flat[part], planes[part])
+    for chunk, chunk_planes, chunk_kinds, chunk_factors, result in zip(
+            *(x.split(chunk_frames) for x in (flat, planes, kinds, factors, out))):
+        work = _split_channels(chunk, _send(chunk_planes, frames.device))
+        rows = chunk_kinds.argsort(dim=0)
+        sorted_factors = _send(chunk_factors.gather(0, rows), frames.device)
+        sorted_rows = _send(rows, frames.device)
         for position in range(4):
-            begin = start
-            for kind, end in enumerate(ends[chunk][position]):
-                if end > begin:
-                    chosen = rows[position, begin:end]
-                    factor = factors[position, begin:end, None, None, None]
-                    changed = ADJUST_BATCHED[kind](work[chosen].float(), factor)
+            counts = chunk_kinds[:, position].bincount(minlength=NO_CHANGE + 1).tolist()
+            for adjust, chosen, factor in zip(ADJUST_BATCHED, *(x[:, position].split(counts) for x in (
+                    sorted_rows, sorted_factors))):
+                if len(chosen):
+                    changed = adjust(work[chosen].float(), factor[:, None, None, None])
                     work[chosen] = changed.to(torch.uint8)  # cuts fractions off
-                begin = end
-        out[part] = work.permute(0, 2, 3, 1)
+        result.copy_(work.permute(0, 2, 3, 1))
     return out.view(frames.shape)
-
-
-def _sort_by_change(draws: ColorDraws, chunk_frames: int) -> tuple[Tensor, Tensor, list]:
-    """Returns, for each position of the order, the frames of each chunk sorted by their change there.
-
-    rows [4, n]: numbers within the chunk; factors [4, n]: their factors; ends [chunks][4][4]: where the run of each
-    kind ends in these. Saturation and hue of a split frame, which is gray, are no change and come last.
-    """
-    order = draws.order.flatten(0, -2).long()
-    kind = torch.where((draws.channel.flatten()[:, None] >= 0) & (order >= SATURATION), NO_CHANGE, order)
-    chunk, row = (f(torch.arange(len(order)), chunk_frames) for f in (torch.floor_divide, torch.remainder))
-    key = chunk[:, None] * (NO_CHANGE + 1) + kind
-    rank = key.argsort(dim=0)                                                           # [n, 4]
-    factors = draws.factors.flatten(0, -2).gather(1, order).gather(0, rank)
-    num_keys = (len(order) // chunk_frames + 1) * (NO_CHANGE + 1)
-    counts = torch.stack([torch.bincount(column, minlength=num_keys) for column in key.unbind(1)], dim=1)
-    ends = counts.cumsum(0).unflatten(0, (-1, NO_CHANGE + 1))[:, :NO_CHANGE].transpose(1, 2)  # [chunks, 4, kinds]
-    return row[rank].T.contiguous(), factors.T.contiguous(), ends.tolist()
 
 
 def _send(x: Tensor, device: torch.device) -> Tensor:
