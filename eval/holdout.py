@@ -45,20 +45,16 @@ def add_group_flag(group: argparse._ArgumentGroup) -> None:
                             "video, whose first group is the name of the video's group")
 
 
-def check_group_flag(flags: argparse.Namespace) -> None:
-    """InputError for a --group that cannot work."""
-    if flags.group not in (AUTO, NONE):
-        compile_pattern(flags.group)
-
-
-def compile_pattern(text: str) -> re.Pattern[str]:
-    """Returns the regular expression of --group."""
+def group_pattern(group: str) -> re.Pattern[str] | None:
+    """Returns the regular expression of --group, None for "none"; InputError for any other text."""
+    if group in (AUTO, NONE):
+        return UCF101_GROUP if group == AUTO else None
     try:
-        pattern = re.compile(text)
+        pattern = re.compile(group)
     except re.error as error:
-        raise InputError(f"--group {text}: no regular expression: {error}") from error
+        raise InputError(f"--group {group}: no regular expression: {error}") from error
     if not pattern.groups:
-        raise InputError(f"--group {text}: needs a group in parentheses, the name of a video's group")
+        raise InputError(f"--group {group}: needs a group in parentheses, the name of a video's group")
     return pattern
 
 
@@ -68,9 +64,9 @@ def find_groups(videos: Sequence[VideoRecord], group: str) -> tuple[list[str], s
     A group of UCF-101 is within a class; one of a pattern may span classes.
     """
     paths = [video.path for video in videos]  # a video that is listed twice stays on one side
-    if group == NONE:
+    pattern = group_pattern(group)
+    if pattern is None:
         return paths, "none: every video on its own"
-    pattern = UCF101_GROUP if group == AUTO else compile_pattern(group)
     found = [match and match[1] for match in map(pattern.search, (
         PurePath(path).stem if group == AUTO else path for path in paths))]
     missing = [path for path, name in zip(paths, found) if name is None]

@@ -37,7 +37,7 @@ from eval.cli import (add_feature_flags, add_levels_flag, check_feature_flags, p
 from eval.features.extract import level_vectors
 from eval.features.per_split import SplitFeatures, read_split_features
 from eval.features.probe_heads import DECAY_AT, LrAndDecay, ProbeRecipe, fit_probe
-from eval.holdout import add_group_flag, check_group_flag, draw_holdout
+from eval.holdout import add_group_flag, draw_holdout, group_pattern
 from eval.metrics import accuracies, add_classes_flag, class_names, confusion_matrix, draw_confusion, per_class
 from eval.result_card import SplitResult, build_card, markdown_table, write_card
 from eval.splits import EvalSplit, add_split_flags
@@ -124,7 +124,7 @@ def check_linear_probe_flags(flags: argparse.Namespace) -> None:
     """InputError for flags that cannot work."""
     parse_levels(flags.levels)
     check_feature_flags(flags)
-    check_group_flag(flags)
+    group_pattern(flags.group)
     if not 0 < flags.holdout < 1:
         raise InputError(f"--holdout {flags.holdout}: must be between 0 and 1")
     check_values({"--epochs": (flags.epochs, 1), "--batch_size": (flags.batch_size, 1)})

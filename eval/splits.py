@@ -98,8 +98,10 @@ def check_pair(train: Sequence[VideoRecord], test: Sequence[VideoRecord], train_
 
 
 def class_folders(records: Sequence[VideoRecord]) -> dict[str, int]:
-    """Returns name of a class's folder -> label where each class has its own folder; else, or without a class of two
-    videos, which tells a class's folder from a video's, an empty dictionary."""
+    """Returns folder name -> label where each class has its own folder, otherwise {}.
+
+    Also {} if no class has two videos: then every video may have its own folder.
+    """
     pairs = {(PurePath(record.path).parent.name, record.label) for record in records}
     folders = dict(pairs)
     labels = {record.label for record in records}

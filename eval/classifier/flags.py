@@ -5,7 +5,7 @@ import argparse
 import sys
 
 from eval.cli import add_clip_flags, add_reading_flags, add_weight_flags, read_clip_settings
-from eval.holdout import add_group_flag, check_group_flag
+from eval.holdout import add_group_flag, group_pattern
 from eval.metrics import add_classes_flag
 from eval.splits import add_split_flags, find_splits
 from utils.cli import OneLineParser, add_launch_flags, check_values
@@ -85,7 +85,7 @@ def check_training_flags(flags: argparse.Namespace, parser: OneLineParser) -> No
                   "--seed": (flags.seed, 0)}, positive={"--lr": flags.lr})
     if flags.val_holdout is not None and not 0 < flags.val_holdout < 1:
         raise InputError(f"--val_holdout {flags.val_holdout}: must be between 0 and 1")
-    check_group_flag(flags)
+    group_pattern(flags.group)
     if flags.test_only:
         check_test_only(flags, parser, several)
         return

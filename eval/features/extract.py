@@ -188,10 +188,10 @@ def mean_over_views(
     if skipped is not None:
         for bad_of_rank in gather_objects(bad):
             skipped.update(bad_of_rank)
-    return gather_rows(means, len(records), skipped or {}, context)
+    return gather_by_index(means, len(records), skipped or {}, context)
 
 
-def gather_rows(rows: dict[int, Rows], num_rows: int, skipped: Container[int], context: DistContext) -> Rows:
+def gather_by_index(rows: dict[int, Rows], num_rows: int, skipped: Container[int], context: DistContext) -> Rows:
     """Returns level -> [N, C] in the main process, no level in the others, from every process's index -> level -> [C].
 
     NaN for the indices of `skipped`; every other row must be that of exactly one process. All must call this; `rows` is

@@ -57,7 +57,7 @@ class LinearHeads(NamedTuple):
 
     def scores(self, vectors: np.ndarray) -> np.ndarray:
         """Returns logits float32 [G, N, K] of vectors [N, C]."""
-        with full_float32():
+        with one_thread():
             return torch.matmul(with_ones(self.standardizer(vectors), self.weights.device), self.weights).cpu().numpy()
 
 
@@ -71,7 +71,7 @@ def train_heads(
     epoch, and share one matrix product. Weight decay applies to weights and bias.
     """
     standardizer = Standardizer.of(vectors)
-    with full_float32():
+    with one_thread():
         inputs, classes = with_ones(standardizer(vectors), device), torch.from_numpy(targets).to(device)
         heads = [torch.zeros(inputs.shape[1], num_classes, device=device, requires_grad=True) for _ in pairs]
         optimizer = torch.optim.SGD([{"params": [head], "lr": lr, "weight_decay": weight_decay}
@@ -132,13 +132,11 @@ def choose_pair(
 
 
 @contextmanager
-def full_float32() -> Iterator[None]:
-    """Products in full float32, and on the CPU in one thread, as the order of summation depends on their number."""
-    threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
+def one_thread() -> Iterator[None]:
+    """Runs torch in one CPU thread, as the order of summation depends on their number; heads are small."""
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    torch.set_float32_matmul_precision("highest")
     try:
         yield
     finally:
         torch.set_num_threads(threads)
-        torch.set_float32_matmul_precision(precision)

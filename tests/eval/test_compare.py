@@ -39,7 +39,7 @@ def test_comparing_needs_no_torch():
     assert subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).resolve().parents[2]).returncode == 0
 
 
-def test_what_else_makes_numbers_incomparable_is_told(tmp_path, capsys):
+def test_what_else_makes_numbers_incomparable_is_an_error(tmp_path, capsys):
     same = {"num_test_videos": 12, "git_commit": "c0ffee", "pretrained_epochs": 100}
     one = {"num_train_videos": 18, "skipped_train_videos": [], "device": "cpu", "checkpoint_sha256": "a" * 64,
            "chosen": {"high": {"lr": 0.1, "weight_decay": 0.001, "holdout_top1": 0.5}},

@@ -1,4 +1,4 @@
-"""The hold-out: siblings stay together, classes keep their share, and the seed decides."""
+"""The hold-out: groups stay together, classes keep their share, and the seed decides."""
 from __future__ import annotations
 
 import re
@@ -54,7 +54,7 @@ def test_without_groups_the_share_of_each_class_is_met_to_the_video():
         assert "every video on its own" in holdout.facts["groups"]
 
 
-def test_a_pattern_names_siblings_that_may_span_classes():
+def test_a_pattern_names_groups_that_may_span_classes():
     videos = [VideoRecord(f"/data/person{person}/clip{clip}", 50, clip % 3)
               for person in range(10) for clip in range(6)]
     holdout = draw_holdout(videos, r"/(person\d+)/", 0.3, 0)
@@ -95,12 +95,12 @@ def test_nothing_to_hold_out_is_one_line():
             draw_holdout(videos, "auto", 0.2, 0)
 
 
-def test_the_documented_pattern_keeps_clips_of_one_film_together():
+def test_the_documented_pattern_keeps_clips_of_one_recording_together():
     document = (Path(__file__).resolve().parents[2] / "docs" / "data.md").read_text()
     pattern = re.search(r"--group '(.*)'", document)[1]
-    films = [("brush_hair", "April_09", "u_nm_np1_ba_goo_0"), ("brush_hair", "April_09", "f_cm_np2_le_med_13"),
+    recordings = [("brush_hair", "April_09", "u_nm_np1_ba_goo_0"), ("brush_hair", "April_09", "f_cm_np2_le_med_13"),
              ("brush_hair", "brush", "h_nm_np1_fr_bad_0"), ("shoot_ball", "April_09", "u_nm_np1_ba_goo_0"),
              ("shoot_ball", "A_ball_shoot", "l_cm_np1_ri_med_2.avi")]
-    names, _ = find_groups([VideoRecord(f"/data/hmdb51/frames/{label}/{film}_{label}_{rest}", 40, 0)
-                               for label, film, rest in films], pattern)
+    names, _ = find_groups([VideoRecord(f"/data/hmdb51/frames/{label}/{recording}_{label}_{rest}", 40, 0)
+                               for label, recording, rest in recordings], pattern)
     assert names == ["brush_hair/April_09"] * 2 + ["brush_hair/brush", "shoot_ball/April_09", "shoot_ball/A_ball_shoot"]

@@ -151,4 +151,4 @@ def test_mistakes_are_one_line(color_set, tmp_path, capsys):
         assert linear_probe.main(arguments(color_set, tmp_path / "out", *features, *more)) == 2, more
         [line] = capsys.readouterr().err.splitlines()
         assert message in line and line.startswith("python -m eval.linear_probe: error: "), line
-    assert not (tmp_path / "features").exists(), "told before anything is extracted"
+    assert not (tmp_path / "features").exists(), "reported before anything is extracted"

@@ -1,4 +1,4 @@
-"""The monitor: what it finds, and that training goes on as if it had not been there."""
+"""The monitor: what it finds, and that training is not affected by it."""
 from __future__ import annotations
 
 import random
@@ -29,7 +29,7 @@ def test_a_backbone_that_sees_the_class_gives_everything(color_set, backbone_tha
 
 
 def test_videos_that_cannot_be_read_are_left_out_and_counted(color_set, backbone_that_sees_the_class, tmp_path):
-    """A look must not cost the epoch that has just been trained."""
+    """A monitor run must not cost the epoch that has just been trained."""
     for role in ("train", "test"):
         rows = (color_set / f"{role}.csv").read_text().split()
         csv = [f"{color_set / row}\n" for row in rows if row.startswith(role)]
@@ -76,6 +76,6 @@ def test_shuffled_labels_give_chance():
 
 
 def test_csv_files_of_two_data_sets_are_refused_at_the_start(color_set):
-    (color_set / "strange.csv").write_text("test_0_0,1,77\n")
+    (color_set / "unknown.csv").write_text("test_0_0,1,77\n")
     with pytest.raises(InputError, match="label 77"):
-        monitor(color_set, test="strange")
+        monitor(color_set, test="unknown")

@@ -95,7 +95,7 @@ def test_features_that_encode_the_label_give_everything_and_labels_at_random_giv
     neighbors = nearest(queries, gallery, 50)
     assert set(recall_at(neighbors, query_labels, gallery_labels).values()) == {1.0}
 
-    # Query labels drawn anew: each query hits with probability (classes among its k neighbors) / (classes).
+    # Other query labels: each query hits with probability (classes among its k neighbors) / (classes).
     neighbors = nearest(queries, rng.permutation(gallery), 50)
     blind = recall_at(neighbors, rng.integers(0, num_classes, num), gallery_labels)
     for k in (1, 5, 10):
@@ -258,7 +258,7 @@ def test_mistakes_are_one_line(color_set, tmp_path, capsys):
         return str(color_set / name)
 
     cases = [
-        (["--test_csv", write("strange.csv", "test_0_0,1,0\ntest_1_0,1,77\n")], "label 77"),
+        (["--test_csv", write("unknown.csv", "test_0_0,1,0\ntest_1_0,1,77\n")], "label 77"),
         (["--test_csv", write("word.csv", "test_0_0,1,0\ntest_1_0,1,red\n")], "word.csv:2: label (third"),
         (["--test_csv", write("mixed.csv", "test_0_0,1,0\ntest_1_0,1\n")], "mixed.csv:2: 2 column(s)"),
         (["--test_csv", str(color_set / "train.csv")], "are in"),

@@ -78,7 +78,7 @@ def test_read_split_reads_and_checks_both(tmp_path):
         read_split(split)
 
 
-def test_one_video_under_two_spellings_or_on_two_lines_is_told(tmp_path):
+def test_one_video_under_two_spellings_or_on_two_lines_is_an_error(tmp_path):
     split = EvalSplit(None, str(tmp_path / "a.csv"), str(tmp_path / "b.csv"))
     for train, test, message in (("x,9,0\ny,9,4\n", "./x,9,0\n", "b.csv: 1 video"),
                                  ("x,9,0\nd/y,9,4\n", "d//e/../y/,9,4\n", "b.csv: 1 video"),

@@ -75,34 +75,34 @@ def test_a_row_is_the_mean_over_clips_crops_time_and_space_of_its_own_video(vide
 def test_workers_and_neighbors_in_the_batch_change_not_a_bit_of_a_row(videos):
     backbone, _ = load_backbone("random", "r3d10", seed=0)
     # Three views a video: alone, its last one is a run of its own; among others it is not.
-    reference = extract_features(backbone, videos, SMALL, HERE, batch=2)
+    expected = extract_features(backbone, videos, SMALL, HERE, batch=2)
     again = extract_features(backbone, videos, SMALL, HERE, batch=2, num_workers=2)
     other_order = extract_features(backbone, videos[::-1], SMALL, HERE, batch=2)
     for row, record in enumerate(videos):
         alone = extract_features(backbone, [record], SMALL, HERE, batch=2)
         for level in LEVELS:
             for other in (again[level][row], other_order[level][3 - row], alone[level][0]):
-                assert np.array_equal(other, reference[level][row]), (row, level)
+                assert np.array_equal(other, expected[level][row]), (row, level)
 
 
 def test_batch_size_changes_no_more_than_the_rounding_of_float32(videos):
     backbone, _ = load_backbone("random", "r3d10", seed=0)
-    reference = extract_features(backbone, videos, SMALL, HERE, batch=1)
+    expected = extract_features(backbone, videos, SMALL, HERE, batch=1)
     for batch in (2, 5, 16):
         features = extract_features(backbone, videos, SMALL, HERE, batch=batch)
         for level in LEVELS:
-            np.testing.assert_allclose(features[level], reference[level], rtol=0,
-                                       atol=1e-5 * reference[level].max())
+            np.testing.assert_allclose(features[level], expected[level], rtol=0,
+                                       atol=1e-5 * expected[level].max())
 
 
 @pytest.mark.parametrize("net, bound", [("r3d10", 0.01), ("s3d", 0.02)])
 def test_bfloat16_changes_little_and_keeps_rows_apart(videos, net, bound):
     backbone, _ = load_backbone("random", net, seed=0)
-    reference = extract_features(backbone, videos, SMALL, HERE, batch=2)
+    expected = extract_features(backbone, videos, SMALL, HERE, batch=2)
     features = extract_features(backbone, videos, SMALL, HERE, batch=2, amp="bf16")
     reverse = extract_features(backbone, videos[::-1], SMALL, HERE, batch=2, num_workers=1, amp="bf16")
     for level in LEVELS:
-        error = np.linalg.norm(features[level] - reference[level]) / np.linalg.norm(reference[level])
+        error = np.linalg.norm(features[level] - expected[level]) / np.linalg.norm(expected[level])
         assert 1e-5 < error < bound, (level, error)  # each number has 8 bits
         rounded = torch.from_numpy(features[level]).bfloat16().float().numpy()
         assert not np.array_equal(rounded, features[level]), "the mean over a map must have more bits than the map"
@@ -171,9 +171,9 @@ def test_batches_hold_every_view_once_in_order():
         assert owners == [7] * 5 + [3] + [9] * 4
 
 
-def test_an_unreadable_video_stops_with_its_path_or_is_told(videos):
+def test_an_unreadable_video_stops_with_its_path_or_is_reported(videos):
     broken = Path(videos[1].path) / "image_00040.jpg"
-    broken.write_bytes(b"no picture")
+    broken.write_bytes(b"not an image")
     for num_workers in (0, 1):
         with pytest.raises(InputError) as caught:
             extract_features(PixelMaps(), videos, SMALL, HERE, num_workers=num_workers)
@@ -220,7 +220,7 @@ def save(path: Path, **checkpoint: object) -> str:
     return str(path)
 
 
-def test_a_model_and_its_backbone_load_alike_and_tell_their_net(tmp_path):
+def test_a_model_and_its_backbone_load_alike_and_name_their_net(tmp_path):
     torch.manual_seed(3)
     model = MultiLevelModel("r3d10", num_prototypes=4)
     whole = save(tmp_path / "model.pt", kind="model", net="r3d10", model=model.state_dict(), epochs_done=2)
@@ -307,8 +307,8 @@ def test_clips_are_scaled_as_the_weights_expect(tmp_path, videos):
         (own, (mean, std)), (imagenet, map(torch.tensor, IMAGENET.values())))]
     np.testing.assert_allclose(*pixels_of, rtol=1e-4, atol=1e-5)
     half = [0.5] * 3
-    for strange in (3, {}, {"mean": half}, {"mean": half, "std": [0.0, 1.0, 1.0]}, {"mean": half, "std": [1.0]},
+    for wrong in (3, {}, {"mean": half}, {"mean": half, "std": [0.0, 1.0, 1.0]}, {"mean": half, "std": [1.0]},
                     {"mean": ["0"] * 3, "std": half}, {"mean": [float("nan")] * 3, "std": half}):
-        path = save(tmp_path / "strange.pt", kind="backbone", net="r3d10", model=state, input=strange)
-        with pytest.raises(InputError, match="strange.pt: its input is not"):
+        path = save(tmp_path / "wrong.pt", kind="backbone", net="r3d10", model=state, input=wrong)
+        with pytest.raises(InputError, match="wrong.pt: its input is not"):
             load_backbone(path, None, seed=0)

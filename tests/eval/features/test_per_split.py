@@ -50,7 +50,7 @@ def test_an_unreadable_video_is_met_once_and_left_out_of_every_split(tmp_path, c
     assert {path.name.split("_")[0] for path in (tmp_path / "store").iterdir()} == {"train", "test"}
     assert len(list((tmp_path / "store").iterdir())) == 4
 
-    # What is stored as unreadable is tried again, once, and left out again or, without --skip_bad, told.
+    # What is stored as unreadable is tried again, once, and left out again or, without --skip_bad, reported.
     written = {path: path.stat().st_mtime_ns for path in (tmp_path / "store").iterdir()}
     sets, _ = read_split_features(flags(tmp_path, tmp_path / "out", *store), HERE)
     assert calls[3:] == [1] and all(of_split.counts()["features_reused"] for of_split in sets)
@@ -67,7 +67,7 @@ def test_an_unreadable_video_is_met_once_and_left_out_of_every_split(tmp_path, c
         assert calls == number_extracted and not sets[0].train.skipped and len(sets[0].train.records) == 19
 
 
-def test_a_class_that_cannot_be_read_any_more_is_told(tmp_path, color_set, backbone_that_sees_the_class):
+def test_a_class_that_cannot_be_read_is_reported(tmp_path, color_set, backbone_that_sees_the_class):
     for role in ("train", "test"):
         lines = [f"{color_set}/{line}" for line in (color_set / f"{role}.csv").read_text().splitlines()]
         for split in "12":
@@ -80,7 +80,7 @@ def test_a_class_that_cannot_be_read_any_more_is_told(tmp_path, color_set, backb
             read_split_features(flags(tmp_path, tmp_path / "out", "--skip_bad"), HERE)
 
 
-def test_what_does_not_fit_the_training_videos_is_told_before_anything_is_read(tmp_path, color_set, monkeypatch):
+def test_what_does_not_fit_the_training_videos_is_reported_before_anything_is_read(tmp_path, color_set, monkeypatch):
     def refuse(split, videos):
         assert [split.name, len(videos)] == ["1", 18]
         raise InputError("--group: no")

@@ -66,6 +66,6 @@ def test_what_is_written_is_read_bit_by_bit_and_a_wrong_or_broken_file_is_refuse
         read_features(path, mark)
 
 
-def test_a_file_that_cannot_be_written_is_told_by_the_flag(tmp_path):
+def test_a_file_that_cannot_be_written_is_reported_by_the_flag(tmp_path):
     with pytest.raises(InputError, match="^--feature_dir .*absent: cannot store there"):
         write_features(store_path(str(tmp_path / "absent"), {}, "train"), {}, ROWS, {})

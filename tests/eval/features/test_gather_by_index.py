@@ -8,12 +8,12 @@ import pytest
 import torch
 
 import eval.features.extract
-from eval.features.extract import gather_rows
+from eval.features.extract import gather_by_index
 from utils.distributed import DistContext
 
 
 def gather_everywhere(monkeypatch, num_rows: int, filled: list[list[int]], skipped: set[int]) -> list:
-    """Returns what `gather_rows` gives each of several processes, which are threads here, or what it raises."""
+    """Returns what `gather_by_index` gives each of several processes, which are threads here, or what it raises."""
     monkeypatch.setattr(eval.features.extract, "ROWS_AT_ONCE", 2)
     world_size = len(filled)
     here, items, found = threading.Barrier(world_size, timeout=20), [None] * world_size, [None] * world_size
@@ -31,7 +31,7 @@ def gather_everywhere(monkeypatch, num_rows: int, filled: list[list[int]], skipp
         rows = {index: {"low": np.array([index + 0.1], np.float32), "high": np.array([index, -index], np.float32)}
                 for index in filled[rank]}
         try:
-            found[rank] = gather_rows(rows, num_rows, skipped, DistContext(rank, world_size, torch.device("cpu")))
+            found[rank] = gather_by_index(rows, num_rows, skipped, DistContext(rank, world_size, torch.device("cpu")))
             assert not rows, "held twice"
         except AssertionError as error:
             found[rank] = error
