@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from dataset.frames import names_video_file
 from utils.errors import InputError
-from utils.files import write_atomically
+from utils.files import write_text
 
 if TYPE_CHECKING:
     import pandas
@@ -120,11 +120,7 @@ def write_records(csv_path: str | os.PathLike[str], records: Sequence[VideoRecor
     })
     if labelled:
         table["label"] = [record.label for record in records]
-    try:
-        os.makedirs(folder, exist_ok=True)
-        write_atomically(csv_path, table.to_csv(index=False, lineterminator="\n"))
-    except OSError as error:
-        raise InputError(f"{csv_path}: cannot write: {error.strerror}") from error
+    write_text(csv_path, table.to_csv(index=False, lineterminator="\n"))
 
 
 def usable_for_pretraining(records: Sequence[VideoRecord], num_clips: int, clip_frames: int,

@@ -29,14 +29,13 @@ from dataset.prepare.annotations import GROUP_PATTERN, group_finder, match_lines
 from dataset.prepare.checks import (
     KINDS, NOTES, DataFinding, VideoInspection, check_classes, check_rows, fix_rows, inspect_videos, tabulate_rows,
 )
-from dataset.prepare.csv_files import write_text
 from dataset.prepare.image_checks import decode_video
 from dataset.prepare.worker_pool import Crash, available_cores, run_jobs
 from dataset.records import read_rows, write_records
 from dataset.video_file import require_decoder
 from utils.cli import OneLineParser, check_values
 from utils.errors import InputError, exit_status_of
-from utils.files import show_progress
+from utils.files import show_progress, write_text
 
 EXAMPLES = 3
 

@@ -29,13 +29,14 @@ import pandas as pd
 from dataset.prepare.annotations import (
     GROUP_PATTERN, OFFICIAL_COUNTS, OfficialLists, group_finder, read_hmdb51, read_kinetics400, read_ucf101,
 )
-from dataset.prepare.csv_files import ListDifference, count_files, match_videos, split_classes, write_text
+from dataset.prepare.csv_files import ListDifference, count_files, match_videos, split_classes
 from dataset.prepare.video_tree import FoundVideo, find_videos
 from dataset.prepare.worker_pool import available_cores
 from dataset.records import VideoRecord, write_records
 from dataset.video_file import require_decoder
 from utils.cli import OneLineParser, check_values
 from utils.errors import InputError, exit_status_of
+from utils.files import write_text
 
 EXAMPLES = 3
 DATA_SETS = {

@@ -51,6 +51,15 @@ def write_atomically(path: str | os.PathLike[str], content: bytes | str | Callab
         os.close(folder)
 
 
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Writes a text file atomically, and makes its folder where it is missing. InputError if it cannot be written."""
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, text)
+    except OSError as error:
+        raise InputError(f"{path}: cannot write: {error.strerror}") from error
+
+
 def file_sha256(path: str | os.PathLike[str]) -> str:
     """Returns the SHA-256 of a file, in hexadecimal."""
     digest = hashlib.sha256()

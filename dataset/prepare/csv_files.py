@@ -6,7 +6,6 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import replace
 from operator import itemgetter
-from pathlib import Path
 from typing import NamedTuple
 
 from dataset.prepare.annotations import OfficialLists
@@ -15,7 +14,7 @@ from dataset.prepare.worker_pool import Crash, run_jobs
 from dataset.records import VideoRecord
 from dataset.video_file import count_frames
 from utils.errors import InputError
-from utils.files import show_progress, write_atomically
+from utils.files import show_progress
 
 SET_NAMES = {"train", "val", "valid", "validation", "test"}
 
@@ -131,12 +130,3 @@ def _count(video: FoundVideo) -> FoundVideo:
         return replace(video, num_frames=count_frames(video.path))
     except InputError as error:
         return replace(video, problem=str(error).removeprefix(f"{video.path}: "))
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a file, and its folder if missing, completely or not at all. InputError if it cannot be written."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, text)
-    except OSError as error:
-        raise InputError(f"{path}: cannot write: {error.strerror}") from error

@@ -87,14 +87,12 @@ def _list_folder(root: Path, name: str) -> tuple[FoundVideo | None, list[str], l
         elif suffix.lower() in (".jpg", ".jpeg", ".png"):
             images.append(entry.name)
     if name and images and not files:
-        num_frames, problem = None, ""
         try:
             series = find_series(path, images)
-            num_frames = series.count
-            if series.missing:
-                problem = f"{series.missing} frame(s) missing, {series.naming.file_name(series.usable)} first"
+            problem = f"{series.missing} frame(s) missing, {series.naming.file_name(series.usable)} first"
+            frame_folder = FoundVideo(name, path, None, problem) if series.missing else FoundVideo(name, path, series.count)
         except InputError as error:
-            problem = str(error).removeprefix(f"{path}: ")
-        if not (problem and folders):  # otherwise images that lie in a folder of folders
-            return FoundVideo(name, path, None if problem else num_frames, problem), [], []
+            frame_folder = FoundVideo(name, path, None, str(error).removeprefix(f"{path}: "))
+        if not (frame_folder.problem and folders):  # otherwise images that lie in a folder of folders
+            return frame_folder, [], []
     return None, folders, files
