@@ -41,12 +41,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dataset.records import VideoRecord
 from dataset.transforms import FinetuneAugmentation, scale_clips
 from dataset.videos import LabelledVideos, build_loader
 from eval.features.backbone import load_backbone
 from eval.features.extract import FULL_FLOAT32
-from eval.features.store import feature_fingerprint, read_features, store_path, write_features
 from eval.result_card import CARD, SplitResult, build_card, make_out_dir, markdown_table, write_card
 from eval.splits import EvalSplit
 from utils.checkpoint import checkpoint_path, find_checkpoint, list_checkpoints, read_checkpoint, save_checkpoint
@@ -142,7 +140,7 @@ def train_order_head(backbone: nn.Module, weights: dict, settings: OrderSettings
         rows = partial(augmented_rows, backbone.to(device).eval(), loader, settings.level, settings.batch, device,
                        weights["input"])
     else:
-        pairs = stored_features("train", train, backbone, weights, settings, device).unflatten(0, (-1, 2))
+        pairs = order_features("train", train, backbone, weights, settings, device).unflatten(0, (-1, 2))
         rows = partial(stored_rows, pairs, batches)
 
     for epoch in range(start, settings.epochs):
@@ -174,7 +172,7 @@ def evaluate_order_head(backbone: nn.Module, weights: dict, settings: OrderSetti
     settings = settings.completed({"train_csv": state["train_csv"]})
     _, test, counts, digest = read_train_and_test(settings.train_csv, settings.test_csv, settings.clip_settings)
     check_train_videos(state, path, digest, settings.train_csv)
-    metrics = {settings.level: order_accuracy(head, stored_features("test", test, backbone, weights, settings, device))}
+    metrics = {settings.level: order_accuracy(head, order_features("test", test, backbone, weights, settings, device))}
     result = SplitResult(EvalSplit(None, settings.train_csv, settings.test_csv), metrics,
                          {**counts, "head": str(path), "head_sha256": file_sha256(path)})
     choices = {**asdict(settings.clip_settings), "epochs": state["epochs_done"], **state["training"]}
@@ -199,23 +197,6 @@ def find_head(
         if getattr(settings, name) != value:
             print(f"the head was trained with {name} {value}, now it is {getattr(settings, name)}", flush=True)
     return load_head(state, device), path, state, settings
-
-
-def stored_features(role: str, videos: Sequence[VideoRecord], backbone: nn.Module, weights: dict, settings: OrderSettings,
-                    device: torch.device) -> Tensor:
-    """Returns float32 [2P, C] at `settings.level`: those stored in `feature_dir`, or else computed and stored there."""
-    clips, csv_path = settings.clip_settings, getattr(settings, f"{role}_csv")
-    fingerprint = {**feature_fingerprint(weights, settings.seed, csv_path, clips), "orders": "natural, reversed"}
-    path = store_path(settings.feature_dir or str(Path(settings.out) / "features"), fingerprint, f"order_{role}")
-    make_out_dir(path.parent, "--feature_dir")
-    stored = read_features(path, fingerprint)
-    features = stored.features if stored else order_features(backbone, videos, clips, device, weights["input"],
-                                                             settings.batch, settings.num_workers, role)
-    if not stored:
-        write_features(path, fingerprint, features, {})
-    rows = torch.from_numpy(features[settings.level]).to(device)
-    print(f"{role}: features of {len(rows)} clips {f'read from {path}' if stored else 'computed'}", flush=True)
-    return rows
 
 
 def write_order_videos(backbone: nn.Module, weights: dict, settings: OrderSettings, device: torch.device) -> None:

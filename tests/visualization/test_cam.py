@@ -1,4 +1,4 @@
-"""Maps as pictures: scales, colors, files, and films that play in step."""
+"""Maps as images: scales, colors, files, and videos whose panels play in step."""
 from __future__ import annotations
 
 import warnings
@@ -37,13 +37,13 @@ def test_one_scale_for_all_or_one_for_each_frame():
 
 @pytest.mark.parametrize("scale", ["clip", "frame"])
 @pytest.mark.parametrize("value", [0.0, -3.5])
-def test_a_constant_map_is_dark_blue_and_silent(scale, value, tmp_path):
+def test_a_constant_map_is_dark_blue_without_warnings(scale, value, tmp_path):
     frames, maps = np.full((2, 8, 32, 32, 3), 100, np.uint8), np.full((2, 8, 32, 32), value, np.float32)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert not to_color_levels(maps, scale).any()
-        film = write_cams(tmp_path, "v", frames, maps, maps[0], scale=scale, folders=("a", "b"), fps=4)
-    assert film.exists()
+        video = write_cams(tmp_path, "v", frames, maps, maps[0], scale=scale, folders=("a", "b"), fps=4)
+    assert video.exists()
     [dark_blue] = np.unique(overlay(frames[0], to_color_levels(maps, scale)[0]).reshape(-1, 3), axis=0)
     assert dark_blue.tolist() == [50, 50, 114]  # half of (100, 100, 100) and of JET's (0, 0, 128)
 
@@ -65,18 +65,18 @@ def test_files_of_a_clip(side, tmp_path):
     for folder in ("natural", "reversed"):  # left by an earlier clip of more frames
         (tmp_path / folder / "some.name").mkdir(parents=True)
         (tmp_path / folder / "some.name" / "image_00012.jpg").write_bytes(b"old")
-    film = write_cams(tmp_path, "some.name", frames, maps, maps.mean(axis=0), scale="clip",
+    video = write_cams(tmp_path, "some.name", frames, maps, maps.mean(axis=0), scale="clip",
                       folders=("natural", "reversed"), fps=4)
-    assert film == tmp_path / "some.name.mp4"
+    assert video == tmp_path / "some.name.mp4"
     for row, folder in enumerate(("natural", "reversed")):
         names = sorted(path.name for path in (tmp_path / folder / "some.name").iterdir())
         assert names == [f"image_{i:05d}.jpg" for i in range(1, 10)]
         # The project's own reader reads them; JPEG changes noise, but not its mean.
-        pictures = read_frames(str(tmp_path / folder / "some.name"), np.arange(9), 9)
+        images = read_frames(str(tmp_path / folder / "some.name"), np.arange(9), 9)
         expected = overlay(frames[row], to_color_levels(maps, "clip")[row])
-        assert pictures.shape == expected.shape
-        assert np.abs(pictures.mean(axis=(1, 2)) - expected.mean(axis=(1, 2))).max() < 3
-    name, pixels, shown = decode(film)
+        assert images.shape == expected.shape
+        assert np.abs(images.mean(axis=(1, 2)) - expected.mean(axis=(1, 2))).max() < 3
+    name, pixels, shown = decode(video)
     assert (name, pixels, len(shown)) == ("h264", "yuv420p", 9)
     assert shown.shape[1] % 2 == shown.shape[2] % 2 == 0
     assert not list(tmp_path.rglob("*.partial"))
@@ -89,17 +89,17 @@ def test_panels_play_in_step_and_the_cursor_moves(tmp_path):
     hot = np.zeros((num, side, side), np.float32)
     for i in range(num):
         hot[i, 7 * i:7 * i + 7] = 1
-    film = write_cams(tmp_path, "v", np.stack([clip, clip[::-1]]), np.stack([hot, hot[::-1]]), hot,
+    video = write_cams(tmp_path, "v", np.stack([clip, clip[::-1]]), np.stack([hot, hot[::-1]]), hot,
                       scale="clip", folders=("a", "b"), fps=4)
-    _, _, shown = decode(film)
+    _, _, shown = decode(video)
     panel = side * -(-cam.PANEL_PX // side)
     # Matplotlib leaves a margin of 5 % on either side of the frames.
     columns = shown.shape[2] * (0.07 + 0.91 * (0.05 + np.arange(num) / (num - 1)) / 1.1)
     curves = shown[:, -cam.CURVE_PX + 30:-60].mean(axis=(1, 3))  # of each column
     cursors = (np.median(curves, axis=0) - curves).argmax(axis=1)
     assert np.abs(cursors - columns).max() <= 1
-    for i, picture in enumerate(shown.astype(int)):
-        panels = [picture[cam.TITLE_PX:cam.TITLE_PX + panel, left:left + panel] for left in
+    for i, image in enumerate(shown.astype(int)):
+        panels = [image[cam.TITLE_PX:cam.TITLE_PX + panel, left:left + panel] for left in
                   (number * (panel + cam.GAP_PX) for number in range(4))]
         assert abs(panels[0].mean() - 20 * i) < 4
         for colored in panels[1:]:

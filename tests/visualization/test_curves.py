@@ -18,15 +18,15 @@ def write_run(folder, epochs):
     (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
-def test_picture_of_a_run(tmp_path, capsys):
+def test_figure_of_a_run(tmp_path, capsys):
     write_run(tmp_path / "run", 3)
     assert main([str(tmp_path / "run")]) == 0
-    picture = cv2.imread(str(tmp_path / "run" / "curves.png"))
-    assert picture is not None and picture.std() > 0
+    figure = cv2.imread(str(tmp_path / "run" / "curves.png"))
+    assert figure is not None and figure.std() > 0
     assert str(tmp_path / "run" / "curves.png") in capsys.readouterr().out
 
 
-def test_the_picture_is_put_where_it_is_asked_for_in_a_kind_that_there_is(tmp_path, capsys):
+def test_out_chooses_path_and_format(tmp_path, capsys):
     write_run(tmp_path / "run", 2)
     (tmp_path / "file").touch()
     out = tmp_path / "new" / "folder" / "a.svg"

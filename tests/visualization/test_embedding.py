@@ -1,4 +1,4 @@
-"""Videos as points: PCA by an oracle, determinism, the picture, and what is refused."""
+"""Videos as points: PCA against an SVD, determinism, the figure, and wrong flags."""
 from __future__ import annotations
 
 import cv2
@@ -13,15 +13,15 @@ SMALL = ["--weights", "random", "--net", "r3d10", "--gpu", "none", "--workers", 
          "--clips", "1", "--seq", "8", "--img_dim", "32", "--perplexity", "2"]
 
 
-def test_pca_is_that_of_the_svd_and_the_same_seed_gives_the_same_points():
+def test_pca_is_that_of_the_svd_and_a_seed_gives_the_same_points():
     vectors = np.random.default_rng(0).normal(size=(30, 6)).astype(np.float32) * [5, 3, 1, 1, 1, 1]
     vectors = vectors.astype(np.float32)
-    points = project(vectors, 5, seed=3)
+    projected = project(vectors, 5, seed=3)
     centered = vectors - vectors.mean(axis=0)
     left, singular, _ = np.linalg.svd(centered.astype(np.float64), full_matrices=False)
-    np.testing.assert_allclose(np.abs(points.pca), np.abs(left[:, :2] * singular[:2]), atol=1e-5)
-    np.testing.assert_allclose(points.shares, singular[:2] ** 2 / (singular ** 2).sum(), rtol=1e-5)
-    for again, there in zip(project(vectors, 5, seed=3), points):
+    np.testing.assert_allclose(np.abs(projected.pca), np.abs(left[:, :2] * singular[:2]), atol=1e-5)
+    np.testing.assert_allclose(projected.shares, singular[:2] ** 2 / (singular ** 2).sum(), rtol=1e-5)
+    for again, there in zip(project(vectors, 5, seed=3), projected):
         assert np.array_equal(again, there)
 
 
@@ -60,27 +60,27 @@ def csv_file(tmp_path, write_coded_video):
     return tmp_path / "a.csv"
 
 
-def test_picture_and_names(csv_file, tmp_path, monkeypatch):
+def test_figure_and_names(csv_file, tmp_path, monkeypatch):
     seen = []
     draw = embedding.draw_embedding
     monkeypatch.setattr(embedding, "draw_embedding", lambda *given: seen.append(given) or draw(*given))
     flags = [*SMALL, "--csv_file", str(csv_file), "--feature_dir", str(tmp_path / "features")]
-    pictures = []
+    figures = []
     for out in ("new/one.png", "two.png"):
         assert main([*flags, "--out", str(tmp_path / out)]) == 0
-        pictures.append((tmp_path / out).read_bytes())
+        figures.append((tmp_path / out).read_bytes())
         (tmp_path / "classes.txt").write_text("run\njump\nfall\n")
     points, labels, names, _ = seen[0]
     assert list(points) == ["low", "mid", "high", "concat"] and labels.tolist() == [0, 2] * 3
     assert [call[2] for call in seen] == [{0: "0", 2: "2"}, {0: "run", 2: "fall"}]
-    assert pictures[0] != pictures[1], "the legend has other names"
+    assert figures[0] != figures[1], "the legend has other names"
     assert main([*flags, "--out", str(tmp_path / "three.png")]) == 0
-    assert (tmp_path / "three.png").read_bytes() == pictures[1]
+    assert (tmp_path / "three.png").read_bytes() == figures[1]
     height, width, _ = cv2.imread(str(tmp_path / "three.png")).shape
     assert width > height > 500
 
 
-def test_mistakes_are_one_line(csv_file, tmp_path, capsys):
+def test_errors_are_one_line(csv_file, tmp_path, capsys):
     names, broken = tmp_path / "names.txt", tmp_path / "classes.txt"
     names.write_text("run\njump\nfall\n")
     broken.write_text("run\njump\n")

@@ -1,4 +1,4 @@
-"""Temporal order: the frozen backbone, runs with their resumption, and what is refused."""
+"""Temporal order: the frozen backbone, runs and their resumption, wrong input."""
 from __future__ import annotations
 
 import json
@@ -81,12 +81,12 @@ def test_a_resumed_run_ends_bit_for_bit_as_one_that_was_not_stopped(lists, tmp_p
     assert [line["lr"] for line in log_of(whole)] == pytest.approx([1e-3, 1e-3, 1e-4, 1e-4])
 
 
-def test_a_trained_head_is_tested_and_shown_again(lists, tmp_path, capsys):
+def test_a_trained_head_is_tested_and_visualized(lists, tmp_path, capsys):
     out = tmp_path / "run"
     assert main([*SMALL, *CLIPS, *lists, "--epoch", "1", "--out", str(out), "--level", "mid"]) == 0
     metrics = json.loads((out / "result.json").read_text())["metrics"]
     test_csv = lists[2:]
-    # The clips' length and size are known from the head.
+    # Length and size of clips come from the head.
     assert main([*SMALL, *test_csv, "--mode", "eval", "--out", str(out)]) == 0
     card = json.loads((out / "result_eval.json").read_text())
     assert card["metrics"] == metrics and set(metrics) == {"mid"} and card["settings"]["img_dim"] == 32
@@ -95,9 +95,9 @@ def test_a_trained_head_is_tested_and_shown_again(lists, tmp_path, capsys):
     assert card["head_sha256"] == own["head_sha256"] == file_sha256(out / "checkpoints" / "epoch_0001.pt")
     assert main([*SMALL, *test_csv, "--mode", "visualize", "--out", str(out), "--num_videos", "1"]) == 0
     names = sorted(path.relative_to(out / "cam").as_posix() for path in (out / "cam").rglob("*.*"))
-    pictures = [f"{order}/0000_test0/image_{i:05d}.jpg" for order in ("natural", "reversed")
+    images = [f"{order}/0000_test0/image_{i:05d}.jpg" for order in ("natural", "reversed")
                 for i in range(1, 9)]
-    assert names == ["0000_test0.mp4", *pictures]
+    assert names == ["0000_test0.mp4", *images]
     # A head belongs to its backbone and level.
     for wrong, named in ((["--seed", "1"], "random_seed"), (["--level", "low"], "level mid")):
         capsys.readouterr()
@@ -105,7 +105,7 @@ def test_a_trained_head_is_tested_and_shown_again(lists, tmp_path, capsys):
         assert named in capsys.readouterr().err
 
 
-def test_a_head_goes_on_and_is_tested_with_the_videos_and_settings_that_it_began_with(lists, tmp_path, capsys):
+def test_a_head_resumes_and_is_tested_with_the_videos_and_settings_that_it_began_with(lists, tmp_path, capsys):
     out, other = tmp_path / "run", tmp_path / "other.csv"
     assert main([*SMALL, *CLIPS, *lists, "--epoch", "1", "--out", str(out)]) == 0
     before = (out / "result.json").read_text()
@@ -129,7 +129,7 @@ def test_a_head_goes_on_and_is_tested_with_the_videos_and_settings_that_it_began
     assert "--epoch 1: " in capsys.readouterr().err
 
 
-def test_films_of_other_videos_do_not_stay(lists, tmp_path, capsys):
+def test_videos_of_another_csv_are_removed(lists, tmp_path, capsys):
     out, one = tmp_path / "run", tmp_path / "one.csv"
     one.write_text("test1,16\n")
     show = [*SMALL, "--mode", "visualize", "--out", str(out)]
@@ -142,11 +142,11 @@ def test_films_of_other_videos_do_not_stay(lists, tmp_path, capsys):
     assert main([*show, "--test_csv", str(one), "--pos", "forth", "--neg", "back"]) == 0
     assert "removed 2 earlier video(s)" in capsys.readouterr().out
     left = sorted(path.relative_to(out / "cam").as_posix() for path in (out / "cam").rglob("*") if path.is_file())
-    pictures = [f"{order}/0000_test1/image_{i:05d}.jpg" for order in ("back", "forth") for i in range(1, 9)]
-    assert left == ["0000_test1.mp4", *pictures, "mine.mp4", "natural/0001_test1/mine.txt"]
+    images = [f"{order}/0000_test1/image_{i:05d}.jpg" for order in ("back", "forth") for i in range(1, 9)]
+    assert left == ["0000_test1.mp4", *images, "mine.mp4", "natural/0001_test1/mine.txt"]
 
 
-def test_a_head_that_lacks_something_is_told_in_one_line(lists, tmp_path, capsys):
+def test_an_incomplete_head_is_a_one_line_error(lists, tmp_path, capsys):
     out = tmp_path / "run"
     assert main([*SMALL, *CLIPS, *lists, "--epoch", "1", "--out", str(out)]) == 0
     path = out / "checkpoints" / "epoch_0001.pt"
@@ -161,13 +161,13 @@ def test_a_head_that_lacks_something_is_told_in_one_line(lists, tmp_path, capsys
         assert named in error and error.count("\n") == 1, error
 
 
-@pytest.mark.parametrize(("end", "mode", "status", "told"), [
+@pytest.mark.parametrize(("end", "mode", "status", "expected"), [
     (KeyboardInterrupt(), "train", 130, "interrupted"),
     (RuntimeError("DataLoader worker (pid 12) is killed by signal: Killed."), "train", 3, "--resume goes on"),
     (RuntimeError("DataLoader worker (pid 12) is killed by signal: Killed."), "eval", 3, "loader process 12 ended"),
     (OSError(28, "No space left on device", "x.npz"), "train", 2, "x.npz: No space left on device"),
 ])
-def test_what_ends_the_work_early_is_one_line(end, mode, status, told, lists, monkeypatch, capsys):
+def test_what_ends_the_program_early_is_one_line(end, mode, status, expected, lists, monkeypatch, capsys):
     def fail(*_):
         raise end
 
@@ -175,8 +175,8 @@ def test_what_ends_the_work_early_is_one_line(end, mode, status, told, lists, mo
     monkeypatch.setattr("signal.signal", lambda *_: None)  # a second Ctrl-C is ignored, but not in the tests to come
     assert main([*SMALL, *lists, "--mode", mode]) == status
     error = capsys.readouterr().err
-    assert told in error and error.count("\n") == 1
-    assert ("--resume" in error) == ("--resume" in told), "advice that the mode takes"
+    assert expected in error and error.count("\n") == 1
+    assert ("--resume" in error) == ("--resume" in expected), "advice that the mode takes"
 
 
 def test_several_processes_are_refused_with_one_line(lists, tmp_path, monkeypatch, capsys):
@@ -187,7 +187,7 @@ def test_several_processes_are_refused_with_one_line(lists, tmp_path, monkeypatc
         assert capsys.readouterr().err.count("WORLD_SIZE 2: ") == num_lines
 
 
-def test_mistakes_are_one_line(lists, tmp_path, capsys):
+def test_errors_are_one_line(lists, tmp_path, capsys):
     train_csv, test_csv = lists[1], lists[3]
     for wrong, named in (
         (["--mode", "eval", *lists], "no trained head"),
@@ -209,7 +209,7 @@ def test_mistakes_are_one_line(lists, tmp_path, capsys):
         assert main([*SMALL, "--out", str(tmp_path / "run"), *wrong]) == 2, wrong
         error = capsys.readouterr().err
         assert named in error and error.count("\n") == 1, (wrong, error)
-    assert not (tmp_path / "run").exists(), "a mistake leaves nothing behind"
+    assert not (tmp_path / "run").exists(), "an error leaves nothing behind"
 
 
 def test_the_notebook_lines_of_the_docstring_are_true(lists, tmp_path, monkeypatch):

@@ -18,8 +18,11 @@ from dataset.records import VideoRecord, read_records
 from dataset.transforms import TestCrops, scale_clips
 from dataset.videos import LabelledClips, TestViews
 from eval.features.extract import FULL_FLOAT32, ClipSettings, mean_over_views, pool_levels
+from eval.features.store import feature_fingerprint, read_features, store_path, write_features
+from eval.result_card import make_out_dir
 from utils.distributed import DistContext
 from utils.errors import InputError
+from visualization.temporal_order.settings import OrderSettings
 
 
 def both_orders(clips: Tensor, time_dim: int = 2) -> Tensor:
@@ -77,20 +80,33 @@ def read_clips(record: VideoRecord, settings: ClipSettings) -> Tensor:
     return TestViews(sample.frames, sample.clips, TestCrops(settings.img_dim, 1))[:]
 
 
-def order_features(backbone: nn.Module, records: Sequence[VideoRecord], settings: ClipSettings, device: torch.device,
-                   scale: Mapping[str, Sequence[float]], batch: int, num_workers: int, label: str) -> dict[str, np.ndarray]:
-    """Returns level -> float32 [2P, C]: mean over time and space of each clip's map, natural and reversed in turn.
+def order_features(role: str, records: Sequence[VideoRecord], backbone: nn.Module, weights: dict, settings: OrderSettings,
+                   device: torch.device) -> Tensor:
+    """Returns float32 [2P, C] at the settings' level: mean over time and space of each clip's map, natural and reversed.
 
-    `batch` rows per forward; `scale`: mean and std of `load_backbone`. For errors see `mean_over_views`.
+    Reads them from `feature_dir` (default: OUT/features), or else computes and stores them, `batch` rows per forward.
+    `role`: "train" or "test", of which csv `records` are. For errors see `mean_over_views`.
     """
     def pool_pairs(views: Tensor) -> dict[str, np.ndarray]:
-        pooled = pool_levels(backbone, both_orders(views, time_dim=1), scale)
+        pooled = pool_levels(backbone, both_orders(views, time_dim=1), weights["input"])
         return {level: rows.reshape(len(views), -1) for level, rows in pooled.items()}
 
-    pairs = mean_over_views(backbone, pool_pairs, "features", records, settings, DistContext(0, 1, device),
-                            batch=max(1, batch // 2), num_workers=num_workers, skipped=None, label=label, dtype=np.float32,
-                            reduce=np.ravel)
-    return {level: rows.reshape(-1, backbone.channels[level]) for level, rows in pairs.items()}
+    clips, csv_path = settings.clip_settings, getattr(settings, f"{role}_csv")
+    fingerprint = {**feature_fingerprint(weights, settings.seed, csv_path, clips), "orders": "natural, reversed"}
+    path = store_path(settings.feature_dir or str(Path(settings.out) / "features"), fingerprint, f"order_{role}")
+    make_out_dir(path.parent, "--feature_dir")
+    stored = read_features(path, fingerprint)
+    if stored:
+        features = stored.features
+    else:
+        pairs = mean_over_views(backbone, pool_pairs, "features", records, clips, DistContext(0, 1, device), skipped=None,
+                                batch=max(1, settings.batch // 2), num_workers=settings.num_workers, label=role,
+                                dtype=np.float32, reduce=np.ravel)
+        features = {level: rows.reshape(-1, backbone.channels[level]) for level, rows in pairs.items()}
+        write_features(path, fingerprint, features, {})
+    rows = torch.from_numpy(features[settings.level]).to(device)
+    print(f"{role}: features of {len(rows)} clips {f'read from {path}' if stored else 'computed'}", flush=True)
+    return rows
 
 
 class PairBatches:

@@ -44,7 +44,7 @@ def test_the_mean_of_a_map_is_the_logit(net, level):
         head.weight /= head(features).abs().max()  # logits of up to 1
         logits = head(features)
     maps = order_maps(backbone.train(), head, clips, level)
-    assert not backbone.training, "maps are those of a backbone that is tested, not trained"
+    assert not backbone.training, "maps are those of a backbone in eval mode"
     torch.testing.assert_close(maps.mean(dim=(2, 3, 4)), logits, rtol=0, atol=1e-5)
     assert maps.shape[:2] == (2, 2) and maps.std() > 0
 
@@ -79,7 +79,7 @@ def test_enlarging_keeps_the_logit_by_whole_factors_and_no_others(block, kept):
     assert torch.allclose(means, logits, rtol=0.1), "approximately kept, all the same"
 
 
-def test_a_lone_clip_is_refused():
+def test_an_odd_number_of_clips_is_refused():
     with pytest.raises(InputError, match="3 clip"):
         returncam(Identity(), random_head(3), torch.zeros(3, 3, 8, 8, 8))
 
@@ -107,9 +107,9 @@ def test_evidence_is_in_natural_time_and_without_what_both_orders_share():
     assert maps.abs().max() > 1 and evidence.abs().max() < 1e-5
 
 
-def test_accuracy_is_that_of_loops():
+def test_accuracy_is_that_of_a_loop():
     features = torch.randn(20, 4, generator=torch.Generator().manual_seed(0))
-    features[7] = features[6]  # a pair that cannot be told apart: half right either way
+    features[7] = features[6]  # a pair without any difference: half right either way
     head = random_head(4)
     logits = (features @ head.weight.T).tolist()
     right = sum((a > b) == (row % 2 == 0) for row, (a, b) in enumerate(logits))

@@ -21,8 +21,8 @@ from visualization.temporal_order.clips import both_orders, read_clips
 SIDE, FRAMES = 73, 16  # of which test clips show the central 64 px
 
 
-class AlreadySeen(nn.Module):
-    """A backbone that gives the maps it was made of, without computing them again."""
+class StoredMaps(nn.Module):
+    """A backbone that returns maps computed before."""
 
     def __init__(self, maps: LevelFeatures) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class AlreadySeen(nn.Module):
 
 
 def random_head(seed: int) -> nn.Linear:
-    """A head for 128 channels that has learnt nothing."""
+    """An untrained head for 128 channels."""
     head = nn.Linear(128, 2, bias=False)
     nn.init.normal_(head.weight, generator=torch.Generator().manual_seed(seed))
     return head
@@ -93,7 +93,7 @@ def test_evidence_lies_where_motion_cannot_be_reversed(tmp_path):
                        for i in range(8)])
     rows = scale_clips(both_orders(clips, time_dim=1))
     with torch.no_grad():
-        seen = AlreadySeen(backbone.eval()(rows))
+        seen = StoredMaps(backbone.eval()(rows))
 
     ratio, inside = concentration(order_evidence(returncam(seen, head, rows, "low")), quadrant)
     chance = [concentration(order_evidence(returncam(seen, random_head(seed), rows, "low")), quadrant)[0]
