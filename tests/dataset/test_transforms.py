@@ -1,15 +1,5 @@
-"""Operations against torchvision on Pillow images with the same parameters; distributions of the draws.
-
-Bounds, in grey levels. Brightness: equal, but for products less than 0.0001 below a whole number, which go up.
-Contrast: the same, and the rounding of the mean grey, by which all levels move by at most half a level.
-Saturation: one level where OpenCV rounds the grey value another way. Hue: both keep hue and saturation in 8
-bits; Pillow cuts off where OpenCV rounds, and has 255 steps a turn for OpenCV's 256. So hues may lie two steps
-apart, each 6 levels of one channel at full chroma, and saturation one step, a level or two: at most 14. On
-average half a step of hue on one channel, scaled by chroma: about one level.
-"""
+"""Crops, flips and augmentations against torchvision on Pillow images; distributions of the draws."""
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import cv2
 import numpy as np
@@ -19,30 +9,10 @@ from PIL import Image
 from torchvision.transforms import functional as reference
 
 from dataset import transforms
-from dataset.color import (ColorDraws, adjust_brightness, adjust_contrast, adjust_hue, adjust_saturation, apply_color,
-                           draw_channels, draw_jitter)
+from dataset.color import draw_channels, draw_jitter
 from dataset.transforms import (FINETUNE_JITTER, PRETRAIN_JITTER, CropBox, FinetuneAugmentation, PretrainAugmentation,
                                 TestCrops, crop_and_flip, draw_crop, scale_clips)
-
-REFERENCE_OPS = [
-    reference.adjust_brightness,
-    reference.adjust_contrast,
-    reference.adjust_saturation,
-    reference.adjust_hue,
-]
-
-
-def photo_like(num: int, height: int, width: int, seed: int = 0) -> np.ndarray:
-    """Smooth colored shapes with some noise, over the full range of levels."""
-    rng = np.random.default_rng(seed)
-    coarse = rng.integers(0, 256, (num, 7, 9, 3)).astype(np.float32)
-    smooth = np.stack([cv2.resize(frame, (width, height), interpolation=cv2.INTER_CUBIC) for frame in coarse])
-    return np.clip(smooth + rng.normal(0, 6, smooth.shape), 0, 255).astype(np.uint8)
-
-
-def difference(ours: np.ndarray, theirs: np.ndarray | Image.Image) -> np.ndarray:
-    return np.abs(ours.astype(int) - np.asarray(theirs).astype(int))
-
+from tests.photo_frames import difference, photo_like
 
 def assert_uniform(values: np.ndarray, low: float, high: float) -> None:
     """Every decile of [low, high] holds a tenth of the values, within five standard deviations."""
@@ -53,50 +23,6 @@ def assert_uniform(values: np.ndarray, low: float, high: float) -> None:
 
 def assert_rate(count: int, num: int, probability: float) -> None:
     assert abs(count - num * probability) < 5 * np.sqrt(num * probability * (1 - probability))
-
-
-@pytest.mark.parametrize(
-    ("ours", "theirs", "factors", "max_bound", "mean_bound"),
-    [
-        (adjust_brightness, reference.adjust_brightness, (0.5, 0.83, 1.0, 1.27, 1.5), 0, 0.0),
-        (adjust_contrast, reference.adjust_contrast, (0.5, 0.83, 1.0, 1.27, 1.5), 1, 0.5),
-        (adjust_saturation, reference.adjust_saturation, (0.5, 0.83, 1.0, 1.27, 1.5), 1, 0.05),
-        (adjust_hue, reference.adjust_hue, (-0.25, -0.1, -0.003, 0.0, 0.07, 0.25), 14, 1.25),
-    ],
-)
-def test_color_operations_equal_torchvision(
-    ours: Callable, theirs: Callable, factors: tuple[float, ...], max_bound: int, mean_bound: float
-) -> None:
-    frame = photo_like(1, 112, 112)[0]
-    for factor in factors:
-        off = difference(ours(frame, factor), theirs(Image.fromarray(frame), factor))
-        assert off.max() <= max_bound and off.mean() <= mean_bound, (factor, off.max(), off.mean())
-
-
-def test_grey_frames_are_left_alone_by_saturation_and_hue() -> None:
-    grey = np.repeat(photo_like(1, 40, 50)[0, ..., :1], 3, axis=-1)
-    for factor in (0.5, 0.77, 1.5):
-        assert np.array_equal(adjust_saturation(grey, factor), grey)
-    for shift in (-0.25, 0.1):
-        assert np.array_equal(adjust_hue(grey, shift), grey)
-
-
-def test_all_color_operations_in_their_order_equal_torchvision() -> None:
-    """The single differences, stretched by the operations after them: each by up to 1.5."""
-    rng = np.random.default_rng(1)
-    frames = photo_like(40, 64, 64)
-    draws = ColorDraws(draw_channels(40, rng), *draw_jitter(40, PRETRAIN_JITTER, rng))
-    before = frames.copy()
-    ours = apply_color(frames, draws)
-    assert np.array_equal(frames, before)
-    for index, frame in enumerate(frames):
-        if draws.channel[index] >= 0:
-            frame = np.repeat(frame[..., draws.channel[index], None], 3, axis=-1)
-        image = Image.fromarray(frame)
-        for kind in draws.order[index]:
-            image = REFERENCE_OPS[kind](image, float(draws.factors[index, kind]))
-        off = difference(ours[index], image)
-        assert off.mean() <= (0 if draws.channel[index] >= 0 else 2), (index, draws.order[index], off.mean())
 
 
 @pytest.mark.parametrize("flip", [False, True])

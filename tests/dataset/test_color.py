@@ -1,15 +1,22 @@
-"""Batched color changes against torchvision on Pillow images, and against the CPU path, on the same draws.
+"""Color changes against torchvision on Pillow images with the same parameters.
 
-Bounds, in grey levels. The blends are Pillow's arithmetic in float32, in the same order: equal. In hue, Pillow
-divides in float32 and goes on in float64, so that where hue or saturation is a whole number it may fall one step
+Bounds on the CPU, in gray levels. Brightness: equal, but for products less than 0.0001 below a whole number, which go up.
+Contrast: the same, and the rounding of the mean gray, by which all levels move by at most half a level.
+Saturation: one level where OpenCV rounds the gray value another way. Hue: both keep hue and saturation in 8
+bits; Pillow cuts off where OpenCV rounds, and has 255 steps a turn for OpenCV's 256. So hues may lie two steps
+apart, each 6 levels of one channel at full chroma, and saturation one step, a level or two: at most 14. On
+average half a step of hue on one channel, scaled by chroma: about one level.
+
+Bounds of the batched changes. The blends are Pillow's arithmetic in float32, in the same order: equal. In hue, Pillow
+divides in float32 and continues in float64, so that where hue or saturation is a whole number it may fall one step
 short of ours: a step of hue (a 255th of a turn) is 6 levels of one channel at full chroma, a step of saturation
 one level. This happens to one pixel in a thousand of a photo. Further changes stretch it by 1.5 each, to at most 24.
 """
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 
-import cv2
 import numpy as np
 import pytest
 import torch
@@ -19,9 +26,11 @@ from torch.utils.data import default_collate
 from torchvision.transforms import functional as reference
 
 from dataset import color
-from dataset.color import (ADJUST_BATCHED, BRIGHTNESS, CONTRAST, HUE, SATURATION, ColorDraws, apply_color,
-                           apply_color_on_device, draw_channels, draw_jitter, stack_draws)
+from dataset.color import (ADJUST_BATCHED, BRIGHTNESS, CONTRAST, HUE, SATURATION, ColorDraws, adjust_brightness,
+                           adjust_contrast, adjust_hue, adjust_saturation, apply_color, apply_color_on_device,
+                           draw_channels, draw_jitter, stack_draws)
 from dataset.transforms import PRETRAIN_JITTER, PretrainAugmentation
+from tests.photo_frames import difference, photo_like
 
 REFERENCE = {
     BRIGHTNESS: reference.adjust_brightness,
@@ -29,14 +38,6 @@ REFERENCE = {
     SATURATION: reference.adjust_saturation,
     HUE: reference.adjust_hue,
 }
-
-
-def photo_like(num: int, height: int, width: int, seed: int = 0) -> np.ndarray:
-    """Smooth colored shapes with some noise, over the full range of levels."""
-    rng = np.random.default_rng(seed)
-    coarse = rng.integers(0, 256, (num, 7, 9, 3)).astype(np.float32)
-    smooth = np.stack([cv2.resize(frame, (width, height), interpolation=cv2.INTER_CUBIC) for frame in coarse])
-    return np.clip(smooth + rng.normal(0, 6, smooth.shape), 0, 255).astype(np.uint8)
 
 
 def every_color() -> np.ndarray:
@@ -52,13 +53,9 @@ def random_draws(*shape: int, seed: int = 0) -> ColorDraws:
     return ColorDraws(*(torch.from_numpy(x).unflatten(0, shape) for x in draws))
 
 
-def difference(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
-    return np.abs(np.asarray(ours).astype(int) - np.asarray(theirs).astype(int))
-
-
 @pytest.mark.parametrize("frame", [photo_like(1, 112, 112)[0], every_color()], ids=["photo", "every_color"])
 @pytest.mark.parametrize("kind", [BRIGHTNESS, CONTRAST, SATURATION, HUE])
-def test_each_change_equals_torchvision(kind: int, frame: np.ndarray) -> None:
+def test_each_batched_change_equals_torchvision(kind: int, frame: np.ndarray) -> None:
     factors = np.array([-0.25, -0.1, -0.003, 0, 0.07, 0.25] if kind == HUE else [0.5, 0.83, 1, 1.27, 1.5], np.float32)
     planar = torch.from_numpy(frame).permute(2, 0, 1).expand(len(factors), -1, -1, -1).float()
     ours = ADJUST_BATCHED[kind](planar.contiguous(), torch.from_numpy(factors)[:, None, None, None]).to(torch.uint8)
@@ -66,6 +63,50 @@ def test_each_change_equals_torchvision(kind: int, frame: np.ndarray) -> None:
         off = difference(result, REFERENCE[kind](Image.fromarray(frame), factor))
         max_bound, mean_bound = (7, 0.05) if kind == HUE else (0, 0)
         assert off.max() <= max_bound and off.mean() <= mean_bound, (factor, off.max(), off.mean())
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "factors", "max_bound", "mean_bound"),
+    [
+        (adjust_brightness, reference.adjust_brightness, (0.5, 0.83, 1.0, 1.27, 1.5), 0, 0.0),
+        (adjust_contrast, reference.adjust_contrast, (0.5, 0.83, 1.0, 1.27, 1.5), 1, 0.5),
+        (adjust_saturation, reference.adjust_saturation, (0.5, 0.83, 1.0, 1.27, 1.5), 1, 0.05),
+        (adjust_hue, reference.adjust_hue, (-0.25, -0.1, -0.003, 0.0, 0.07, 0.25), 14, 1.25),
+    ],
+)
+def test_each_change_on_the_cpu_equals_torchvision(
+    ours: Callable, theirs: Callable, factors: tuple[float, ...], max_bound: int, mean_bound: float
+) -> None:
+    frame = photo_like(1, 112, 112)[0]
+    for factor in factors:
+        off = difference(ours(frame, factor), theirs(Image.fromarray(frame), factor))
+        assert off.max() <= max_bound and off.mean() <= mean_bound, (factor, off.max(), off.mean())
+
+
+def test_grey_frames_are_left_alone_by_saturation_and_hue() -> None:
+    grey = np.repeat(photo_like(1, 40, 50)[0, ..., :1], 3, axis=-1)
+    for factor in (0.5, 0.77, 1.5):
+        assert np.array_equal(adjust_saturation(grey, factor), grey)
+    for shift in (-0.25, 0.1):
+        assert np.array_equal(adjust_hue(grey, shift), grey)
+
+
+def test_all_changes_on_the_cpu_in_their_order_equal_torchvision() -> None:
+    """The single differences, stretched by the operations after them: each by up to 1.5."""
+    rng = np.random.default_rng(1)
+    frames = photo_like(40, 64, 64)
+    draws = ColorDraws(draw_channels(40, rng), *draw_jitter(40, PRETRAIN_JITTER, rng))
+    before = frames.copy()
+    ours = apply_color(frames, draws)
+    assert np.array_equal(frames, before)
+    for index, frame in enumerate(frames):
+        if draws.channel[index] >= 0:
+            frame = np.repeat(frame[..., draws.channel[index], None], 3, axis=-1)
+        image = Image.fromarray(frame)
+        for kind in draws.order[index]:
+            image = REFERENCE[kind](image, float(draws.factors[index, kind]))
+        off = difference(ours[index], image)
+        assert off.mean() <= (0 if draws.channel[index] >= 0 else 2), (index, draws.order[index], off.mean())
 
 
 def by_torchvision(frames: np.ndarray, draws: ColorDraws) -> np.ndarray:
