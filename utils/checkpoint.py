@@ -245,7 +245,7 @@ def restore_pretraining(checkpoint: dict[str, Any], path: Path, model: torch.nn.
 
 
 @contextlib.contextmanager
-def reading_entries(path: Path) -> Iterator[None]:
+def reading_entries(path: str | Path, kind: str = "pretraining") -> Iterator[None]:
     """Raises InputError, in one line, for whatever damaged entries of the checkpoint at `path` make their users raise."""
     try:
         yield
@@ -254,7 +254,7 @@ def reading_entries(path: Path) -> Iterator[None]:
     except DAMAGE as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
         lacks = "it lacks " if isinstance(error, KeyError) else ""
-        raise InputError(f"{path}: damaged, or no pretraining checkpoint of this project: {lacks}{reason}") from error
+        raise InputError(f"{path}: damaged, or no {kind} checkpoint of this project: {lacks}{reason}") from error
 
 
 def check_flags_entry(flags: Any) -> None:

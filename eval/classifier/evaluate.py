@@ -22,7 +22,7 @@ from torch import nn
 
 from dataset.records import VideoRecord
 from eval.classifier.model import VideoClassifier, level_channels, parameter_groups
-from eval.classifier.state import SAME_TO_TEST, check_identity, load_classifier, read_finished, reading_entries
+from eval.classifier.state import HOLDOUT_FLAGS, KIND, SAME_TO_TEST, check_identity, load_classifier, read_finished
 from eval.classifier.training import TrainedClassifier, fit_classifier
 from eval.cli import read_clip_settings
 from eval.features.backbone import load_backbone, new_backbone, read_input
@@ -32,12 +32,12 @@ from eval.metrics import (accuracies, class_names, confusion_matrix, draw_confus
                           write_probabilities)
 from eval.result_card import CARD, SplitResult, build_card, make_out_dir, markdown_table, read_card, write_card
 from eval.splits import EvalSplit, find_splits, read_split
+from utils.checkpoint import reading_entries
 from utils.distributed import DistContext, place_model, run_on_all_ranks
 from utils.errors import STOPPED, InputError
 from utils.files import file_sha256
 from utils.training_log import device_name
 
-HOLDOUT_FLAGS = ("val_holdout", "group", "seed")
 RECIPE_FLAGS = ("batch_per_gpu", "lr", "weight_decay", "lr_decay_epochs", "amp", *HOLDOUT_FLAGS)
 
 
@@ -86,10 +86,9 @@ def train_and_test(context: DistContext, flags: argparse.Namespace, task: Classi
     table. Returns the exit status."""
     start, out = time.monotonic(), Path(flags.out)
     results, settings, weights = [], None, None  # of each split; of the first split's training
-    finished = run_on_all_ranks(lambda: read_finished(flags.test_only)) if flags.test_only else None
-    if finished:
-        with reading_entries(flags.test_only):  # the videos held out are those held out in training
-            flags = argparse.Namespace(**{**vars(flags), **{name: finished["flags"][name] for name in HOLDOUT_FLAGS}})
+    finished = None
+    if flags.test_only:
+        finished, flags = run_on_all_ranks(lambda: read_finished(flags))
     # All csv files are read before training begins.
     splits = run_on_all_ranks(lambda: [read_classifier_split(split, flags) for split in find_splits(flags)])
     run_on_all_ranks(lambda: refuse_other_result(flags, task, out))
@@ -157,7 +156,7 @@ def digest_videos(train: Sequence[VideoRecord], test: Sequence[VideoRecord]) -> 
 
 def load_finished(checkpoint: dict[str, Any], path: str, task: ClassifierTask, videos: ClassifierSplit) -> TrainedClassifier:
     """Returns the classifier of `--test_only`; InputError unless it was trained for this task on these videos."""
-    with reading_entries(path):
+    with reading_entries(path, KIND):
         check_identity(checkpoint, path, task.identity(videos), SAME_TO_TEST)
         weights = checkpoint["weights"]
         model = task.build_model(new_backbone(weights["net"], path), len(videos.names), read_input(weights, path))

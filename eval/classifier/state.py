@@ -2,8 +2,7 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,13 @@ import torch
 from eval.classifier.flags import TRAINING_FLAGS
 from eval.classifier.model import VideoClassifier, decay_lr
 from models.convert import check_keys
-from utils.checkpoint import FORMAT, FREE_FLAGS, Progress, canonical, random_state, read_checkpoint, set_random_state
+from utils.checkpoint import (FORMAT, FREE_FLAGS, Progress, canonical, random_state, read_checkpoint, reading_entries,
+                              set_random_state)
 from utils.distributed import DistContext, gather_objects
 from utils.errors import AgreedError, InputError
 
 KIND = "classifier"
+HOLDOUT_FLAGS = ("val_holdout", "group", "seed")
 # Flags that do not affect the trained weights, or whose content is compared instead of their text.
 FREE_IN_TRAINING = FREE_FLAGS | {"epochs", "clips", "crops", "batch", "test_only", "train_csv", "test_csv", "splits",
                                  "weights", "net", "classes", "skip_bad"}
@@ -52,35 +53,23 @@ def classifier_state(model: VideoClassifier, optimizer: torch.optim.Optimizer, p
             "flags": vars(flags), "random": gather_objects(random_state(context.device))}
 
 
-@contextlib.contextmanager
-def reading_entries(path: str | Path) -> Iterator[None]:
-    """Raises an AgreedError, in one line, for whatever goes wrong as entries of the checkpoint at `path` are used."""
-    try:
-        yield
-    except InputError:
-        raise
-    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        reason = f"no {error}" if isinstance(error, KeyError) else str(error).partition("\n")[0] or type(error).__name__
-        raise AgreedError(f"{path}: damaged, or not a checkpoint of eval.finetune or eval.linear_probe --end_to_end: "
-                          f"{reason}") from error
-
-
-def read_finished(path: str) -> dict[str, Any]:
-    """Returns the checkpoint at `path`; InputError unless it is the last one of a classifier's training."""
-    checkpoint = read_checkpoint(path)
-    with reading_entries(path):
+def read_finished(flags: argparse.Namespace) -> tuple[dict[str, Any], argparse.Namespace]:
+    """Returns the checkpoint of `--test_only`, and `flags` with those of its hold-out; InputError for one of a run that is
+    not finished."""
+    path, checkpoint = flags.test_only, read_checkpoint(flags.test_only)
+    with reading_entries(path, KIND):
         check_kind(checkpoint)
-        done, epochs = checkpoint["epochs_done"], checkpoint["flags"]["epochs"]
-        if done < epochs:
-            raise InputError(f"--test_only {path}: is after epoch {done} of {epochs}; only the state after the last one "
-                             "is tested")
-    return checkpoint
+        done, then = checkpoint["epochs_done"], checkpoint["flags"]
+        if done < then["epochs"]:
+            raise InputError(f"--test_only {path}: is after epoch {done} of {then['epochs']}; only the state after the last "
+                             "one is tested")
+        return checkpoint, argparse.Namespace(**{**vars(flags), **{name: then[name] for name in HOLDOUT_FLAGS}})
 
 
 def restore_classifier(checkpoint: dict[str, Any], path: Path, model: VideoClassifier, optimizer: torch.optim.Optimizer,
                        identity: Mapping[str, Any], flags: argparse.Namespace, context: DistContext) -> Progress:
     """Sets everything to the checkpoint's state and returns its progress; AgreedError for a changed setting."""
-    with reading_entries(path):
+    with reading_entries(path, KIND):
         check_kind(checkpoint)
         check_identity(checkpoint, path, identity, SAME_TO_RESUME)
         then, now = checkpoint["flags"], vars(flags)

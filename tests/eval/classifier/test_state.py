@@ -120,15 +120,15 @@ def drop(name):
 BOTH = [(drop_weight, "1 missing: backbone.stem.1.weight"),
         (reshape_weight, "1 of another shape: heads.high.1.weight (3, 5)"),
         (change("model", {}), "missing: backbone"),
-        (change("model", [1]), "damaged, or not"), (change("weights", {}), "no '"),
+        (change("model", [1]), "damaged, or no classifier"), (change("weights", {}), "it lacks '"),
         (change("epochs_done", "3"), "'str' and 'int'"), (change("levels", None), "its levels are None"),
-        (drop("videos"), "no 'videos'"), (change("kind", "model"), "kind 'model'")]
-ON_TEST = [(change("flags", {}), "no 'epochs'"), (change("progress", {}), "no 'bad_videos'"),
-           (drop_flag("dropout"), "no 'dropout'"), (drop_flag("val_holdout"), "no 'val_holdout'"),
-           (drop_flag("img_dim"), "no 'img_dim'"), (change("trained_on", torch.zeros(1)), "Tensor")]
+        (drop("videos"), "it lacks 'videos'"), (change("kind", "model"), "kind 'model'")]
+ON_TEST = [(change("flags", {}), "it lacks 'epochs'"), (change("progress", {}), "it lacks 'bad_videos'"),
+           (drop_flag("dropout"), "it lacks 'dropout'"), (drop_flag("val_holdout"), "it lacks 'val_holdout'"),
+           (drop_flag("img_dim"), "it lacks 'img_dim'"), (change("trained_on", torch.zeros(1)), "Tensor")]
 ON_RESUME = [(change("flags", {}), "was trained with None"), (change("progress", {}), "its progress is that of epoch 0"),
-             (change("optimizer", {}), "no 'param_groups'"), (reshape_moment, "the shapes of the weights"),
-             (drop_setting, "no 'base_lr'"), (change("random", [{}]), "no 'cpu'"),
+             (change("optimizer", {}), "it lacks 'param_groups'"), (reshape_moment, "the shapes of the weights"),
+             (drop_setting, "it lacks 'base_lr'"), (change("random", [{}]), "it lacks 'cpu'"),
              (change("random", []), "was trained by 0 process(es)")]
 
 
