@@ -238,17 +238,16 @@ def train_one_epoch(run: TrainingRun, train_model: nn.Module) -> bool:
         if progress.step < run.batches.steps_per_epoch:
             if report.stop or run.timer.enough:
                 return report.stop
-            if flags.save_steps and progress.step % flags.save_steps == 0:
+            if flags.save_steps and progress.step % flags.save_steps == 0 and not flags.dry_run:
                 save(run)
 
-    log_epoch(run)
+    if not flags.dry_run:  # whose epochs are cut short
+        log_epoch(run)
     return report.stop
 
 
 def log_epoch(run: TrainingRun) -> None:
-    """Logs the means of an epoch, and prints some of them; not in a dry run, whose epochs are cut short."""
-    if run.flags.dry_run:
-        return
+    """Logs the means of an epoch, and prints some of them."""
     epoch, epochs = run.progress.epoch, run.flags.epochs
     if not run.meter.steps:
         raise NonFiniteError(f"epoch {epoch + 1}: all of its steps had non-finite values")
@@ -278,9 +277,7 @@ def run_monitor(run: TrainingRun) -> None:
 
 
 def save(run: TrainingRun) -> None:
-    """Writes a checkpoint; returns in every process once it is on the disk. Nothing in a dry run."""
-    if run.flags.dry_run:
-        return
+    """Writes a checkpoint; returns in every process once it is on the disk."""
     progress = run.progress
     state = pretraining_state(run.model, run.optimizer, run.objective.queue, progress, run.meter.state_dict(),
                               run.batches.global_batch, run.csv_sha256, run.flags, run.context)

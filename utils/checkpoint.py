@@ -56,10 +56,9 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     try:
         if Path(path).suffix == ".safetensors":
-            data = Path(path).read_bytes()
-            state = safetensors.torch.load(data)
-            header = json.loads(data[8:8 + int.from_bytes(data[:8], "little")])
-            return {**json.loads(header["__metadata__"]["configuration"]), "model": state}
+            with safetensors.safe_open(path, "pt") as file:
+                configuration = json.loads(file.metadata()["configuration"])
+            return {**configuration, "model": safetensors.torch.load_file(path)}
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as file:
                 damaged = file.testzip()  # torch.load does not compare checksums

@@ -8,6 +8,7 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.nn.functional import all_gather
 from torch.nn.parallel import DistributedDataParallel
 
 from utils.errors import AgreedError, InputError, one_line
@@ -30,26 +31,6 @@ class DistContext:
         return self.rank == 0
 
 
-class Gather(torch.autograd.Function):
-    """All ranks' rows in rank order, with gradient to the local rows: from this rank's loss alone, or from all."""
-
-    @staticmethod
-    def forward(ctx, rows: Tensor, all_gradients: bool) -> Tensor:
-        ctx.all_gradients, ctx.num_rows = all_gradients, len(rows)
-        rows = rows.contiguous()
-        parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
-        dist.all_gather(parts, rows)
-        return torch.cat(parts)
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
-        if ctx.all_gradients:
-            gradient = gradient.contiguous()
-            dist.all_reduce(gradient)
-        start = dist.get_rank() * ctx.num_rows
-        return gradient[start:start + ctx.num_rows], None
-
-
 def gather_rows(rows: Tensor, all_gradients: bool = False) -> Tensor:
     """Returns every rank's rows [N, ...] in rank order, of [B, ...] on each rank; B must be the same on all.
 
@@ -57,7 +38,15 @@ def gather_rows(rows: Tensor, all_gradients: bool = False) -> Tensor:
     gradient from the losses of other ranks, where it is a candidate. With `all_gradients` it is summed over all ranks'
     losses, so that the mean of parameter gradients over ranks is the gradient of one process with all rows.
     """
-    return Gather.apply(rows, all_gradients) if world_size() > 1 else rows
+    if world_size() == 1:
+        return rows
+    rows = rows.contiguous()
+    if all_gradients:
+        return torch.cat(all_gather(rows))
+    parts = [torch.empty_like(rows) for _ in range(world_size())]
+    dist.all_gather(parts, rows.detach())
+    parts[dist.get_rank()] = rows
+    return torch.cat(parts)
 
 
 def world_size() -> int:
