@@ -48,10 +48,9 @@ from utils.distributed import (DistContext, average_gradients, check_same_on_all
 from utils.errors import STOPPED, InputError, NonFiniteError, exit_status_of
 from utils.files import file_sha256, hold_directory
 from utils.launch import StopRequest, launch
-from utils.metrics import EpochMeter, StepValues
 from utils.profiling import PhaseTimer, RunSize, dry_run
 from utils.step_checks import StepUndo, handle_not_finite, note_bad_videos, require_finite_weights, sync_step_status
-from utils.training_log import RunLog, device_name, write_config
+from utils.training_log import EpochMeter, RunLog, StepValues, device_name, write_config
 
 # Flags that may differ from one machine to the next; all others must be the same in every process.
 FLAGS_OF_A_MACHINE = {"out", "csv_file", "gpu", "nproc", "num_workers", "node_rank", "dist_url", "resume", "path",

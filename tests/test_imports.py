@@ -2,6 +2,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -46,3 +48,12 @@ def test_the_check_sees_each_form(tmp_path):
                  "from torch.distributed import all_gather", "import torch\ntorch.distributed.barrier()"):
         (tmp_path / "x.py").write_text(line)
         assert any(name.startswith("torch.distributed") for name in imported(tmp_path / "x.py")), line
+
+
+def test_pretraining_loads_few_files_and_no_evaluation():
+    """At most 30 files of this project, train.py among them; the monitor's are loaded only where it is used."""
+    script = "import sys, train; print(*(m.__file__ for m in list(sys.modules.values()) if getattr(m, '__file__', None)))"
+    loaded = subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    files = [path for path in map(Path, loaded.split()) if path.is_relative_to(ROOT) and ".venv" not in path.parts
+             and path.stat().st_size]
+    assert len(files) <= 30 and not [path for path in files if path.is_relative_to(ROOT / "eval")], files

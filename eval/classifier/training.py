@@ -24,10 +24,9 @@ from utils.distributed import (DistContext, average_gradients, check_same_on_all
                                share_buffers, sum_counts)
 from utils.errors import AgreedError
 from utils.files import hold_directory
-from utils.metrics import EpochMeter, StepValues
 from utils.launch import StopRequest
 from utils.step_checks import handle_not_finite, note_bad_videos, sync_step_status
-from utils.training_log import RunLog, device_name, write_config
+from utils.training_log import EpochMeter, RunLog, StepValues, device_name, write_config
 
 
 class ClassifierLoss(NamedTuple):

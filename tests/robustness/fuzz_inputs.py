@@ -1,13 +1,13 @@
-"""Feed broken csv files, checkpoints, pictures, videos and shards to what reads them, and tell what is not handled.
+"""Feed broken csv files, checkpoints, images, videos and shards to what reads them, and report what is not handled.
 
     python tests/robustness/fuzz_inputs.py --number 500
     python tests/robustness/fuzz_inputs.py --kinds video --number 5000 --seed 1
     python tests/robustness/fuzz_inputs.py --kinds csv --only 123 --keep broken       leaves that one input in broken/
 
-Each input is a valid one with a few random changes, drawn from (seed, kind, number); tests/robustness/fuzz_kinds.py has both. It
-must be read, or be refused by an InputError of one line: any other exception, a hang of more than LIMIT_S seconds and an end
-of the interpreter are findings, of which one per cause is shown. Inputs are tried in child processes. The exit status is 1
-with findings.
+Each input is a valid one with a few random changes, drawn from (seed, kind, number); both are in
+tests/robustness/fuzz_kinds.py. It must be read, or be refused by an InputError of one line: any other exception, a hang of
+more than LIMIT_S seconds and an end of the interpreter are findings, of which one per cause is shown. Inputs are tried in
+child processes. The exit status is 1 with findings.
 """
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What tests/robustness/fuzz_inputs.py breaks: valid csv files, checkpoints, pictures, videos, shards; their changes, readers."""
+"""What fuzz_inputs.py breaks: valid csv files, checkpoints, images, videos and shards, their changes, and their readers."""
 from __future__ import annotations
 
 import argparse
@@ -34,7 +34,7 @@ from utils.checkpoint import Progress, pretraining_state, read_checkpoint, resto
 from utils.distributed import DistContext
 from utils.errors import InputError
 from utils.pretraining_flags import parse_pretraining_flags
-from utils.metrics import EpochMeter
+from utils.training_log import EpochMeter
 
 CSV_TOKENS = [b'"', b",", b"\n", b"\r", b"\0", b"-1", b"1e5", b"9" * 30, b"\xe9", b"\xef\xbb\xbf", b"../",
               b"a" * 5000, b" ", b"v0,40,0\n", b",,", b"clip.mp4", b".tar/", "²".encode(), b"40", b"0", b"\t",

@@ -1,9 +1,9 @@
-"""Kill a pretraining run at random moments, resume it each time, and compare its end with that of a run left alone.
+"""Kill a pretraining run at random moments, resume it each time, and compare its end with that of an uninterrupted run.
 
     python tests/robustness/kill_and_resume.py --kills 200
     python tests/robustness/kill_and_resume.py --kills 100 --processes 2
 
-Every kill is a SIGKILL to all processes of the run, also in the midst of a step or of writing a checkpoint. At the end
+Every kill is a SIGKILL to all processes of the run, also in the middle of a step or of writing a checkpoint. At the end
 weights, optimizer, queue, random states and log must be the same, bit for bit; the exit status is 1 if they are not. The run
 is small (r3d10, 8 videos of 32 px, a checkpoint every step), on the CPU.
 """
@@ -169,7 +169,7 @@ def report(wrong: list[str], finished: int) -> int:
 
 def main() -> int:
     """Exit status: 0 if the same, 1 if not."""
-    parser = OneLineParser(prog="torture_resume.py", description=__doc__)
+    parser = OneLineParser(prog="kill_and_resume.py", description=__doc__)
     parser.add_argument("--kills", type=int, default=200, metavar="N", help="SIGKILLs in all")
     parser.add_argument("--processes", type=int, default=1, metavar="N", help="processes of the run, over gloo")
     parser.add_argument("--seed", type=int, default=0, help="seed of the moments")

@@ -61,7 +61,8 @@ def test_what_is_not_handled_is_found(tmp_path, monkeypatch):
                 raise InputError("one line")
 
     kind = Kind({"a": b""}, lambda data, rng: data, read)
-    monkeypatch.setattr(tests.robustness.fuzz_inputs, "broken_input", lambda kind, name, seed, number: ("a", str(number).encode()))
+    monkeypatch.setattr(tests.robustness.fuzz_inputs, "broken_input",
+                        lambda kind, name, seed, number: ("a", str(number).encode()))
     told = fuzz(kind, "a", 0, list(range(6)), tmp_path)
     assert told[0].startswith("KeyError") and told[1].startswith("not one line")
     assert told[2] == "the interpreter ended with -9" and told[3] == "hang"

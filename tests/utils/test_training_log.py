@@ -4,9 +4,9 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
+from utils.training_log import EpochMeter, StepValues
 import torch
 
-from utils.metrics import EpochMeter, StepValues
 
 
 def loss(total=1.0, term=2.0, metric=0.5):
