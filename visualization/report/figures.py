@@ -114,7 +114,7 @@ def line_chart(
         if from_zero and axes.dataLim.y0 >= 0:
             axes.set_ylim(bottom=0)
         handles, labels = axes.get_legend_handles_labels()
-        columns = max(1, min(len(labels), LEGEND_CHARACTERS // (max(map(len, labels)) + 8)))
+        columns = max(1, min(len(labels), LEGEND_CHARACTERS // (max(map(len, labels), default=0) + 8)))
         below = BOTTOM + ROW * math.ceil(len(labels) / columns)
         height = below + PLOT + 0.1 + ROW * len(marks)
         figure.set_size_inches(WIDTH, height)

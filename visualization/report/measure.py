@@ -90,9 +90,9 @@ def load_model(path: Path) -> MultiLevelModel:
         model = MultiLevelModel(checkpoint["net"], checkpoint["embedding_dim"], checkpoint["num_prototypes"])
         state = unwrap(checkpoint["model"])
         check_keys(state, model)
-    except (KeyError, ValueError) as error:
+        model.load_state_dict(state)
+    except (KeyError, ValueError, RuntimeError) as error:
         raise InputError(f"{path}: does not fill a model: {error}") from error
-    model.load_state_dict(state)
     return model
 
 
