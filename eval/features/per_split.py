@@ -5,7 +5,7 @@ Shapes: N videos of one csv file that can be read; C channels of a level.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,8 +23,7 @@ from models.levels import LEVELS
 from utils.distributed import DistContext, check_same_on_all_ranks, run_on_all_ranks, run_on_main
 from utils.errors import InputError
 
-# (path, number of frames) -> level -> [C], or why the video cannot be read
-KnownVideos = dict[tuple[str, int], Rows | str]
+KnownVideos = dict[tuple[str, int], tuple[StoredFeatures, int]]  # (path, number of frames) -> where its row is
 
 
 class CsvFeatures(NamedTuple):
@@ -65,8 +64,8 @@ def read_csv_features(
 ) -> CsvFeatures | None:
     """Returns the videos of a csv on the main process, None on the others; all of them must call this.
 
-    What is neither in `known`, which gets all rows on the main process, nor in `--feature_dir` is extracted, also what was
-    stored as unreadable. `role` begins the name of the stored file.
+    What is neither in `known`, which gets all rows on the main process, nor in `--feature_dir` is extracted; so is what was
+    stored as unreadable. The name of the stored file begins with `role`.
     """
     settings, keys = read_clip_settings(flags), [(record.path, record.num_frames) for record in records]
     stored, new, fingerprint, path = None, None, {}, None
@@ -78,7 +77,7 @@ def read_csv_features(
         nonlocal stored
         stored = read_features(path, fingerprint) if path else None
         if stored:
-            known.update((key, row) for key, row in zip(keys, split_rows(stored)) if not isinstance(row, str))
+            known.update((key, (stored, row)) for row, key in enumerate(keys) if row not in stored.skipped)
         return [index for index, key in enumerate(keys) if key not in known]
 
     missing = run_on_main(context, find_missing)
@@ -89,10 +88,12 @@ def read_csv_features(
             num_workers=flags.num_workers, skipped=skipped if flags.skip_bad else None, label=role, amp=flags.amp), skipped)
 
     def collect() -> CsvFeatures:
-        if new:
-            known.update(zip((keys[index] for index in missing), split_rows(new)))
+        known.update((keys[index], (new, row)) for row, index in enumerate(missing))
+        rows = [known[key] for key in keys]
         whole = new if len(missing) == len(records) else stored if stored and not stored.skipped else None
-        features, skipped = whole or join_rows([known[key] for key in keys])
+        features, skipped = whole or (
+            {level: np.stack([source.features[level][row] for source, row in rows]) for level in LEVELS},
+            {index: source.skipped[row] for index, (source, row) in enumerate(rows) if row in source.skipped})
         if len(skipped) == len(records):
             raise InputError(f"{csv_path}: none of its videos can be read; the first: {skipped[0]}")
         reused = stored is not None and stored.skipped.keys() == skipped.keys()
@@ -108,21 +109,6 @@ def read_csv_features(
                            list(skipped.values()), settings.count_short(readable), reused)
 
     return run_on_all_ranks(lambda: collect() if context.is_main else None)
-
-
-def split_rows(stored: StoredFeatures) -> Iterator[Rows | str]:
-    """Yields level -> [C] of each video, or why it cannot be read."""
-    for row in range(len(stored.features[LEVELS[0]])):
-        yield stored.skipped.get(row) or {level: stored.features[level][row] for level in LEVELS}
-
-
-def join_rows(rows: Sequence[Rows | str]) -> StoredFeatures:
-    """Returns the features that `split_rows` yields as `rows`; no level where none can be read."""
-    skipped = {index: row for index, row in enumerate(rows) if isinstance(row, str)}
-    blank = next(({level: np.full_like(values, np.nan) for level, values in row.items()}
-                  for row in rows if not isinstance(row, str)), {})
-    return StoredFeatures({level: np.stack([blank[level] if isinstance(row, str) else row[level] for row in rows])
-                           for level in blank}, skipped)
 
 
 def read_split_features(
