@@ -127,12 +127,15 @@ def check_rows(rows: pd.DataFrame, needed: int | None) -> list[DataFinding]:
     """Returns the findings of single rows; with `needed` also of videos that have no more frames than that."""
     places = rows.csv + ":" + rows.line.astype(str)
     training = rows.assign(place=places)[~rows.is_test]
+
+    def first_training_place(column: str) -> pd.Series:
+        return rows[column].map(training.dropna(subset=column).drop_duplicates(column).set_index(column).place)
+
     rows = rows.assign(
         frames=rows.num_frames.fillna(rows.in_csv), needed=-1 if needed is None else needed, last=rows.num_classes - 1,
         first_line=rows.groupby(["csv", "identity"]).line.transform("first"),
         members=rows.groupby(["csv", "group"]).line.transform("size"),
-        **{f"training_{column}": rows[column].map(training.drop_duplicates(column).set_index(column).place)
-           for column in ("identity", "group")})
+        training_identity=first_training_place("identity"), training_group=first_training_place("group"))
     cut = (rows.in_csv > rows.num_frames) & (rows.gap != "")  # otherwise no frame behind the gap is read
     checks = (
         ("gap", cut, "{gap}; {num_frames} can be read, the csv has {in_csv}"),

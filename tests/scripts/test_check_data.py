@@ -221,6 +221,13 @@ def test_groups_of_video_files_and_shards(data):
     assert finding["kind"] == "group" and finding["detail"].startswith("v_c1_g02: 1 test video(s)")
 
 
+def test_videos_without_a_group_share_none(data):
+    data.add(data.video("c0/one"), NUM_FRAMES, 0)
+    for name in ("two", "three"):
+        data.add(data.video(f"c0/{name}"), NUM_FRAMES, 0, name="test")
+    assert check(data) == (0, [])
+
+
 def test_labels_are_checked_where_the_first_line_lacks_its_own(data):
     data.set_rows("train", [data.rows("train")[0][:2], *data.rows("train")[1:], [data.video("c0/x"), NUM_FRAMES, 99]])
     findings = [(finding["kind"], finding["line"]) for finding in check(data)[1]]
