@@ -25,7 +25,7 @@ from models.levels import LEVELS
 from models.multilevel import BACKBONES, MultiLevelModel
 from models.objective import Objective
 from tests.robustness.kill_and_resume import write_videos
-from tests.models.test_precision import ROUNDING, layer_errors
+from tests.models.test_numerics import ROUNDING, layer_errors
 from utils.distributed import DistContext
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -146,7 +146,7 @@ def test_training_starts_like_that_on_the_cpu(videos, tmp_path, flags, tolerance
     ((), ("--multiprocessing-distributed", "--gpu", ",".join(map(str, range(GPUS))))),
     (("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(GPUS)), ()),
 ])
-def test_processes_on_two_gpus_train_and_go_on(videos, tmp_path, launcher, flags):
+def test_processes_on_two_gpus_train_and_resume(videos, tmp_path, launcher, flags):
     """On one, where there is but one."""
     more = ("--save_steps", "1", *flags)
     assert "stopped" not in train(tmp_path, videos, *more, "--stop_after", "1", launcher=launcher)

@@ -1,9 +1,9 @@
 """Thousands of steps leave no more behind than the first hundreds: memory, open files, threads, processes, shared memory.
 
-The run is the real one: its loop, objective, log, checkpoints and loader; only the backbone is a tiny stand-in, and frames
-are stored in the size in which they are cropped, a smaller one. It is started, stopped and resumed again and again in one
-process, so that what a start leaves behind (loader processes, log writers, data sets) would pile up. It has a process of its
-own: this file, run as a program.
+The run is the real one: its loop, objective, log, checkpoints and DataLoader; only the backbone is replaced by a tiny one,
+and frames are stored in the smaller size to which they are cropped. It is started, stopped and resumed again and again in
+one process, so that what a start leaves behind (DataLoader workers, log writers, data sets) would pile up. It has a process
+of its own: this file, run as a program.
 """
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FRAME_SIZE = (48, 36)  # width, height in pixels
 STARTS, EPOCHS_OF_A_START, STEPS_OF_AN_EPOCH = 5, 8, 50
 QUANTITIES = ("memory_kb", "worker_memory_kb", "files", "threads", "processes", "shared_memory")
 # Growth from the second start to the fifth, 1,200 steps later. Without a leak all but memory stayed exactly as they were,
-# and memory (resident set) grew in four runs of this file by 1.1 MB at most, that of a loader process, which shares pages
+# and memory (resident set) grew in four runs of this file by 1.1 MB at most, that of a DataLoader worker, which shares pages
 # with it, by 4.1 MB. The bounds are that and a margin: a batch of clips (295 kB) kept in every 40th step, or 7 kB
 # in each, is beyond it.
 ALLOWED = {"memory_kb": 8_000, "worker_memory_kb": 16_000, "files": 0, "threads": 0, "processes": 0, "shared_memory": 0}
@@ -51,7 +51,7 @@ class TinyBackbone(nn.Module):
 
 
 def measure() -> dict[str, int]:
-    """What this process and its loader processes hold."""
+    """What this process and its DataLoader workers hold."""
     gc.collect()
     own = str(os.getpid())
     workers = [pid for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()]

@@ -163,8 +163,8 @@ def test_an_incomplete_head_is_a_one_line_error(lists, tmp_path, capsys):
 
 @pytest.mark.parametrize(("end", "mode", "status", "expected"), [
     (KeyboardInterrupt(), "train", 130, "interrupted"),
-    (RuntimeError("DataLoader worker (pid 12) is killed by signal: Killed."), "train", 3, "--resume goes on"),
-    (RuntimeError("DataLoader worker (pid 12) is killed by signal: Killed."), "eval", 3, "loader process 12 ended"),
+    (RuntimeError("DataLoader worker (pid 12) is killed by signal: Killed."), "train", 3, "--resume resumes"),
+    (RuntimeError("DataLoader worker (pid 12) is killed by signal: Killed."), "eval", 3, "DataLoader worker 12 ended"),
     (OSError(28, "No space left on device", "x.npz"), "train", 2, "x.npz: No space left on device"),
 ])
 def test_what_ends_the_program_early_is_one_line(end, mode, status, expected, lists, monkeypatch, capsys):
