@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from dataset.records import VideoRecord, read_records, usable_for_pretraining
+from dataset.records import VideoRecord, read_records, read_rows, usable_for_pretraining, write_records
 from utils.errors import InputError
 
 
@@ -94,6 +94,39 @@ def test_a_csv_that_cannot_be_read(tmp_path: Path) -> None:
         read_records(tmp_path / "none.csv", labelled=False)
     with pytest.raises(InputError, match="cannot read the csv file: Is a directory"):
         read_records(tmp_path, labelled=False)
+
+
+def test_wrong_lines_are_listed_apart(tmp_path: Path) -> None:
+    path = write(tmp_path, "dir,frames\na,40,1\n\nb,x,2\nc.mp4,,0\nd,0,0\ne,7\n,7,1\nf,9,cat\n")
+    records, bad_rows = read_rows(path)
+    assert records == [VideoRecord(str(tmp_path / name), num, label)
+                       for name, num, label in (("a", 40, 1), ("c.mp4", None, 0), ("d", 0, 0))]
+    assert [record.line for record in records] == [2, 5, 6]
+    assert [(row.line, row.path) for row in bad_rows] == [(4, "b"), (7, "e"), (8, ""), (9, "f")]
+    for row, says in zip(bad_rows, ("'x'", "2 column(s)", "is empty", "'cat'")):
+        assert says in row.reason
+    assert [row.line for row in read_rows(path, labelled=False, allow_empty=False)[1]] == [4, 6, 8]
+    assert all(record.label is None for record in read_rows(path, labelled=False)[0])
+
+
+@pytest.mark.parametrize("labelled", [False, True])
+def test_what_is_written_is_read_back(tmp_path: Path, labelled: bool) -> None:
+    paths = [str(tmp_path / "new/b, c"), str(tmp_path / 'new/"q"'), str(tmp_path / "outside"), str(tmp_path / "new/v.mp4")]
+    records = [VideoRecord(path, num, label if labelled else None)
+               for path, num, label in zip(paths, (40, 7, 123456, None), (3, 0, 2, 1))]
+    path = tmp_path / "new" / "videos.csv"
+    write_records(path, records, labelled)
+    assert read_rows(path, labelled) == (records, [])
+    lines = path.read_text().splitlines()
+    assert lines[0] == "frame_dir,number_of_frames" + ",label" * labelled
+    assert lines[1] == '"b, c",40' + ",3" * labelled and lines[3].startswith(f"{tmp_path}/outside,123456")
+    assert lines[4] == "v.mp4," + ",1" * labelled and [file.name for file in path.parent.iterdir()] == ["videos.csv"]
+
+
+def test_a_csv_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"file/videos.csv: cannot write: "):
+        write_records(tmp_path / "file" / "videos.csv", [], labelled=False)
 
 
 def test_usable_means_more_frames_than_the_clips_take() -> None:

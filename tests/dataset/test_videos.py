@@ -13,7 +13,7 @@ from dataset.frames import read_frames
 from dataset.color import apply_color_on_device
 from dataset.records import VideoRecord
 from dataset.sampling import uniform_clips, window_clips
-from dataset.transforms import FinetuneAugmentation, TestCrops
+from dataset.transforms import FinetuneAugmentation, TestCrops, scale_clips
 from dataset.videos import (
     EpochBatchSampler,
     LabelledVideos,
@@ -22,6 +22,7 @@ from dataset.videos import (
     TestViews,
     build_loader,
     collate_pretraining,
+    prepare_views,
 )
 from utils.errors import InputError, one_line
 
@@ -88,6 +89,19 @@ def test_color_on_the_device_gets_the_draws_of_the_cpu_path(records: list[VideoR
             assert a.draws is None and a.videos == b.videos and b.draws.factors.shape == (2, 3, 8, 4)
             off = (apply_color_on_device(b.clips, b.draws).int() - a.clips.int()).abs().float().mean()
             assert off < 2 < (b.clips.int() - a.clips.int()).abs().float().mean()
+
+
+@pytest.mark.parametrize("color_on_device", [False, True])
+def test_views_are_recolored_where_left_to_the_device_and_scaled(
+    records: list[VideoRecord], color_on_device: bool
+) -> None:
+    videos = PretrainVideos(records[2:4], 2, 8, 3.0, 16, seed=0, color_on_device=color_on_device)
+    batch = collate_pretraining([videos[0, 0], videos[0, 1]])
+    pixels = apply_color_on_device(batch.clips, batch.draws) if color_on_device else batch.clips
+    for channels_last in (False, True):
+        views = prepare_views(batch, CPU, channels_last)
+        assert views.shape == (2, 3, 3, 8, 16, 16) and views.is_contiguous() == (not channels_last)
+        assert torch.equal(views, scale_clips(pixels))
 
 
 def test_no_two_draws_repeat(records: list[VideoRecord]) -> None:
@@ -222,6 +236,15 @@ def test_test_videos_give_all_clips_and_crops(records: list[VideoRecord], num_cr
         assert np.array_equal(views[:].numpy(), wanted) and (row, reason) == (index, "")
         half = len(views) // 2
         assert len(views) == len(wanted) and np.array_equal(views[half:].numpy(), wanted[half:])
+
+
+def test_an_unreadable_test_video_is_reported(records: list[VideoRecord], tmp_path: Path) -> None:
+    records[1] = VideoRecord(str(tmp_path / "gone"), 33, 1)
+    clips, crops = partial(uniform_clips, clip_frames=4, stride=2, num_clips=5), TestCrops(14, 1)
+    sample = TestVideos(records, clips, crops, skip_bad=True)[1]
+    assert sample.video == 1 and "gone" in sample.reason and len(sample.frames) == len(sample.clips) == 0
+    with pytest.raises(InputError, match="gone"):
+        TestVideos(records, clips, crops)[1]
 
 
 def test_test_videos_with_uniform_clips(records: list[VideoRecord]) -> None:
