@@ -31,7 +31,7 @@ def classifier_parser(command: str, description: str, *, epochs: int, lr: float,
     training.add_argument("--train_batch", dest="batch_per_gpu", type=int, default=32, metavar="B",
                           help="clips per batch of each process (GPU), at least 2")
     training.add_argument("--lr", type=float, default=lr, help="learning rate of the linear layer")
-    training.add_argument("--lr_decay", dest="lr_decay_epochs", type=read_epochs, default=lr_decay,
+    training.add_argument("--lr_decay", dest="lr_decay_epochs", type=read_decay_epochs, default=lr_decay,
                           metavar="EPOCH,...", help="epochs (from 0) at which learning rates are multiplied by 0.1, or none")
     training.add_argument("--wd", dest="weight_decay", type=float, default=1e-3, help="weight decay (L2)")
     training.add_argument("--amp", choices=("off", "bf16"), default="off",
@@ -65,7 +65,7 @@ def classifier_parser(command: str, description: str, *, epochs: int, lr: float,
     return parser
 
 
-def read_epochs(text: str) -> tuple[int, ...]:
+def read_decay_epochs(text: str) -> tuple[int, ...]:
     """Returns increasing epoch numbers from "400,450"; none from "none"."""
     if text == "none":
         return ()
@@ -104,7 +104,7 @@ def check_test_only(flags: argparse.Namespace, parser: OneLineParser, several: b
     """Raises InputError for flags that contradict `--test_only`; `several`: whether `--splits` names several."""
     for name, flag in TRAINING_FLAGS.items():
         default = parser.get_default(name)
-        default = read_epochs(default) if name == "lr_decay_epochs" else default
+        default = read_decay_epochs(default) if name == "lr_decay_epochs" else default
         if getattr(flags, name, default) != default:
             raise InputError(f"{flag} {getattr(flags, name)}: is for training, and --test_only {flags.test_only} trains "
                              "nothing; leave it out")

@@ -14,7 +14,7 @@ from models.convert import check_keys
 from utils.checkpoint import (FORMAT, FREE_FLAGS, Progress, canonical, random_state, read_checkpoint, reading_entries,
                               set_random_state)
 from utils.distributed import DistContext, gather_objects
-from utils.errors import AgreedError, InputError
+from utils.errors import InputError
 
 KIND = "classifier"
 HOLDOUT_FLAGS = ("val_holdout", "group", "seed")
@@ -68,19 +68,19 @@ def read_finished(flags: argparse.Namespace) -> tuple[dict[str, Any], argparse.N
 
 def restore_classifier(checkpoint: dict[str, Any], path: Path, model: VideoClassifier, optimizer: torch.optim.Optimizer,
                        identity: Mapping[str, Any], flags: argparse.Namespace, context: DistContext) -> Progress:
-    """Sets everything to the checkpoint's state and returns its progress; AgreedError for a changed setting."""
+    """Sets everything to the checkpoint's state and returns its progress; InputError for a changed setting."""
     with reading_entries(path, KIND):
         check_kind(checkpoint)
         check_identity(checkpoint, path, identity, SAME_TO_RESUME)
         then, now = checkpoint["flags"], vars(flags)
         for name in sorted(now.keys() - FREE_IN_TRAINING):
             if then.get(name) != now[name]:
-                raise AgreedError(f"{SPELLING.get(name, f'--{name}')} {now[name]}: {path} was trained with "
+                raise InputError(f"{SPELLING.get(name, f'--{name}')} {now[name]}: {path} was trained with "
                                   f"{then.get(name)}; a run is resumed with its own settings")
         if checkpoint["epochs_done"] > flags.epochs:
-            raise AgreedError(f"--epochs {flags.epochs}: {path} has had {checkpoint['epochs_done']} already")
+            raise InputError(f"--epochs {flags.epochs}: {path} has had {checkpoint['epochs_done']} already")
         if len(checkpoint["random"]) != context.world_size:
-            raise AgreedError(f"{path}: was trained by {len(checkpoint['random'])} process(es), not {context.world_size}: "
+            raise InputError(f"{path}: was trained by {len(checkpoint['random'])} process(es), not {context.world_size}: "
                               "its batches and random states cannot be continued")
         load_classifier(model, checkpoint)
         optimizer.load_state_dict(checkpoint["optimizer"])
@@ -109,10 +109,10 @@ def check_kind(checkpoint: Mapping[str, Any]) -> None:
 
 def check_identity(checkpoint: Mapping[str, Any], path: str | Path, identity: Mapping[str, Any],
                    messages: Mapping[str, str]) -> None:
-    """Raises an AgreedError for the first entry, of those in `messages`, that differs from `identity`."""
+    """Raises InputError for the first entry, of those in `messages`, that differs from `identity`."""
     for name, message in messages.items():
         then, now = canonical(checkpoint[name]), canonical(identity[name])
         same = then["checkpoint_sha256"] == now["checkpoint_sha256"] if name == "weights" else then == now
         if not same:
-            raise AgreedError(message.format(path=path, then=then, now=now, csv=identity["train_csv"],
+            raise InputError(message.format(path=path, then=then, now=now, csv=identity["train_csv"],
                                              then_csv=checkpoint["train_csv"]))

@@ -86,7 +86,7 @@ def test_only_the_head_learns_colors_to_100_per_cent(colors, tmp_path):
 
 @pytest.mark.parametrize("command, flags", [(finetune, HEAD), (linear_probe, ("--end_to_end", "--levels", "low,concat"))])
 def test_labels_that_say_nothing_give_chance(colors, tmp_path, command, flags):
-    """Every test video stands in the csv with each of the labels: what is predicted is right for one in three."""
+    """The csv lists every test video with each of the labels: what is predicted is right for one in three."""
     rows = list(csv.reader((colors / "test.csv").read_text().splitlines()))
     blind = [(f"{folder}_as_{label}", frames, label) for folder, frames, _ in rows for label in LABELS]
     for folder, _, label in blind:
@@ -240,6 +240,7 @@ def test_mistakes_are_one_line(colors, straight, tmp_path, capsys):
         (["--out", str(straight), "--resume", "--lr_decay", "2"], "--lr_decay (2,): "),
         (["--out", str(straight), "--resume", "--seed", "1"], "--seed 1: "),
         (["--out", str(straight), "--resume", "--epochs", "2"], "--epochs 2: "),
+        (["--out", str(straight), "--resume", "--weights", newest], f"started from other weights (random, not {newest})"),
         (["--out", str(straight), "--resume", "--train_csv", other_split], "another data set or split?"),
     ]
     tests = [
