@@ -26,7 +26,7 @@ CHANGES = {"graph on (--split)": "graph_start_epoch", "queue on": "queue_start_e
 MARK_STYLES = (":", "--", "-.")
 
 
-def read_epochs(run: Path) -> tuple[list[dict], dict]:
+def read_run_epochs(run: Path) -> tuple[list[dict], dict]:
     """Returns (epoch lines of a run's log.jsonl, flags in its config.json); InputError where there is nothing to draw."""
     lines, flags = read_log(run), read_config(run)["flags"]
     epochs = [line for line in lines if line["kind"] == "epoch"]
@@ -75,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def draw() -> None:
         check_figure_path(path)
-        save_figure(draw_loss_curves(*read_epochs(flags.run)), path, "--out")
+        save_figure(draw_loss_curves(*read_run_epochs(flags.run)), path, "--out")
         print(f"curves: {path}")
 
     return exit_status_of(draw, parser.prog)

@@ -47,7 +47,8 @@ from eval.features.backbone import load_backbone
 from eval.features.extract import FULL_FLOAT32
 from eval.result_card import CARD, SplitResult, build_card, make_out_dir, markdown_table, write_card
 from eval.splits import EvalSplit
-from utils.checkpoint import checkpoint_path, find_checkpoint, list_checkpoints, read_checkpoint, save_checkpoint
+from utils.checkpoint import (checkpoint_path, find_checkpoint, list_checkpoints, read_checkpoint, reading_entries,
+                              save_checkpoint)
 from utils.distributed import DistContext
 from utils.errors import InputError, NonFiniteError
 from utils.launch import run_and_report
@@ -56,8 +57,8 @@ from utils.training_log import RunLog, device_name, write_config
 from visualization.cam import cam_name, remove_cams, require_h264, write_cams
 from visualization.temporal_order.clips import (PairBatches, augmented_rows, both_orders, order_features, order_targets,
                                                 read_clips, read_long_enough, read_train_and_test, stored_rows)
-from visualization.temporal_order.head import (check_head, check_resumed, check_train_videos, head_state, load_head,
-                                               load_training, new_head, order_accuracy, train_head_epoch)
+from visualization.temporal_order.head import (HEAD_KIND, check_head, check_resumed, check_train_videos, head_state,
+                                               load_head, new_head, order_accuracy, train_head_epoch)
 from visualization.temporal_order.settings import (CLIP_DEFAULTS, OrderSettings, check_order_settings, choose_device,
                                                    order_parser)
 
@@ -117,12 +118,13 @@ def train_order_head(backbone: nn.Module, weights: dict, settings: OrderSettings
         lines.append(f"resuming from {path}")
     settings = settings.completed(CLIP_DEFAULTS)
     train, _, counts, digest = read_train_and_test(settings.train_csv, settings.test_csv, settings.clip_settings)
-    head = new_head(backbone.channels[settings.level]).to(device)
+    head = load_head(state, device) if state else new_head(backbone.channels[settings.level]).to(device)
     optimizer = torch.optim.Adam(head.parameters(), settings.lr, weight_decay=settings.weight_decay)
-    start = 0
     if state:
         check_train_videos(state, path, digest, settings.train_csv)
-        start = load_training(head, optimizer, state, path)
+        with reading_entries(path, HEAD_KIND):
+            optimizer.load_state_dict(state["optimizer"])
+    start = state["epochs_done"] if state else 0
     num_pairs = len(train) * (1 if settings.augment else settings.clips)
     batches = PairBatches(num_pairs, settings.batch_pairs, settings.seed)
 

@@ -152,7 +152,7 @@ def test_an_incomplete_head_is_a_one_line_error(lists, tmp_path, capsys):
     path = out / "checkpoints" / "epoch_0001.pt"
     state = torch.load(path)
     wrong = {"lacks backbone, weight": {name: value for name, value in state.items() if name not in ("backbone", "weight")},
-             "optimizer": {**state, "optimizer": {}}}
+             "damaged, or no order_head checkpoint": {**state, "optimizer": {}}}
     for named, content in wrong.items():
         torch.save(content, path)
         capsys.readouterr()

@@ -87,16 +87,6 @@ def load_head(state: dict[str, Any], device: torch.device) -> nn.Linear:
     return head.to(device)
 
 
-def load_training(head: nn.Linear, optimizer: torch.optim.Optimizer, state: dict[str, Any], path: Path) -> int:
-    """Loads head and optimizer of a checkpoint read from `path`; returns the number of epochs that they have had."""
-    try:
-        head.load_state_dict({"weight": state["weight"]})
-        optimizer.load_state_dict(state["optimizer"])
-    except (KeyError, ValueError, TypeError) as error:
-        raise InputError(f"{path}: does not hold the optimizer of its training: it can be tested, not resumed") from error
-    return state["epochs_done"]
-
-
 def check_head(state: dict[str, Any], path: Path, weights: dict[str, Any], settings: OrderSettings) -> OrderSettings:
     """Returns `settings` completed by those of the head's checkpoint `state`, read from `path`.
 
@@ -104,8 +94,7 @@ def check_head(state: dict[str, Any], path: Path, weights: dict[str, Any], setti
     """
     if state.get("format") != FORMAT or state.get("kind") != HEAD_KIND:
         raise InputError(f"{path}: not a checkpoint of an order head (kind {state.get('kind')!r})")
-    missing = sorted(NEEDED - state.keys())
-    if missing:
+    if missing := sorted(NEEDED - state.keys()):
         raise InputError(f"{path}: not a complete checkpoint of an order head: it lacks {', '.join(missing)}; train again")
     for name, value in backbone_identity(weights, settings.seed).items():
         if state["backbone"][name] != value:
