@@ -35,7 +35,7 @@ from dataset.records import VideoRecord
 from eval.cli import (add_feature_flags, add_levels_flag, check_feature_flags, parse_levels, read_clip_settings,
                       run_command)
 from eval.features.extract import level_vectors
-from eval.features.per_split import SplitFeatures, read_split_features
+from eval.features.csv_features import SplitFeatures, read_split_features
 from eval.features.probe_heads import DECAY_AT, LrAndDecay, ProbeRecipe, fit_probe
 from eval.holdout import add_group_flag, draw_holdout, group_pattern
 from eval.metrics import accuracies, add_classes_flag, class_names, confusion_matrix, draw_confusion, per_class

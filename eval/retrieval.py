@@ -35,7 +35,7 @@ from dataset.records import VideoRecord
 from eval.cli import (add_feature_flags, add_levels_flag, check_feature_flags, parse_levels, read_clip_settings,
                       run_command)
 from eval.features.extract import LEVEL_CHOICES, ClipSettings, Rows, level_vectors
-from eval.features.per_split import SplitFeatures, read_split_features
+from eval.features.csv_features import SplitFeatures, read_split_features
 from eval.result_card import SplitResult, build_card, markdown_table, write_card
 from eval.splits import add_split_flags
 from utils.cli import OneLineParser, add_launch_flags, check_values

@@ -28,7 +28,7 @@ from dataset.records import read_records
 from eval.cli import add_feature_flags, add_levels_flag, parse_levels, read_clip_settings, run_command
 from eval.features.backbone import load_backbone
 from eval.features.extract import LEVEL_CHOICES, level_vectors
-from eval.features.per_split import read_csv_features
+from eval.features.csv_features import read_csv_features
 from eval.metrics import add_classes_flag, class_names
 from eval.result_card import make_out_dir
 from utils.cli import OneLineParser, add_launch_flags, check_values

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import eval.retrieval as retrieval
-import eval.features.per_split
+import eval.features.csv_features
 from eval.retrieval import KS, centering_means, nearest, recall_at
 from eval.features.extract import level_vectors
 from models.levels import LEVELS
@@ -170,8 +170,8 @@ def test_a_backbone_that_sees_the_class_gives_100_per_cent(color_set, tmp_path, 
 
 def test_several_splits_give_mean_and_deviation_and_read_each_video_once(color_set, tmp_path, monkeypatch, capsys):
     extracted = []
-    extract = eval.features.per_split.extract_features
-    monkeypatch.setattr(eval.features.per_split, "extract_features", lambda backbone, records, *more, **named: (
+    extract = eval.features.csv_features.extract_features
+    monkeypatch.setattr(eval.features.csv_features, "extract_features", lambda backbone, records, *more, **named: (
         extracted.extend(records) or extract(backbone, records, *more, **named)))
     single, both = {}, tmp_path / "both"
     for split in "12":
@@ -229,7 +229,7 @@ def test_stored_features_give_the_same_metrics(color_set, tmp_path, monkeypatch,
     assert retrieval.main([*flags, "--amp", "bf16", "--out", str(tmp_path / "bf16")]) == 0
     half = json.loads((tmp_path / "bf16" / "result.json").read_text())
     assert (first["settings"]["amp"], half["settings"]["amp"]) == ("off", "bf16") and not half["features_reused"]
-    monkeypatch.setattr(eval.features.per_split, "extract_features", None)
+    monkeypatch.setattr(eval.features.csv_features, "extract_features", None)
     assert retrieval.main(flags) == 0
     second = json.loads((tmp_path / "out" / "result.json").read_text())
     assert second["metrics"] == first["metrics"]

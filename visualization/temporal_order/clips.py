@@ -18,7 +18,7 @@ from dataset.records import VideoRecord, read_records
 from dataset.transforms import TestCrops, scale_clips
 from dataset.videos import LabelledClips, TestViews
 from eval.features.extract import FULL_FLOAT32, ClipSettings, mean_over_views, pool_levels
-from eval.features.store import feature_fingerprint, read_features, store_path, write_features
+from eval.features.csv_features import feature_fingerprint, read_features, store_path, write_features
 from eval.result_card import make_out_dir
 from utils.distributed import DistContext
 from utils.errors import InputError

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import torch
 
-import eval.features.per_split
+import eval.features.csv_features
 from eval.retrieval import retrieval_parser
-from eval.features.per_split import read_split_features
+from eval.features.csv_features import read_split_features
 from utils.distributed import DistContext, run_on_all_ranks, run_on_main
 from utils.errors import AgreedError, InputError
 
@@ -28,8 +28,8 @@ def test_an_unreadable_video_is_met_once_and_left_out_of_every_split(tmp_path, c
         if name in ("train_1", "test_2"):
             lines.insert(4, "absent,9,3")
         (tmp_path / f"{name}.csv").write_text("\n".join(lines) + "\n")
-    calls, extract = [], eval.features.per_split.extract_features
-    monkeypatch.setattr(eval.features.per_split, "extract_features", lambda backbone, records, *more, **named: (
+    calls, extract = [], eval.features.csv_features.extract_features
+    monkeypatch.setattr(eval.features.csv_features, "extract_features", lambda backbone, records, *more, **named: (
         calls.append(len(records)) or extract(backbone, records, *more, **named)))
     with pytest.raises(InputError, match="absent"):
         read_split_features(flags(tmp_path, tmp_path / "out"), HERE)
@@ -85,7 +85,7 @@ def test_what_does_not_fit_the_training_videos_is_reported_before_anything_is_re
         assert [split.name, len(videos)] == ["1", 18]
         raise InputError("--group: no")
 
-    monkeypatch.setattr(eval.features.per_split, "load_backbone", None)
+    monkeypatch.setattr(eval.features.csv_features, "load_backbone", None)
     with pytest.raises(InputError, match="--group: no"):
         read_split_features(flags(color_set, tmp_path / "out"), HERE, refuse)
 

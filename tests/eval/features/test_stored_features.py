@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from eval.features.extract import ClipSettings
-from eval.features.store import feature_fingerprint, read_features, store_path, write_features
+from eval.features.csv_features import feature_fingerprint, read_features, store_path, write_features
 from models.levels import LEVELS
 from utils.errors import InputError
 
@@ -33,7 +33,7 @@ def test_only_the_same_weights_csv_and_clips_name_the_same_file(tmp_path, monkey
     marks.append(fingerprint(csv))
     csv.write_text("v,9,0\n")
     another = {"torch.__version__": "0.1", "cv2.__version__": "0.1", "simplejpeg.__version__": "0.1",
-               "eval.features.store.decoder_version": lambda: None}
+               "eval.features.csv_features.decoder_version": lambda: None}
     for name, value in another.items():  # decodes or computes in another way
         with monkeypatch.context() as patched:
             patched.setattr(name, value)
