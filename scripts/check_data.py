@@ -25,12 +25,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it start
 import pandas as pd
 
 from dataset.frames import names_video_file
-from dataset.prepare.annotations import GROUP_PATTERN, group_finder, match_lines
+from dataset.prepare.annotations import GROUP_PATTERN, group_finder
 from dataset.prepare.checks import (
-    KINDS, NOTES, DataFinding, VideoInspection, check_classes, check_rows, fix_rows, inspect_videos, tabulate_rows,
+    KINDS, NOTES, DataFinding, check_classes, check_rows, count_classes, fix_rows, inspect_videos, tabulate_rows,
 )
-from dataset.prepare.image_checks import decode_video
-from dataset.prepare.worker_pool import Crash, available_cores, run_jobs
+from dataset.prepare.image_checks import decode_videos
+from dataset.prepare.worker_pool import available_cores
 from dataset.records import read_rows, write_records
 from dataset.video_file import require_decoder
 from utils.cli import OneLineParser, check_values
@@ -99,7 +99,7 @@ def check_data(flags: argparse.Namespace) -> int:
         require_decoder()
     inspections = dict(show_progress(inspect_videos(videos), len(videos), "inspecting", "videos"))
     if flags.decode:
-        decode_all(inspections, flags.workers)
+        inspections = decode_videos(inspections, flags.workers)
     rows = tabulate_rows(records, test, inspections, num_classes, group_of)
     findings += check_rows(rows, None if flags.clip_frames is None else flags.clip_frames * (flags.num_clips or 2))
     findings += check_classes(rows)
@@ -121,29 +121,6 @@ def check_data(flags: argparse.Namespace) -> int:
         what = "; ".join(f"{reason} {number:,}" for reason, number in done.items()) or "nothing to fix"
         print(f"{out}: {len(kept):,} of {len(records[path]):,} readable lines of {path} kept ({what})")
     return 1 if found else 0
-
-
-def decode_all(inspections: dict[str, VideoInspection], workers: int) -> None:
-    """Adds the findings of decoding to each inspection of a readable video, and the frame count of a video file."""
-    readable = [path for path, video in inspections.items() if all(kind in NOTES for kind, _ in video.findings)]
-    jobs = run_jobs(decode_video, readable, workers)
-    for path, result in show_progress(jobs, len(readable), "decoding", "videos"):
-        if isinstance(result, Crash):
-            result = None, (("broken video", f"decoding it: {result.reason}"),)
-        video, (num_frames, found) = inspections[path], result
-        inspections[path] = video._replace(findings=(*video.findings, *found),
-                                           num_frames=video.num_frames if num_frames is None else num_frames)
-
-
-def count_classes(given: Path | None, csv_path: str) -> int | None:
-    """Returns the number of lines of classes.txt; None where none is given and none is beside the csv."""
-    path = given or Path(csv_path).with_name("classes.txt")
-    if not given and not path.exists():
-        return None
-    count = len(list(match_lines(path, ".+", "a class")))
-    if not count:
-        raise InputError(f"{path}: lists no class")
-    return count
 
 
 def print_findings(findings: Sequence[DataFinding]) -> None:

@@ -7,12 +7,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
 
 from dataset.frames import find_series, is_video_file, names_video_file, split_packed_path
 from dataset.packed import open_shard
+from dataset.prepare.annotations import match_lines
 from dataset.records import VideoRecord
 from dataset.video_file import promised_frames
 from utils.errors import InputError
@@ -101,6 +103,17 @@ def inspect_video(path: str) -> VideoInspection:
     gap = f"{series.missing} missing, {series.naming.file_name(series.usable)} first" if series.missing else ""
     from_0 = (("numbered from 0", f"the first frame is {series.naming.file_name(0)}"),) if series.naming.first == 0 else ()
     return VideoInspection(identity, series.usable, None, gap, from_0)
+
+
+def count_classes(given: Path | None, csv_path: str) -> int | None:
+    """Returns the number of lines of classes.txt; None where none is given and none is beside the csv."""
+    path = given or Path(csv_path).with_name("classes.txt")
+    if not given and not path.exists():
+        return None
+    count = len(list(match_lines(path, ".+", "a class")))
+    if not count:
+        raise InputError(f"{path}: lists no class")
+    return count
 
 
 def tabulate_rows(

@@ -1,12 +1,29 @@
 """Checks that decode every frame of a video."""
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from dataset.frames import decode_image, find_series, is_video_file, read_folder, split_packed_path
 from dataset.packed import open_shard, read_packed
+from dataset.prepare.checks import NOTES, VideoInspection
+from dataset.prepare.worker_pool import Crash, run_jobs
 from dataset.video_file import iterate_frames
 from utils.errors import InputError
+from utils.files import show_progress
+
+
+def decode_videos(inspections: Mapping[str, VideoInspection], num_workers: int) -> dict[str, VideoInspection]:
+    """Returns the inspections with the findings of decoding each readable video, and with a video file's frame count."""
+    decoded = dict(inspections)
+    readable = [path for path, video in inspections.items() if all(kind in NOTES for kind, _ in video.findings)]
+    jobs = run_jobs(decode_video, readable, num_workers)
+    for path, result in show_progress(jobs, len(readable), "decoding", "videos"):
+        if isinstance(result, Crash):
+            result = None, (("broken video", f"decoding it: {result.reason}"),)
+        video, (num_frames, findings) = inspections[path], result
+        decoded[path] = video._replace(findings=(*video.findings, *findings),
+                                       num_frames=video.num_frames if num_frames is None else num_frames)
+    return decoded
 
 
 def decode_video(path: str) -> tuple[int | None, tuple[tuple[str, str], ...]]:

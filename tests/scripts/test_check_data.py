@@ -62,6 +62,12 @@ def data(tmp_path, write_coded_video) -> DataSet:
     return DataSet(tmp_path, write_coded_video)
 
 
+@pytest.fixture
+def decode_in_process(monkeypatch):
+    """Decodes without worker processes, whose start takes seconds."""
+    monkeypatch.setattr("dataset.prepare.image_checks.run_jobs", lambda work, jobs, workers: ((j, work(j)) for j in jobs))
+
+
 def check(data: DataSet, *more: object) -> tuple[int, list[dict[str, str]]]:
     """(exit status, findings of the report) of the training and test set."""
     csv_files = [str(data.csv("train")), str(data.csv("test"))]
@@ -181,11 +187,10 @@ def test_sound_data_has_no_findings(data, capsys):
 
 
 @pytest.mark.parametrize("kind", PLANTED)
-def test_a_planted_fault_is_found_and_fixed(data, kind, capsys, monkeypatch):
+def test_a_planted_fault_is_found_and_fixed(data, kind, capsys, decode_in_process):
     plant, says, kept = PLANTED[kind]
     plant(data)
     needs = (["--seq", 4] if kind == "short" else []) + (["--decode", "--workers", 1] if kind in DECODED else [])
-    monkeypatch.setattr("scripts.check_data.run_jobs", lambda work, jobs, workers: ((job, work(job)) for job in jobs))
     status, findings = check(data, *needs, "--fix", data.root / "clean")
     assert status == (0 if kind in NOTES else 1)
     mine = [finding for finding in findings if finding["kind"] == kind]
@@ -243,9 +248,8 @@ def test_zero_frames_are_corrected(data, capsys):
     assert "6 of 6 readable lines" in capsys.readouterr().out
 
 
-def test_damaged_images_that_opencv_decodes(data, monkeypatch):
+def test_damaged_images_that_opencv_decodes(data, decode_in_process):
     """libjpeg returns a full image for these, with a warning on stderr only."""
-    monkeypatch.setattr("scripts.check_data.run_jobs", lambda work, jobs, workers: ((job, work(job)) for job in jobs))
     whole = data.frame(1).read_bytes()
     middle = whole.rindex(b"\xff\xda") + 40
     data.frame(2).write_bytes(whole[:middle] + b"\xff\xd9")  # cut short, with an end put behind
