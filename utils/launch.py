@@ -64,14 +64,12 @@ def launch(worker: Worker, flags: argparse.Namespace, program: str) -> int:
 
     `flags` are those of `utils.cli.add_launch_flags`; `program` is the prefix of every error line. Under torchrun this
     process is one of those that it started. Otherwise `--multiprocessing-distributed` starts one process per GPU of
-    `--gpu`, or `--nproc` CPU processes; without it there is this one. A process that fails ends the others.
+    `--gpu`, or `--nproc` CPU processes; without it there is this one. A process that fails ends the others. InputError for
+    GPUs that are absent.
     """
-    try:
-        gpus = visible_gpus(flags.gpu)
-        if flags.multiprocessing_distributed and gpus and flags.nproc > 1:
-            raise InputError(f"--nproc {flags.nproc}: counts CPU processes, but there are GPUs; choose them by --gpu")
-    except InputError as error:
-        return report(error, program)
+    gpus = visible_gpus(flags.gpu)
+    if flags.multiprocessing_distributed and gpus and flags.nproc > 1:
+        raise InputError(f"--nproc {flags.nproc}: counts CPU processes, but there are GPUs; choose them by --gpu")
     if "TORCHELASTIC_RUN_ID" in os.environ:
         return run_worker(int(os.environ["LOCAL_RANK"]), worker, flags, program, gpus, 1)
     if not flags.multiprocessing_distributed:
