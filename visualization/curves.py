@@ -58,6 +58,7 @@ def draw_loss_curves(epochs: Sequence[dict], flags: Mapping[str, Any]) -> Figure
         panel.set_title(title)
         panel.legend(fontsize=8)
         panel.grid(alpha=0.3)
+        panel.xaxis.get_major_locator().set_params(integer=True)
     for panel in axes[1]:
         panel.set_xlabel("epoch")
     figure.suptitle(f"{flags['net']}, {flags['img_dim']} px, {flags['csv_file']}")

@@ -74,8 +74,7 @@ def project_levels(
 
 def draw_embedding(projections: dict[str, Projections], labels: np.ndarray, names: dict[int, str], title: str) -> Figure:
     """Returns the figure: t-SNE above, PCA below, a column for each level; `names`: label -> name."""
-    width = 4 * len(projections) + 2.5
-    figure = Figure(figsize=(width, 8))
+    figure = Figure(figsize=(4 * len(projections) + 2, 8), layout="constrained")
     grid = figure.subplots(2, len(projections), squeeze=False)
     for (above, below), (level, projected) in zip(grid.T, projections.items()):
         for axes, points in ((above, projected.tsne), (below, projected.pca)):
@@ -88,9 +87,8 @@ def draw_embedding(projections: dict[str, Projections], labels: np.ndarray, name
         first, second = projected.shares
         below.set_title(f"{level}, PCA ({first:.0%} and {second:.0%} of the variance)", fontsize=10)
     figure.suptitle(title, fontsize=10)
-    figure.tight_layout(rect=(0, 0, 1 - 2.5 / width, 0.98))
     if len(names) <= MAX_NAMED:
-        figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="center right", fontsize=8,
+        figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside right center", fontsize=8,
                       ncols=1 + (len(names) - 1) // 30)
     return figure
 
