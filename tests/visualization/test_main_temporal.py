@@ -38,6 +38,17 @@ SMALL = ["--weights", "random", "--net", "r3d10", "--gpu", "none", "--workers", 
 CLIPS = ["--seq", "8", "--img_dim", "32"]
 
 
+@pytest.fixture
+def trained(lists, tmp_path) -> Path:
+    """Run directory of a head trained for one epoch."""
+    assert main([*SMALL, *CLIPS, *lists, "--epoch", "1", "--level", "mid", "--out", str(tmp_path / "run")]) == 0
+    return tmp_path / "run"
+
+
+def files_below(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
 def log_of(out: Path) -> list[dict]:
     return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
 
@@ -81,82 +92,71 @@ def test_a_resumed_run_ends_bit_for_bit_as_one_that_was_not_stopped(lists, tmp_p
     assert [line["lr"] for line in log_of(whole)] == pytest.approx([1e-3, 1e-3, 1e-4, 1e-4])
 
 
-def test_a_trained_head_is_tested_and_visualized(lists, tmp_path, capsys):
-    out = tmp_path / "run"
-    assert main([*SMALL, *CLIPS, *lists, "--epoch", "1", "--out", str(out), "--level", "mid"]) == 0
-    metrics = json.loads((out / "result.json").read_text())["metrics"]
-    test_csv = lists[2:]
-    # Length and size of clips come from the head.
-    assert main([*SMALL, *test_csv, "--mode", "eval", "--out", str(out)]) == 0
-    card = json.loads((out / "result_eval.json").read_text())
-    assert card["metrics"] == metrics and set(metrics) == {"mid"} and card["settings"]["img_dim"] == 32
-    own = json.loads((out / "result.json").read_text())
-    assert card["settings"] == own["settings"] and own["command"] != [] and own["settings"]["lr"] == 1e-3
-    assert card["head_sha256"] == own["head_sha256"] == file_sha256(out / "checkpoints" / "epoch_0001.pt")
-    assert main([*SMALL, *test_csv, "--mode", "visualize", "--out", str(out), "--num_videos", "1"]) == 0
-    names = sorted(path.relative_to(out / "cam").as_posix() for path in (out / "cam").rglob("*.*"))
-    images = [f"{order}/0000_test0/image_{i:05d}.jpg" for order in ("natural", "reversed")
-                for i in range(1, 9)]
-    assert names == ["0000_test0.mp4", *images]
+def test_a_trained_head_is_tested_and_visualized(trained, lists, capsys):
+    again = [*SMALL, *lists[2:], "--out", str(trained)]  # length and size of clips come from the head
+    assert main([*again, "--mode", "eval"]) == 0
+    own, card = (json.loads((trained / name).read_text()) for name in ("result.json", "result_eval.json"))
+    assert card["metrics"] == own["metrics"] and set(own["metrics"]) == {"mid"}
+    assert card["settings"] == own["settings"] and (own["settings"]["img_dim"], own["settings"]["lr"]) == (32, 1e-3)
+    assert card["head_sha256"] == own["head_sha256"] == file_sha256(trained / "checkpoints" / "epoch_0001.pt")
+    assert main([*again, "--mode", "visualize", "--num_videos", "1"]) == 0
+    assert files_below(trained / "cam") == ["0000_test0.mp4", *(
+        f"{order}/0000_test0/image_{i:05d}.jpg" for order in ("natural", "reversed") for i in range(1, 9))]
     # A head belongs to its backbone and level.
     for wrong, named in ((["--seed", "1"], "random_seed"), (["--level", "low"], "level mid")):
         capsys.readouterr()
-        assert main([*SMALL, *test_csv, *wrong, "--mode", "eval", "--out", str(out)]) == 2
+        assert main([*again, *wrong, "--mode", "eval"]) == 2
         assert named in capsys.readouterr().err
 
 
-def test_a_head_resumes_and_is_tested_with_the_videos_and_settings_that_it_began_with(lists, tmp_path, capsys):
-    out, other = tmp_path / "run", tmp_path / "other.csv"
-    assert main([*SMALL, *CLIPS, *lists, "--epoch", "1", "--out", str(out)]) == 0
-    before = (out / "result.json").read_text()
-    lines = (tmp_path / "train.csv").read_text().splitlines()
-    other.write_text("\n".join([*lines[1:], "test0,20"]) + "\n")
-    (tmp_path / "rest.csv").write_text("test1,16\n")
-    tested_on_training = ["--test_csv", str(tmp_path / "train.csv"), "--train_csv", str(tmp_path / "rest.csv")]
-    resume = [*CLIPS, *lists, "--resume", "--epoch", "2"]
+def test_a_head_resumes_and_is_tested_with_the_videos_and_settings_that_it_began_with(trained, lists, tmp_path, capsys):
+    before = (trained / "result.json").read_text()
+    other, rest = tmp_path / "other.csv", tmp_path / "rest.csv"
+    other.write_text("\n".join([*(tmp_path / "train.csv").read_text().splitlines()[1:], "test0,20"]) + "\n")
+    rest.write_text("test1,16\n")
+    resume = [*SMALL, *CLIPS, *lists, "--out", str(trained), "--resume", "--epoch", "2"]
     for wrong, named in (
-        (["--mode", "eval", *tested_on_training], "rest.csv: lists other videos than "),
-        ([*resume, "--train_csv", str(other), "--test_csv", str(tmp_path / "rest.csv")], "lists other videos than "),
+        ([*SMALL, "--out", str(trained), "--mode", "eval", "--test_csv", lists[1], "--train_csv", str(rest)],
+         "rest.csv: lists other videos than "),
+        ([*resume, "--train_csv", str(other), "--test_csv", str(rest)], "lists other videos than "),
         ([*resume, "--lr", "0.1"], "--lr 0.1: "), ([*resume, "--augment"], "--augment True: "),
         ([*resume, "--seq", "9"], "--seq 9: "), ([*resume, "--train_batch", "3"], "--train_batch 3: "),
     ):
         capsys.readouterr()
-        assert main([*SMALL, "--out", str(out), *wrong]) == 2, wrong
+        assert main(wrong) == 2, wrong
         assert named in capsys.readouterr().err, wrong
-    assert (out / "result.json").read_text() == before
-    assert main([*SMALL, "--out", str(out), *resume]) == 0
-    assert main([*SMALL, "--out", str(out), *resume, "--epoch", "1"]) == 2
+    assert (trained / "result.json").read_text() == before
+    assert main(resume) == 0
+    assert main([*resume, "--epoch", "1"]) == 2
     assert "--epoch 1: " in capsys.readouterr().err
 
 
-def test_videos_of_another_csv_are_removed(lists, tmp_path, capsys):
-    out, one = tmp_path / "run", tmp_path / "one.csv"
-    one.write_text("test1,16\n")
-    show = [*SMALL, "--mode", "visualize", "--out", str(out)]
-    assert main([*SMALL, *CLIPS, *lists, "--epoch", "1", "--out", str(out)]) == 0
+def test_videos_of_another_csv_are_removed(trained, lists, tmp_path, capsys):
+    (tmp_path / "one.csv").write_text("test1,16\n")
+    show = [*SMALL, "--mode", "visualize", "--out", str(trained)]
+    capsys.readouterr()
     assert main([*show, *lists[2:]]) == 0
     assert "test: 2 videos of " in (said := capsys.readouterr().out) and "1 left out as shorter than a clip" in said
-    assert sorted(path.name for path in (out / "cam").glob("*.mp4")) == ["0000_test0.mp4", "0001_test1.mp4"]
-    (out / "cam" / "mine.mp4").touch()
-    (out / "cam" / "natural" / "0001_test1" / "mine.txt").touch()
-    assert main([*show, "--test_csv", str(one), "--pos", "forth", "--neg", "back"]) == 0
+    assert sorted(path.name for path in (trained / "cam").glob("*.mp4")) == ["0000_test0.mp4", "0001_test1.mp4"]
+    (trained / "cam" / "mine.mp4").touch()
+    (trained / "cam" / "natural" / "0001_test1" / "mine.txt").touch()
+    assert main([*show, "--test_csv", str(tmp_path / "one.csv"), "--pos", "forth", "--neg", "back"]) == 0
     assert "removed 2 earlier video(s)" in capsys.readouterr().out
-    left = sorted(path.relative_to(out / "cam").as_posix() for path in (out / "cam").rglob("*") if path.is_file())
-    images = [f"{order}/0000_test1/image_{i:05d}.jpg" for order in ("back", "forth") for i in range(1, 9)]
-    assert left == ["0000_test1.mp4", *images, "mine.mp4", "natural/0001_test1/mine.txt"]
+    assert files_below(trained / "cam") == ["0000_test1.mp4", *(
+        f"{order}/0000_test1/image_{i:05d}.jpg" for order in ("back", "forth") for i in range(1, 9)),
+        "mine.mp4", "natural/0001_test1/mine.txt"]
 
 
-def test_an_incomplete_head_is_a_one_line_error(lists, tmp_path, capsys):
-    out = tmp_path / "run"
-    assert main([*SMALL, *CLIPS, *lists, "--epoch", "1", "--out", str(out)]) == 0
-    path = out / "checkpoints" / "epoch_0001.pt"
+def test_an_incomplete_head_is_a_one_line_error(trained, lists, capsys):
+    path = trained / "checkpoints" / "epoch_0001.pt"
     state = torch.load(path)
-    wrong = {"lacks backbone, weight": {name: value for name, value in state.items() if name not in ("backbone", "weight")},
-             "damaged, or no order_head checkpoint": {**state, "optimizer": {}}}
-    for named, content in wrong.items():
+    for named, content in (
+        ("lacks backbone, weight", {name: value for name, value in state.items() if name not in ("backbone", "weight")}),
+        ("damaged, or no order_head checkpoint", {**state, "optimizer": {}}),
+    ):
         torch.save(content, path)
         capsys.readouterr()
-        assert main([*SMALL, *CLIPS, *lists, "--epoch", "2", "--out", str(out), "--resume"]) == 2
+        assert main([*SMALL, *CLIPS, *lists, "--epoch", "2", "--out", str(trained), "--resume"]) == 2
         error = capsys.readouterr().err
         assert named in error and error.count("\n") == 1, error
 
