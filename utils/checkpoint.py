@@ -11,7 +11,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
 import safetensors.torch
 import torch
@@ -20,9 +20,7 @@ from torch import Tensor
 from utils.distributed import DistContext, gather_objects
 from utils.errors import InputError
 from utils.files import write_atomically
-
-if TYPE_CHECKING:  # it imports TensorBoard
-    from utils.training_log import RunLog
+from utils.training_log import RunLog
 
 FORMAT = "mfo"
 NAME = re.compile(r"epoch_(\d+)(?:_step_(\d+))?\.pt")

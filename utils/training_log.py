@@ -19,7 +19,6 @@ import simplejpeg
 import torch
 import torchvision
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from utils.distributed import average
@@ -134,6 +133,7 @@ class RunLog:
         write_atomically(self.path, "".join(kept))
         if num_broken:
             self.say(f"{self.path}: {num_broken} line(s) could not be read and are left out")
+        from torch.utils.tensorboard import SummaryWriter  # imported where it is used, as it is slow to import
         self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=steps_done + 1)
 
     def _lines(self) -> tuple[list[tuple[int, str, str]], int]:
