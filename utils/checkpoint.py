@@ -11,7 +11,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import safetensors.torch
 import torch
@@ -20,7 +20,9 @@ from torch import Tensor
 from utils.distributed import DistContext, gather_objects
 from utils.errors import InputError
 from utils.files import write_atomically
-from utils.training_log import RunLog
+
+if TYPE_CHECKING:  # evaluations read checkpoints without a training log
+    from utils.training_log import RunLog
 
 FORMAT = "mfo"
 NAME = re.compile(r"epoch_(\d+)(?:_step_(\d+))?\.pt")

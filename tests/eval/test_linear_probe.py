@@ -152,3 +152,13 @@ def test_mistakes_are_one_line(color_set, tmp_path, capsys):
         [line] = capsys.readouterr().err.splitlines()
         assert message in line and line.startswith("python -m eval.linear_probe: error: "), line
     assert not (tmp_path / "features").exists(), "reported before anything is extracted"
+
+
+def test_the_probe_on_features_loads_few_files_and_none_of_the_classifier():
+    program = f"""
+import os, sys, eval.linear_probe
+files = [m.__file__ for m in sys.modules.values() if (getattr(m, "__file__", None) or "").startswith({str(ROOT)!r} + os.sep)]
+ours = [file for file in files if ".venv" not in file and os.path.getsize(file)]
+assert len(ours) <= 30 and not any("classifier" in file for file in ours), sorted(ours)
+"""
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
