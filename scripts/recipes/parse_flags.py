@@ -25,6 +25,8 @@ def parse_and_exit(parser: OneLineParser, arguments: list[str] | None = None) ->
 
 
 OneLineParser.parse_args = parse_and_exit
+if len(sys.argv) < 2:
+    sys.exit("parse_flags.py: error: needs a command, such as train.py or -m eval.retrieval, and its flags")
 if sys.argv[1] == "-m":
     sys.argv = sys.argv[2:]
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
