@@ -15,6 +15,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
+
 from dataset.frames import names_video_file
 from utils.errors import InputError
 from utils.files import write_text
@@ -78,8 +80,7 @@ def read_rows(csv_path: str | os.PathLike[str], labelled: bool | None = None,
     if labelled is None:
         labelled = bool((num_columns > 2).any())
     path, frames, label = (table[number].fillna("") for number in range(3))
-    uncounted = frames == ""
-    uncounted[uncounted] = path[uncounted].map(names_video_file).astype(bool)
+    uncounted = (frames == "") & np.array([not count and names_video_file(name) for count, name in zip(frames, path)])
     reasons = frames.map(lambda _: "")
 
     def reject(wrong: pandas.Series, values: pandas.Series, reason: Callable[[object], str]) -> None:
@@ -119,7 +120,7 @@ def write_records(csv_path: str | os.PathLike[str], records: Sequence[VideoRecor
         "number_of_frames": pandas.array([record.num_frames for record in records], dtype="Int64"),
     })
     if labelled:
-        table["label"] = [record.label for record in records]
+        table["label"] = pandas.array([record.label for record in records], dtype="Int64")
     write_text(csv_path, table.to_csv(index=False, lineterminator="\n"))
 
 
@@ -164,7 +165,7 @@ def _read_table(csv_path: str | os.PathLike[str]) -> pandas.DataFrame:
         raise InputError(f"{csv_path}:{_malformed_line(text, num_columns)}: not a csv row: {error}") from error
     table.index += 1
     if quoted:
-        ends = sum(table[name].str.count("\r\n|\r|\n").fillna(0).astype(int) for name in table)
+        ends = sum(table[name].fillna("").str.count("\r\n|\r|\n") for name in table)
         table.index += ends.cumsum() - ends
     table = table.apply(lambda column: column.str.strip())
     table = table[(table.fillna("") != "").any(axis=1)]
