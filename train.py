@@ -308,8 +308,7 @@ def profile(run: TrainingRun, train_model: nn.Module) -> int:
 
 def make_monitor(context: DistContext, flags: argparse.Namespace) -> Callable[[nn.Module], dict[str, float]]:
     """Returns the monitor of `--monitor_csv`, whose modules are imported only if it is used."""
-    from eval.features.extract import ClipSettings
-    from eval.monitor import Monitor
+    from eval.monitor import ClipSettings, Monitor
     settings = ClipSettings(clips=1, clip_frames=flags.clip_frames, img_dim=flags.img_dim)
     return Monitor(*flags.monitor_csv, settings, context, batch=flags.batch_per_gpu, num_workers=flags.num_workers)
 
