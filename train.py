@@ -28,10 +28,10 @@ import argparse
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -77,14 +77,20 @@ class TrainingRun:
     log: RunLog
     saved: Path | None  # the newest checkpoint
     csv_sha256: str
-    lock: Any           # on the run directory, in the main process
+    lock: AbstractContextManager  # of the run directory, in the main process
 
 
 def pretrain(context: DistContext, flags: argparse.Namespace,
              build_monitor: Callable[[DistContext, argparse.Namespace], Callable] | None = None) -> int:
     """Trains in this process; returns the exit status. `build_monitor` is needed with `--monitor_csv`."""
     run = build_run(context, flags, build_monitor)
-    progress, begin = run.progress, run.progress.epoch
+    with run.lock:
+        return train_epochs(run)
+
+
+def train_epochs(run: TrainingRun) -> int:
+    """Trains up to `--epoch`, `--stop_after` or a request to stop; returns the exit status."""
+    flags, context, progress, begin = run.flags, run.context, run.progress, run.progress.epoch
     if flags.dry_run:
         progress.epoch = min(max(flags.graph_start_epoch, flags.queue_start_epoch, 1), flags.epochs - 1)  # all is in use
     end = min(flags.epochs, begin + (flags.stop_after or flags.epochs))
@@ -144,9 +150,9 @@ def build_run(context: DistContext, flags: argparse.Namespace, build_monitor: Ca
     monitor = run_on_all_ranks(lambda: build_monitor(context, flags)) if flags.monitor_csv else None
 
     out = Path(flags.out or f"runs/{Path(flags.csv_file).stem}_{flags.net}")
-    lock, source, checkpoint, notes, progress, sums = None, None, None, [], Progress(), None
+    lock, source, checkpoint, notes, progress, sums = nullcontext(), None, None, [], Progress(), None
     if not flags.dry_run:
-        lock = run_on_all_ranks(lambda: hold_directory(out, flags.dist_timeout / 2) if context.is_main else None)
+        lock = run_on_all_ranks(lambda: hold_directory(out, flags.dist_timeout / 2) if context.is_main else nullcontext())
         source, checkpoint, notes = run_on_all_ranks(lambda: find_checkpoint(out, flags.resume))
     if checkpoint:
         progress, sums, differences = run_on_all_ranks(lambda: restore_pretraining(
