@@ -153,7 +153,7 @@ def test_a_shard_that_is_cut_while_it_is_open(shard: str) -> None:
         opened.find("v1")
 
 
-def test_another_version_is_told(shard: str) -> None:
+def test_another_version_is_reported(shard: str) -> None:
     whole = Path(shard).read_bytes()
     assert whole[-1064:-1048] == b"packed frames 2\n"
     Path(shard).write_bytes(whole[:-1064] + b"packed frames 1\n" + whole[-1048:])
@@ -228,7 +228,7 @@ def test_the_open_files_follow_the_limit(monkeypatch: pytest.MonkeyPatch, limit:
 
 
 def test_memory_and_work_do_not_grow_with_the_videos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a shard of 5,000 videos, opening reads the footer; a look-up some entries and its video's rows."""
+    """Of a shard of 5,000 videos, opening reads the footer; finding a video some entries and its video's rows."""
     names = [f"class {number % 7}/v{number}" for number in range(5000)]
     path = str(tmp_path / "s.tar")
     write_shard(path, [(name, [("1.jpg", name.encode())]) for name in names])
