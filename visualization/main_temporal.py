@@ -34,7 +34,6 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -55,12 +54,11 @@ from utils.launch import run_and_report
 from utils.files import file_sha256
 from utils.training_log import RunLog, device_name, write_config
 from visualization.cam import cam_name, remove_cams, require_h264, write_cams
-from visualization.temporal_order.clips import (PairBatches, augmented_rows, both_orders, order_features, order_targets,
-                                                read_clips, read_long_enough, read_train_and_test, stored_rows)
-from visualization.temporal_order.head import (HEAD_KIND, check_head, check_resumed, check_train_videos, head_state,
-                                               load_head, new_head, order_accuracy, train_head_epoch)
-from visualization.temporal_order.settings import (CLIP_DEFAULTS, OrderSettings, check_order_settings, choose_device,
-                                                   order_parser)
+from visualization.temporal_order import (
+    CLIP_DEFAULTS, HEAD_KIND, OrderSettings, PairBatches, augmented_features, both_orders, check_head, check_order_settings,
+    check_resumed, check_train_videos, choose_device, head_state, load_head, new_head, order_accuracy, order_features,
+    order_parser, order_targets, read_clips, read_long_enough, read_train_and_test, train_head_epoch,
+)
 
 EVAL_CARD = "result_eval.json"  # of --mode eval; the training's own card is kept
 KEEP_EVERY = 10                 # epochs between two heads that are kept beside the newest
@@ -139,18 +137,18 @@ def train_order_head(backbone: nn.Module, weights: dict, settings: OrderSettings
         videos = LabelledVideos(train, settings.clip_frames, settings.stride, FinetuneAugmentation(settings.img_dim),
                                 settings.seed)
         loader = build_loader(videos, batches, settings.num_workers, device)
-        rows = partial(augmented_rows, backbone.to(device).eval(), loader, settings.level, settings.batch, device,
-                       weights["input"])
+        backbone.to(device).eval()
     else:
         pairs = order_features("train", train, backbone, weights, settings, device).unflatten(0, (-1, 2))
-        rows = partial(stored_rows, pairs, batches)
 
     for epoch in range(start, settings.epochs):
         batches.epoch = epoch
         lr = settings.lr * (0.1 if epoch >= settings.lr_decay_epoch else 1.0)
         for group in optimizer.param_groups:
             group.update(lr=lr, weight_decay=settings.weight_decay)
-        loss, accuracy = train_head_epoch(head, optimizer, rows())
+        features = (augmented_features(loader, backbone, weights, settings, device) if settings.augment else
+                    (pairs[[pair for _, pair in batch]].flatten(0, 1) for batch in batches))
+        loss, accuracy = train_head_epoch(head, optimizer, features)
         if not math.isfinite(loss):
             raise NonFiniteError(f"epoch {epoch + 1}: the loss is {loss}; the newest head is from before")
         log.write("epoch", epoch, (epoch + 1) * len(batches), {"loss": loss, "accuracy": accuracy, "lr": lr})
@@ -166,8 +164,8 @@ def evaluate_order_head(backbone: nn.Module, weights: dict, settings: OrderSetti
                         card_name: str = EVAL_CARD, begin: float | None = None) -> None:
     """Tests a trained head on held-out videos: writes OUT/`card_name` and prints its table.
 
-    The training list must be the one that the head was trained on, so that none of its videos is tested. `begin`: when the
-    work began that the card gives the duration of, by `time.monotonic`; default: now.
+    The training list must be the one that the head was trained on, so that none of its videos is tested. `begin`, by
+    `time.monotonic` (default: now): when the work began that the card gives the duration of.
     """
     begin = begin or time.monotonic()
     head, path, state, settings = find_head(weights, settings, device)
@@ -184,9 +182,8 @@ def evaluate_order_head(backbone: nn.Module, weights: dict, settings: OrderSetti
     print(markdown_table(card, ("clips", "clip_frames", "img_dim", "seed")), flush=True)
 
 
-def find_head(
-    weights: dict, settings: OrderSettings, device: torch.device
-) -> tuple[nn.Linear, Path, dict[str, Any], OrderSettings]:
+def find_head(weights: dict, settings: OrderSettings,
+              device: torch.device) -> tuple[nn.Linear, Path, dict[str, Any], OrderSettings]:
     """Returns (head, path, checkpoint, completed settings) of `settings.head`, or else of the newest head in its `out`."""
     found = list_checkpoints(Path(settings.out) / "checkpoints")
     if not (settings.head or found):
@@ -202,17 +199,13 @@ def find_head(
 
 
 def write_order_videos(backbone: nn.Module, weights: dict, settings: OrderSettings, device: torch.device) -> None:
-    """Writes images and a video of the maps of the middle clip of each of the first `num_videos` test videos.
-
-    They replace earlier ones in OUT/cam.
-    """
+    """Replaces the images and videos in OUT/cam by those of the maps of the first `num_videos` test videos' middle clips."""
     require_h264()
     head, _, _, settings = find_head(weights, settings, device)
     clip, folder = replace(settings.clip_settings, clips=1), Path(settings.out) / "cam"
     videos, _, _ = read_long_enough("test", settings.test_csv, clip)
     backbone.to(device)
-    num_removed = remove_cams(folder)
-    if num_removed:
+    if num_removed := remove_cams(folder):
         print(f"{folder}: removed {num_removed} earlier video(s) and their images", flush=True)
     for number, video in enumerate(videos[:settings.num_videos]):
         clips = both_orders(read_clips(video, clip), time_dim=1)

@@ -16,7 +16,7 @@ from utils.checkpoint import FORMAT, read_checkpoint, write_checkpoint
 from utils.files import file_sha256
 from visualization import main_temporal
 from visualization.main_temporal import main, train_order_head
-from visualization.temporal_order.settings import OrderSettings
+from visualization.temporal_order import OrderSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 CPU = torch.device("cpu")

@@ -33,7 +33,7 @@ from visualization.report.run import RunDirectory
 from visualization.report.sections import (configuration_section, curve_section, event_table, network_sections,
                                            order_section, result_section)
 from visualization.report.warnings import find_warnings, list_checks
-from visualization.temporal_order.settings import CLIP_DEFAULTS, OrderSettings, check_order_settings, choose_device
+from visualization.temporal_order import CLIP_DEFAULTS, OrderSettings, check_order_settings, choose_device
 
 MAX_LISTED = 20  # events shown one by one
 

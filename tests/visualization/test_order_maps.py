@@ -10,8 +10,7 @@ from eval.features.backbone import load_backbone
 from models.levels import LevelFeatures
 from utils.errors import InputError
 from visualization.main_temporal import order_evidence, order_maps, returncam
-from visualization.temporal_order.head import new_head, order_accuracy
-from visualization.temporal_order.clips import PairBatches, both_orders, order_targets
+from visualization.temporal_order import PairBatches, both_orders, new_head, order_accuracy, order_targets
 
 CPU = torch.device("cpu")
 

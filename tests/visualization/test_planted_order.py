@@ -15,8 +15,7 @@ from eval.features.extract import ClipSettings
 from models.levels import LevelFeatures
 from utils.checkpoint import read_checkpoint
 from visualization.main_temporal import main, order_evidence, returncam
-from visualization.temporal_order.head import load_head
-from visualization.temporal_order.clips import both_orders, read_clips
+from visualization.temporal_order import both_orders, load_head, read_clips
 
 SIDE, FRAMES = 73, 16  # of which test clips show the central 64 px
 

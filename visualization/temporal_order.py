@@ -1,0 +1,343 @@
+"""The temporal-order head: settings and flags, clips in both orders and their features, batches, training, checkpoints.
+
+Shapes: N videos of `clips` clips each, T frames of S x S px; P = N * clips pairs of a clip and its time reversal; rows
+2p and 2p + 1 of anything with 2P rows are pair p's natural and reversed clip; C channels.
+"""
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dataset.records import VideoRecord, read_records
+from dataset.transforms import TestCrops, scale_clips
+from dataset.videos import LabelledClips, TestViews
+from eval.features.backbone import RANDOM
+from eval.features.csv_features import feature_fingerprint, read_features, store_path, write_features
+from eval.features.extract import FULL_FLOAT32, ClipSettings, mean_over_views, pool_levels
+from eval.result_card import make_out_dir
+from models.levels import LEVELS
+from utils.checkpoint import FORMAT
+from utils.cli import OneLineParser, check_values
+from utils.distributed import DistContext
+from utils.errors import AgreedError, InputError
+from utils.launch import visible_gpus
+
+MODES = ("train", "eval", "visualize")
+HEAD_KIND = "order_head"
+HEAD_ENTRIES = {"backbone", "trained_with", "training", "train_csv", "train_videos", "epochs_done", "weight"}
+# Clip settings that are left out: those of the trained head; in a new training these.
+CLIP_DEFAULTS = {"clip_frames": 16, "stride": 1, "img_dim": 224, "clips": 1, "level": "high"}
+# Besides, the weights of a trained head depend on these; the number of epochs may grow.
+TRAINING_SETTINGS = ("augment", "batch_pairs", "lr", "lr_decay_epoch", "weight_decay", "seed")
+
+
+def _flag(flag: str, default: Any, help: str, least: float | None = None, **argument: Any) -> Any:
+    """Returns a field that `flag` sets, to numbers from `least`. `argument`: others of add_argument."""
+    if "action" not in argument and "choices" not in argument:
+        argument.setdefault("type", type(default) if default is not None else int if least else str)
+    return field(default=default, metadata={"flag": flag, "least": least, "argument": {"help": help, **argument}})
+
+
+@dataclass(frozen=True)
+class OrderSettings:
+    """What a temporal-order head is trained on, tested on and shown for."""
+
+    weights: str = _flag("--weights", None, "backbone; it stays frozen", required=True, metavar="CHECKPOINT|random")
+    net: str | None = _flag("--net", None, "architecture; needed for random weights, else read from the checkpoint")
+    seed: int = _flag("--seed", 0, "seed of random weights, order and augmentation", 0)
+    head: str | None = _flag("--head", None, "eval, visualize: checkpoint of the head (default: the newest in --out)")
+    train_csv: str | None = _flag("--train_csv", None, "train: videos, frame_dir,number_of_frames; labels are not used; "
+                                  "eval: the same list where it has moved")
+    test_csv: str | None = _flag("--test_csv", None, "held-out videos to test on, or to show")
+    clip_frames: int | None = _flag("--seq", None, "frames of a clip (default: as the head was trained, or 16)", 8)
+    stride: int | None = _flag("--ds", None, "take every ds-th frame (default: likewise, or 1)", 1)
+    img_dim: int | None = _flag("--img_dim", None, "side of a clip in px (default: likewise, or 224)", 32)
+    clips: int | None = _flag("--clips", None, "evenly spaced clips of each video (default: likewise, or 1: the middle)", 1)
+    level: str | None = _flag("--level", None, "feature map under the head (default: likewise, or high)", choices=LEVELS)
+    augment: bool = _flag("--augment", False, "train: a random clip, crop, flip and color of each video in each epoch; "
+                          "runs the backbone every time", action="store_true")
+    epochs: int = _flag("--epoch", 50, "train: number of epochs in all", 1)
+    batch_pairs: int = _flag("--train_batch", 256, "train: clips per step, each with its reversal: twice as many rows", 1)
+    lr: float = _flag("--lr", 1e-3, "train: learning rate of Adam")
+    lr_decay_epoch: int = _flag("--lr_decay", 30, "train: first epoch (from 0) at a tenth of --lr", 0)
+    weight_decay: float = _flag("--wd", 1e-3, "train: weight decay (L2)", 0)
+    batch: int = _flag("--batch", 32, "clips in one forward of the backbone", 1)
+    num_workers: int = _flag("--workers", 4, "DataLoader workers", 0)
+    feature_dir: str | None = _flag("--feature_dir", None, "keep features here for the same weights, csv and clips; frames "
+                                    "that change under the same csv are not noticed (default: OUT/features)")
+    out: str = _flag("--out", "runs/order", "run directory of the head")
+    resume: str | None = _flag("--resume", None, "train: resume from the newest head in --out, or from the one given",
+                               nargs="?", const="auto", metavar="CHECKPOINT")
+    num_videos: int = _flag("--num_videos", 8, "visualize: the first ones of --test_csv; they replace those in OUT/cam", 1)
+    scale: str = _flag("--scale", "clip", "visualize: one color scale for a clip and its reversal; frame: one per frame, "
+                       "which hides how strong the evidence is over time", choices=("clip", "frame"))
+    fps: int = _flag("--fps", 4, "visualize: frames per second", 1)
+    pos: str = _flag("--pos", "natural", "visualize: folder of the natural order's images, in OUT/cam")
+    neg: str = _flag("--neg", "reversed", "visualize: folder of the reversed order's images, in OUT/cam")
+
+    def completed(self, values: dict[str, Any]) -> OrderSettings:
+        """Returns these settings with each of `values` where a setting is None."""
+        return replace(self, **{name: value for name, value in values.items() if getattr(self, name) is None})
+
+    @property
+    def clip_settings(self) -> ClipSettings:
+        """Which clips of a video are read, by completed settings."""
+        return ClipSettings(self.clips, self.clip_frames, self.stride, self.img_dim, crops=1)
+
+
+FLAGS = {setting.name: setting.metadata["flag"] for setting in fields(OrderSettings)}
+
+
+def order_parser(description: str) -> OneLineParser:
+    """Returns the parser of `python visualization/main_temporal.py`: --mode, --gpu and every setting's flag."""
+    parser = OneLineParser(prog="main_temporal.py", description=description)
+    parser.add_argument("--mode", choices=MODES, default="train",
+                        help="train the head, then test it; eval: test it; visualize: write its maps")
+    parser.add_argument("--gpu", metavar="N|none", help="GPU to use; none: the CPU (default: the first GPU, if any)")
+    for setting in fields(OrderSettings):
+        parser.add_argument(FLAGS[setting.name], dest=setting.name, default=setting.default, **setting.metadata["argument"])
+    return parser
+
+
+def check_order_settings(settings: OrderSettings, mode: str) -> None:
+    """Raises InputError for a value that cannot work, or that `mode` lacks or does not use."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise AgreedError(f"WORLD_SIZE {os.environ['WORLD_SIZE']}: this runs in a single process; start it without torchrun")
+    check_values({FLAGS[setting.name]: (getattr(settings, setting.name), setting.metadata["least"])
+                  for setting in fields(settings) if setting.metadata["least"] is not None}, positive={"--lr": settings.lr})
+    for name in ("train_csv", "test_csv") if mode == "train" else ("test_csv",):
+        if getattr(settings, name) is None:
+            raise InputError(f"--{name}: needed with --mode {mode}")
+    for name, modes in {"head": MODES[1:], "resume": MODES[:1], "augment": MODES[:1], "clips": MODES[:2],
+                        "train_csv": MODES[:2]}.items():
+        if getattr(settings, name) and mode not in modes:
+            raise InputError(f"--{name}: without effect in --mode {mode} (only in {' and '.join(modes)}); leave it out")
+    for flag, name in (("--pos", settings.pos), ("--neg", settings.neg)):
+        if name in ("", os.curdir, os.pardir) or os.path.basename(name) != name:
+            raise InputError(f"{flag} {name}: must be the name of a folder in OUT/cam, without {os.sep}")
+    if settings.pos == settings.neg:
+        raise InputError(f"--neg {settings.neg}: must be another folder than --pos")
+
+
+def choose_device(gpu: str | None) -> torch.device:
+    """Returns the device of --gpu; InputError unless it is none or a single GPU of this machine."""
+    if gpu not in (None, "none") and not gpu.isdecimal():
+        raise InputError(f"--gpu {gpu}: must be none or the number of one GPU: this runs in a single process")
+    gpus = visible_gpus(gpu)
+    return torch.device("cuda", gpus[0]) if gpus else torch.device("cpu")
+
+
+def both_orders(clips: Tensor, time_dim: int = 2) -> Tensor:
+    """Returns [2B, ...] of clips [B, ...]: each clip and, one row after it, the same clip with its frames reversed.
+
+    `time_dim`: 2 for scaled clips [B, 3, T, H, W], 1 for uint8 clips [B, T, H, W, 3].
+    """
+    return torch.stack([clips, clips.flip(time_dim)], dim=1).flatten(0, 1)
+
+
+def order_targets(num_rows: int, device: torch.device) -> Tensor:
+    """Returns int64 [num_rows], the classes of `both_orders`' rows: 0 (natural) and 1 (reversed) in turn."""
+    return torch.arange(num_rows, device=device) % 2
+
+
+def read_long_enough(role: str, csv_path: str, settings: ClipSettings) -> tuple[list[VideoRecord], int, str]:
+    """Returns (a csv's videos that have a whole clip, number of the others, SHA-256 of the list). Labels are not used.
+
+    A shorter video would repeat its last frame, and frames that stand still at one end reveal the order without any
+    motion. The SHA-256 is of names, numbers of frames and order, not of folders. InputError where no video is left.
+    """
+    records, needed = read_records(csv_path, labelled=False), (settings.clip_frames - 1) * settings.stride + 1
+    kept = [replace(record, label=0) for record in records if record.num_frames >= needed]
+    if not kept:
+        raise InputError(f"{csv_path}: none of its {len(records)} video(s) has the {needed} frames of a clip "
+                         f"({settings.clip_frames} at a stride of {settings.stride})")
+    num_short = len(records) - len(kept)
+    print(f"{role}: {len(kept)} videos of {csv_path}, {num_short} left out as shorter than a clip", flush=True)
+    names = "".join(f"{Path(record.path).name}\t{record.num_frames}\n" for record in records)
+    return kept, num_short, hashlib.sha256(names.encode()).hexdigest()
+
+
+def read_train_and_test(
+    train_csv: str, test_csv: str, settings: ClipSettings
+) -> tuple[list[VideoRecord], list[VideoRecord], dict[str, int], str]:
+    """Returns (training videos, test videos, their numbers for the result card, SHA-256 of the training list).
+
+    InputError where a test video is a training video too.
+    """
+    train, num_short_train, digest = read_long_enough("train", train_csv, settings)
+    test, num_short_test, _ = read_long_enough("test", test_csv, settings)
+    paths = {record.path for record in train}
+    shared = [record.path for record in test if record.path in paths]
+    if shared:
+        raise InputError(f"{test_csv}: {len(shared)} video(s) are in {train_csv} too, such as {shared[0]}: "
+                         "accuracy is measured on held-out videos")
+    counts = {"num_train_videos": len(train), "num_train_videos_shorter_than_clip": num_short_train,
+              "num_test_videos": len(test), "num_test_videos_shorter_than_clip": num_short_test}
+    return train, test, counts, digest
+
+
+def read_clips(record: VideoRecord, settings: ClipSettings) -> Tensor:
+    """Returns uint8 [clips, T, S, S, 3]: the video's test clips in natural order, center crop."""
+    sample = settings.videos([record])[0]
+    return TestViews(sample.frames, sample.clips, TestCrops(settings.img_dim, 1))[:]
+
+
+def order_features(role: str, records: Sequence[VideoRecord], backbone: nn.Module, weights: dict, settings: OrderSettings,
+                   device: torch.device) -> Tensor:
+    """Returns float32 [2P, C] at the settings' level: mean over time and space of each clip's map, natural and reversed.
+
+    Reads them from `feature_dir` (default: OUT/features), or else computes and stores them, `batch` rows per forward.
+    `role`: "train" or "test", of which csv `records` are. For errors see `mean_over_views`.
+    """
+    def pool_pairs(views: Tensor) -> dict[str, np.ndarray]:
+        pooled = pool_levels(backbone, both_orders(views, time_dim=1), weights["input"])
+        return {level: rows.reshape(len(views), -1) for level, rows in pooled.items()}
+
+    clips, csv_path = settings.clip_settings, getattr(settings, f"{role}_csv")
+    fingerprint = {**feature_fingerprint(weights, settings.seed, csv_path, clips), "orders": "natural, reversed"}
+    path = store_path(settings.feature_dir or os.path.join(settings.out, "features"), fingerprint, f"order_{role}")
+    make_out_dir(path.parent, "--feature_dir")
+    stored = read_features(path, fingerprint)
+    if stored:
+        features = stored.features
+    else:
+        pairs = mean_over_views(backbone, pool_pairs, "features", records, clips, DistContext(0, 1, device), skipped=None,
+                                batch=max(1, settings.batch // 2), num_workers=settings.num_workers, label=role,
+                                dtype=np.float32, reduce=np.ravel)
+        features = {level: rows.reshape(-1, backbone.channels[level]) for level, rows in pairs.items()}
+        write_features(path, fingerprint, features, {})
+    rows = torch.from_numpy(features[settings.level]).to(device)
+    print(f"{role}: features of {len(rows)} clips {f'read from {path}' if stored else 'computed'}", flush=True)
+    return rows
+
+
+class PairBatches:
+    """Batches of (epoch, pair): each pair once, in an order drawn from seed and epoch; the last may be short."""
+
+    def __init__(self, num_pairs: int, batch_pairs: int, seed: int) -> None:
+        self.num_pairs, self.batch_pairs, self.seed, self.epoch = num_pairs, batch_pairs, seed, 0
+
+    def __len__(self) -> int:
+        return -(-self.num_pairs // self.batch_pairs)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        epoch = self.epoch
+        order = np.random.default_rng([self.seed, epoch]).permutation(self.num_pairs).tolist()
+        for start in range(0, self.num_pairs, self.batch_pairs):
+            yield [(epoch, pair) for pair in order[start:start + self.batch_pairs]]
+
+
+def augmented_features(loader: Iterable[LabelledClips], backbone: nn.Module, weights: dict, settings: OrderSettings,
+                       device: torch.device) -> Iterator[Tensor]:
+    """Yields features [2B, C] of both orders of each of a batch's B augmented clips, with `batch` rows per forward."""
+    for sample in loader:
+        with torch.no_grad(), torch.backends.cudnn.flags(**FULL_FLOAT32):
+            views = both_orders(sample.clips, time_dim=1).split(settings.batch)
+            clips = (scale_clips(rows.to(device, non_blocking=True), **weights["input"]) for rows in views)
+            features = [getattr(backbone(rows), settings.level).mean(dim=(2, 3, 4)) for rows in clips]
+        yield torch.cat(features)
+
+
+def new_head(channels: int) -> nn.Linear:
+    """Returns a linear layer C -> 2 without bias, all zero.
+
+    The problem is convex: random initial weights would only add noise to the maps. From zero, the two rows stay each
+    other's negative but for rounding.
+    """
+    head = nn.Linear(channels, 2, bias=False)
+    nn.init.zeros_(head.weight)
+    return head
+
+
+def order_accuracy(head: nn.Linear, features: Tensor) -> dict[str, float]:
+    """Returns {"accuracy", "pair_accuracy"}, 0 to 1, on features [2P, C].
+
+    accuracy: share of the clips that are classified correctly. pair_accuracy: share of the pairs whose natural clip has
+    more evidence for natural order (logit 0 minus logit 1) than its reversal; a tie counts half.
+    """
+    with torch.no_grad():
+        logits = head(features)
+    correct = logits.argmax(dim=1) == order_targets(len(logits), logits.device)
+    natural, reverse = (logits[:, 0] - logits[:, 1]).unflatten(0, (-1, 2)).unbind(1)
+    won = (natural > reverse).double() + 0.5 * (natural == reverse).double()
+    return {"accuracy": float(correct.double().mean()), "pair_accuracy": float(won.mean())}
+
+
+def train_head_epoch(head: nn.Linear, optimizer: torch.optim.Optimizer, rows: Iterable[Tensor]) -> tuple[float, float]:
+    """Returns (mean loss, accuracy) over the epoch's batches [2B, C] of `rows`, each before its step."""
+    loss_sum, num_correct, num_rows = 0.0, 0, 0
+    for features in rows:
+        targets = order_targets(len(features), features.device)
+        logits = head(features)
+        loss = F.cross_entropy(logits, targets)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        loss_sum += loss.item() * len(features)
+        num_correct += int((logits.argmax(dim=1) == targets).sum())
+        num_rows += len(features)
+    return loss_sum / num_rows, num_correct / num_rows
+
+
+def head_state(head: nn.Linear, optimizer: torch.optim.Optimizer, epochs_done: int, weights: dict[str, Any],
+               train_digest: str, settings: OrderSettings) -> dict[str, Any]:
+    """Returns the head's checkpoint: its training, and the backbone, clips and videos that it belongs to."""
+    return {"format": FORMAT, "kind": HEAD_KIND, "backbone": backbone_identity(weights, settings.seed),
+            "trained_with": {name: getattr(settings, name) for name in CLIP_DEFAULTS},
+            "training": {name: getattr(settings, name) for name in TRAINING_SETTINGS},
+            "train_csv": os.path.abspath(settings.train_csv), "train_videos": train_digest, "epochs_done": epochs_done,
+            "weight": head.weight.detach(), "optimizer": optimizer.state_dict()}
+
+
+def backbone_identity(weights: dict[str, Any], seed: int) -> dict[str, Any]:
+    """Returns what distinguishes a backbone from others; `weights` as `load_backbone` returns it."""
+    return {"net": weights["net"], "checkpoint_sha256": weights["checkpoint_sha256"],
+            "random_seed": seed if weights["weights"] == RANDOM else None}
+
+
+def load_head(state: dict[str, Any], device: torch.device) -> nn.Linear:
+    """Returns the head of a checkpoint, on `device`."""
+    head = new_head(state["weight"].shape[1])
+    head.load_state_dict({"weight": state["weight"]})
+    return head.to(device)
+
+
+def check_head(state: dict[str, Any], path: Path, weights: dict[str, Any], settings: OrderSettings) -> OrderSettings:
+    """Returns `settings` completed by those of a head's checkpoint; InputError unless it is of this backbone and level."""
+    if state.get("format") != FORMAT or state.get("kind") != HEAD_KIND:
+        raise InputError(f"{path}: not a checkpoint of an order head (kind {state.get('kind')!r})")
+    if missing := sorted(HEAD_ENTRIES - state.keys()):
+        raise InputError(f"{path}: not a complete checkpoint of an order head: it lacks {', '.join(missing)}; train again")
+    for name, value in backbone_identity(weights, settings.seed).items():
+        if state["backbone"][name] != value:
+            raise InputError(f"{path}: a head of a backbone of {name} {state['backbone'][name]}; --weights "
+                             f"{weights['weights']} is one of {name} {value}")
+    level = state["trained_with"]["level"]
+    if settings.level not in (None, level):
+        raise InputError(f"--level {settings.level}: {path} is for level {level}")
+    return settings.completed(state["trained_with"])
+
+
+def check_resumed(state: dict[str, Any], path: Path, settings: OrderSettings) -> None:
+    """Raises InputError unless training by the completed `settings` can resume from the checkpoint."""
+    for name, before in {**state["trained_with"], **state["training"]}.items():
+        if getattr(settings, name) != before:
+            raise InputError(f"{FLAGS[name]} {getattr(settings, name)}: {path} was trained with {before}; a run resumes "
+                             "with the settings that it began with")
+    if state["epochs_done"] > settings.epochs:
+        raise InputError(f"--epoch {settings.epochs}: {path} has had {state['epochs_done']} already")
+
+
+def check_train_videos(state: dict[str, Any], path: Path, digest: str, train_csv: str) -> None:
+    """Raises InputError unless `digest` is that of the list that the head was trained on."""
+    if state["train_videos"] != digest:
+        raise InputError(f"--train_csv {train_csv}: lists other videos than {path} was trained on ({state['train_csv']})")
