@@ -103,7 +103,7 @@ def fuzz(kind: Kind, name: str, seed: int, numbers: list[int], folder: Path) -> 
 
 def main() -> int:
     """Exit status: 0 if all is handled, 1 if not."""
-    names = ("csv", "checkpoint", "picture", "video", "shard")
+    names = ("csv", "checkpoint", "image", "video", "shard")
     parser = OneLineParser(prog="fuzz_inputs.py", description=__doc__)
     parser.add_argument("--number", type=int, default=500, metavar="N", help="broken inputs of each kind")
     parser.add_argument("--seed", type=int, default=0, help="seed of the changes")

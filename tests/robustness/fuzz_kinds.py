@@ -203,7 +203,7 @@ def resume(path: Path) -> None:
     pretraining_state(model, optimizer, queue, progress, meter.state_dict(), 2, "0" * 64, flags, ALONE)
 
 
-def read_picture(path: Path) -> None:
+def read_image(path: Path) -> None:
     """A folder of the frame beside a whole one."""
     folder = path.parent / "frames"
     folder.mkdir(exist_ok=True)
@@ -269,7 +269,7 @@ def kinds(folder: Path) -> dict[str, Kind]:
     sums = {"names": ["total", "a", "b"], "sums": torch.ones(3, dtype=torch.float64), "steps": 3}
     progress = Progress(1, 3, 8, 1, {"v1": "gone"})
     torch.save(pretraining_state(model, optimizer, queue, progress, sums, 2, "0" * 64, flags, ALONE), checkpoint)
-    pictures = {f"frame{suffix}": cv2.imencode(suffix, picture(), options)[1].tobytes() for suffix, options in
+    images = {f"frame{suffix}": cv2.imencode(suffix, picture(), options)[1].tobytes() for suffix, options in
                 ((".jpg", [cv2.IMWRITE_JPEG_QUALITY, 90]), (".jpeg", [cv2.IMWRITE_JPEG_PROGRESSIVE, 1]), (".png", []))}
     videos = {f"clip{suffix}": encode(folder / f"clip{suffix}", codec) for suffix, codec in
               ((".mp4", "libx264"), (".mkv", "libx264"), (".avi", "mpeg4"), (".webm", "libvpx"),
@@ -279,7 +279,7 @@ def kinds(folder: Path) -> dict[str, Kind]:
                              for name, number in PACKED.items()])
     return {"csv": Kind({"videos.csv": csv, "plain.csv": csv.split(b"\n", 1)[1]}, change_csv, read_csv),
             "checkpoint": Kind({"epoch_0001_step_000003.pt": checkpoint.getvalue()}, change_checkpoint, read_pretraining),
-            "picture": Kind(pictures, change_bytes, read_picture),
+            "image": Kind(images, change_bytes, read_image),
             "video": Kind(videos, change_bytes, read_video_file),
             "shard": Kind({"frames.tar": shard.read_bytes()}, change_shard, read_shard)}
 

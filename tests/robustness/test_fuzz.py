@@ -24,7 +24,7 @@ def every(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "name, number", [("csv", 100), ("checkpoint", 100), ("picture", 100), ("video", 50), ("shard", 200)])
+    "name, number", [("csv", 100), ("checkpoint", 100), ("image", 100), ("video", 50), ("shard", 200)])
 def test_broken_inputs(every, name, number):
     by_name, folder = every
     outcomes = fuzz(by_name[name], name, SEED, list(range(number)), folder)
@@ -33,7 +33,7 @@ def test_broken_inputs(every, name, number):
     assert {"read", "refused"} == set(outcomes.values())
 
 
-@pytest.mark.parametrize("name", ["csv", "checkpoint", "picture", "video", "shard"])
+@pytest.mark.parametrize("name", ["csv", "checkpoint", "image", "video", "shard"])
 def test_valid_inputs_are_read(every, name):
     by_name, folder = every
     for file_name, data in by_name[name].valid.items():
