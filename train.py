@@ -48,7 +48,7 @@ from utils.distributed import (DistContext, average_gradients, check_same_on_all
 from utils.errors import STOPPED, InputError, NonFiniteError, exit_status_of
 from utils.files import file_sha256, hold_directory
 from utils.launch import StopRequest, launch
-from utils.profiling import PhaseTimer, RunSize, dry_run
+from utils.profiling import PhaseTimer, dry_run
 from utils.step_checks import StepUndo, handle_not_finite, note_bad_videos, require_finite_weights, sync_step_status
 from utils.training_log import EpochMeter, RunLog, StepValues, device_name, write_config
 
@@ -306,10 +306,8 @@ def profile(run: TrainingRun, train_model: nn.Module) -> int:
             output = run.model(views, with_graph=run.objective.uses_graph(epoch))
         run.objective(output, epoch, lambda rows: rows, 0).total.backward()
 
-    size = RunSize(flags.batch_per_gpu, context.world_size, flags.num_nodes, run.batches.steps_per_epoch, flags.epochs,
-                   flags.num_workers)
-    return dry_run(run.timer, train_some, lambda index: run.loader.dataset[epoch, index], step_on_blank_videos, size,
-                   context, run.log.say)
+    return dry_run(run.timer, train_some, lambda index: run.loader.dataset[epoch, index], step_on_blank_videos,
+                   run.batches.steps_per_epoch, flags, context, run.log.say)
 
 
 def make_monitor(context: DistContext, flags: argparse.Namespace) -> Callable[[nn.Module], dict[str, float]]:

@@ -2,18 +2,19 @@
 from __future__ import annotations
 
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from utils.profiling import PHASES, WARM_UP_STEPS, PhaseTimer, RunSize, describe_profile, duration, largest_fitting
+from utils.distributed import DistContext
+from utils.profiling import PHASES, WARM_UP_STEPS, PhaseTimer, describe_profile, duration, largest_fitting
 
 CPU = torch.device("cpu")
 
 
 def test_time_goes_to_the_phase_that_took_it():
     timer = PhaseTimer(3, CPU)
-    timer.begin()
     for step in range(3 + WARM_UP_STEPS):
         assert not timer.enough
         for phase in PHASES:
@@ -32,8 +33,8 @@ def test_without_a_dry_run_there_is_no_clock():
 
 def test_the_lines_add_up():
     means = dict.fromkeys(PHASES, 0.0) | {"data": 0.1, "forward": 0.1, "backward": 0.2}
-    size = RunSize(batch_per_process=8, processes=1, machines=1, steps_per_epoch=1000, epochs=50, num_workers=2)
-    lines = list(describe_profile(means, size, 0.06, None, CPU))
+    flags = SimpleNamespace(batch_per_gpu=8, num_nodes=1, epochs=50, num_workers=2)
+    lines = list(describe_profile(means, 1000, flags, DistContext(0, 1, CPU), 0.06, None))
     assert lines[0].startswith("20.0 videos/s (26.7 without waiting for data), 400 ms a step of 8")
     assert "waiting for data: 25% of the time" in lines
     assert any("forward 100.0" in line and "backward 200.0" in line for line in lines)
