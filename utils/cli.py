@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 from collections.abc import Mapping
 from typing import NoReturn
 from urllib.parse import urlsplit
@@ -92,6 +93,13 @@ def split_url(url: str) -> tuple[str, int]:
     if not (host and port) or parts.scheme != "tcp" or parts.path or parts.query:
         raise InputError(f"--dist-url {url}: must be tcp://HOST:PORT, with a port from 1 to 65535")
     return host, port
+
+
+def parse_size(text: str, least_px: int) -> tuple[int, int]:
+    """Returns (width, height) of the value of --size, WIDTHxHEIGHT in px; InputError for anything else."""
+    if not re.fullmatch("[0-9]{1,5}x[0-9]{1,5}", text) or min(size := tuple(map(int, text.split("x")))) < least_px:
+        raise InputError(f"--size {text}: expected WIDTHxHEIGHT in px, each at least {least_px}, such as 200x150")
+    return size
 
 
 def check_values(at_least: Mapping[str, tuple[float | None, float]] = {}, positive: Mapping[str, float | None] = {},

@@ -1,23 +1,32 @@
-"""Extraction of one video into one frame folder, which is either complete and marked as finished, or not there at all."""
+"""Extraction of a tree of videos into frame folders, each of which is either complete and marked as finished, or absent."""
 from __future__ import annotations
 
-import errno
-import json
+import hashlib
 import os
-import re
 import shutil
+import sys
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 
-from dataset.frames import FRAME_MARKER
+from dataset.frames import FRAME_MARKER, VIDEO_SUFFIXES, resize_frames
+from dataset.prepare.frame_marker import FrameMarker, read_marker
+from dataset.prepare.video_tree import NUM_THREADS, find_videos
+from dataset.prepare.worker_pool import Crash, run_jobs
 from dataset.video_file import iterate_frames, promised_frames, shortage
-from utils.errors import InputError
+from utils.cli import check_values, parse_size
+from utils.errors import INTERRUPTED, InputError
+from utils.files import hold_lock, show_progress, write_atomically
 
+REPORT = "extraction_report.csv"
+LOCK = ".extraction.lock"
+WAIT_FOR_LOCK_S = 10
+NAMED_BROKEN = 5  # videos on the terminal
 FRAME_NAME = "image_{:05d}.jpg"  # counted from 1
 PARTIAL, REPLACED = ".partial", ".earlier"  # suffixes of the hidden folders beside one that is being written
 SMALLEST_SIDE_PX, LARGEST_SIDE_PX = 8, 65_500  # the largest that libjpeg writes
@@ -41,14 +50,9 @@ class FrameSettings:
     def __post_init__(self) -> None:
         if self.short_side is not None and self.size is not None:
             raise InputError("--short_side and --size: expected one of them")
-        if self.size is not None and not re.fullmatch("[0-9]{1,5}x[0-9]{1,5}", self.size):
-            raise InputError(f"--size {self.size}: expected WIDTHxHEIGHT in px, such as 200x150")
-        if self.size is not None or self.short_side is not None:
-            flag = f"--size {self.size}" if self.size is not None else f"--short_side {self.short_side}"
-            smallest = self.frame_size(1, 1)
-            if min(smallest) < SMALLEST_SIDE_PX:
-                raise InputError(f"{flag}: each side must be at least {SMALLEST_SIDE_PX} px")
-            _check_writable(smallest, flag)
+        check_values(at_least={"--short_side": (self.short_side, SMALLEST_SIDE_PX)})
+        flag = f"--short_side {self.short_side}" if self.size is None else f"--size {self.size}"
+        _check_writable(self.frame_size(SMALLEST_SIDE_PX, SMALLEST_SIDE_PX), flag)
         if self.fps is not None and not 0 < self.fps <= 1000:
             raise InputError(f"--fps {self.fps:g}: must be above 0 and at most 1000")
         if not 1 <= self.quality <= 100:
@@ -57,48 +61,10 @@ class FrameSettings:
     def frame_size(self, width: int, height: int) -> tuple[int, int]:
         """Returns (width, height) in px of the frames written for a video of this size."""
         if self.size is not None:
-            new_width, new_height = map(int, self.size.split("x"))
-            return new_width, new_height
-        if self.short_side is not None:
-            scale, short = self.short_side, min(width, height)
-            return max(1, round(width * scale / short)), max(1, round(height * scale / short))
-        return width, height
-
-
-@dataclass(frozen=True, slots=True)
-class FrameMarker:
-    """What a finished folder holds: video, number of frames, settings, the source file's size and time, and a note.
-
-    The time is for the reader: a plain copy of the source has another one, so nothing depends on it.
-    """
-
-    video: str
-    frames: int
-    settings: dict[str, Any]
-    source_bytes: int
-    source_mtime_ns: int
-    note: str = ""
-
-    def to_json(self) -> str:
-        """Returns the text of the marker file."""
-        return json.dumps(asdict(self), indent=1) + "\n"
-
-
-def read_marker(folder: str | os.PathLike[str]) -> FrameMarker | None:
-    """Returns the folder's marker; None if there is no folder, or no marker in it. InputError if it is damaged."""
-    path = os.path.join(folder, FRAME_MARKER)
-    try:
-        with open(path, encoding="utf-8") as file:
-            marker = FrameMarker(**json.load(file))
-        if not (isinstance(marker.frames, int) and marker.frames > 0 and isinstance(marker.settings, dict)):
-            raise ValueError(marker)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        raise InputError(f"{path}: cannot read: {error.strerror}") from error
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{path}: not a marker of extract_frames.py; remove its folder to extract it again") from error
-    return marker
+            return parse_size(self.size, SMALLEST_SIDE_PX)
+        short = min(width, height)
+        scale = self.short_side or short
+        return max(1, round(width * scale / short)), max(1, round(height * scale / short))
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +78,8 @@ class SourceVideo:
 
     @property
     def partial(self) -> Path:
-        """The hidden folder in which the frames are written."""
-        return self.folder.with_name(f".{self.folder.name}{PARTIAL}")
+        """The hidden folder in which the frames are written, named by a hash as a folder's own name may be too long."""
+        return self.folder.with_name(f".{hashlib.sha256(os.fsencode(self.folder.name)).hexdigest()[:16]}{PARTIAL}")
 
     def marker(self, frames: int, note: str = "") -> FrameMarker:
         """Returns the marker of a finished folder for the source file as it is now. InputError if that cannot be read."""
@@ -124,12 +90,121 @@ class SourceVideo:
         return FrameMarker(self.source.name, frames, asdict(self.settings), status.st_size, status.st_mtime_ns, note)
 
 
-@dataclass(frozen=True, slots=True)
-class ExtractionResult:
+class ExtractionResult(NamedTuple):
     """Number of frames written (0: the video is broken), and the reason or a note."""
 
     frames: int
     reason: str = ""
+
+
+def extract_tree(source: Path, destination: Path, settings: FrameSettings, redo: bool, num_workers: int) -> int:
+    """Returns the exit status of extracting the videos below `source` to folders below `destination`, with a report.
+
+    `redo`: extract those again whose folder has other settings, another source or no marker, instead of an InputError.
+    """
+    videos = list_videos(source, destination, settings)
+    busy = f"{destination}: another extraction is writing into it"
+    try:
+        destination.mkdir(parents=True, exist_ok=True)
+        with hold_lock(destination / LOCK, busy, WAIT_FOR_LOCK_S, f"{busy}; waiting {WAIT_FOR_LOCK_S} s"):
+            return extract_videos(videos, find_results(videos, redo), destination, num_workers)
+    except OSError as error:
+        raise InputError(f"{error.filename or destination}: cannot write: {error.strerror}") from error
+
+
+def list_videos(source: Path, destination: Path, settings: FrameSettings) -> list[SourceVideo]:
+    """Returns the videos below `source`, in order, each with its folder below `destination`; changes nothing.
+
+    InputError: no videos; two whose folders would be the same, or one inside the other.
+    """
+    _, files = find_videos(source)
+    if not files:
+        raise InputError(f"{source}: no video file below it (searched for {' '.join(sorted(VIDEO_SUFFIXES))})")
+    videos = [SourceVideo(Path(file.path).relative_to(source).as_posix(), Path(file.path), destination / file.name, settings)
+              for file in files]
+    by_folder: dict[Path, SourceVideo] = {}
+    for video in videos:
+        other = by_folder.setdefault(video.folder, video)
+        if other is not video:
+            raise InputError(f"{source}: {other.name} and {video.name} would both become {video.folder}; rename one")
+    for video in videos:
+        for parent in filter(by_folder.get, video.folder.parents):
+            raise InputError(f"{source}: {by_folder[parent].name} would become {parent}, which has to contain {video.name}; "
+                             "rename one")
+    return videos
+
+
+def find_results(videos: list[SourceVideo], redo: bool) -> dict[str, ExtractionResult | None]:
+    """Returns video name -> result of its finished folder, None for a video that is to do; changes nothing.
+
+    A folder is finished if its marker has the same settings and a source file of the same name and size (a plain copy has
+    another time). InputError for an existing folder of another source or other settings, unless `redo`.
+    """
+    with ThreadPoolExecutor(NUM_THREADS) as pool:
+        found = list(pool.map(_find_result, videos))
+    differences = [result for result in found if isinstance(result, str)]
+    if differences and not redo:
+        raise InputError(f"{differences[0]}; --redo extracts it again ({len(differences)} such folder(s) of {len(videos)})")
+    return {video.name: None if isinstance(result, str) else result for video, result in zip(videos, found)}
+
+
+def _find_result(video: SourceVideo) -> ExtractionResult | str | None:
+    """Returns the result of a finished folder, None if there is none, or how it differs from what is wanted."""
+    found = read_marker(video.folder)
+    if found is None:
+        return f"{video.folder}: exists, but was not written by this script" if os.path.lexists(video.folder) else None
+    wanted = video.marker(found.frames)
+    old, new = ({**side.settings, "video": side.video, "source_bytes": side.source_bytes} for side in (found, wanted))
+    values = {name: ["unset" if side.get(name) is None else side[name] for side in (old, new)] for name in sorted(old | new)}
+    changes = "; ".join(f"{name} {before}, not {now}" for name, (before, now) in values.items() if before != now)
+    if changes:
+        what = f"from another file than {video.source}, with" if found.settings == wanted.settings else "with"
+        return f"{video.folder}: was extracted {what} {changes}"
+    return ExtractionResult(found.frames, found.note)
+
+
+def extract_videos(videos: list[SourceVideo], results: dict[str, ExtractionResult | None], destination: Path,
+                   num_workers: int) -> int:
+    """Returns the exit status after extracting the videos without a result, writing the report and printing a summary.
+
+    The report has the columns path, status ("ok", "broken", "to do"), frames and reason, one row per video.
+    """
+    import pandas
+
+    for folder in {video.folder.parent for video in videos}:
+        for leftover in (*folder.glob(f".*{PARTIAL}"), *folder.glob(f".*{REPLACED}")):
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()  # of an interrupted run
+    to_do = [video for video in videos if results[video.name] is None]
+    num_done, interrupted = len(videos) - len(to_do), False
+    jobs = run_jobs(extract_video, to_do, num_workers)
+    try:
+        for video, result in show_progress(jobs, len(to_do), "extracting", "videos"):
+            crash = isinstance(result, Crash)
+            results[video.name] = ExtractionResult(0, f"decoding it ended the process: {result.reason}") if crash else result
+    except KeyboardInterrupt:
+        interrupted = True
+    finally:
+        jobs.close()  # ends the processes, in the middle of a video if need be
+        for video in to_do:
+            shutil.rmtree(video.partial, ignore_errors=True)  # the next run removes what cannot be removed now
+    rows = [(name, "to do", None, "") if result is None else (name, "ok" if result.frames else "broken", *result)
+            for name, result in results.items()]
+    report = pandas.DataFrame(rows, columns=["path", "status", "frames", "reason"]).astype({"frames": "Int64"})
+    write_atomically(destination / REPORT, report.to_csv(index=False, lineterminator="\n"))
+    ok, broken = report[report["status"] == "ok"], report[report["status"] == "broken"]
+    print(f"{destination}: {len(report):,} videos: {len(ok) - num_done:,} extracted, {num_done:,} were there already, "
+          f"{len(broken):,} broken; {ok['frames'].sum():,} frames in all")
+    for row in broken.sort_values("path").head(NAMED_BROKEN).itertuples():
+        print(f"  broken: {row.path}: {row.reason}")
+    if len(broken) > NAMED_BROKEN:
+        print(f"  and {len(broken) - NAMED_BROKEN:,} more in {destination / REPORT}")
+    if noted := (ok["reason"] != "").sum():
+        print(f"  {noted:,} extracted with a note in {destination / REPORT}")
+    if interrupted:
+        print(f"interrupted with {len(report) - len(ok) - len(broken):,} videos to do; resume with the same command",
+              file=sys.stderr)
+        return INTERRUPTED
+    return 1 if len(broken) else 0
 
 
 def extract_video(video: SourceVideo) -> ExtractionResult:
@@ -138,33 +213,25 @@ def extract_video(video: SourceVideo) -> ExtractionResult:
     An older folder is replaced. Whatever happens, the folder is either as before or finished, and nothing else is left.
     Raises OSError if the destination cannot be written.
     """
-    partial = video.partial
+    partial, replaced = video.partial, video.partial.with_suffix(REPLACED)
     try:
         partial.parent.mkdir(parents=True, exist_ok=True)
         if partial.exists():
             shutil.rmtree(partial)
         partial.mkdir()
         marker = video.marker(0)
-        frames, note = _write_frames(video)
-        if video.settings.fps is None:
-            note = shortage(frames, promised_frames(str(video.source)))
-        (partial / FRAME_MARKER).write_text(replace(marker, frames=frames, note=note).to_json())
-        replaced = video.folder.with_name(f".{video.folder.name}{REPLACED}")
+        result = _write_frames(video)
+        (partial / FRAME_MARKER).write_text(replace(marker, frames=result.frames, note=result.reason).to_json())
         if os.path.lexists(video.folder):
             video.folder.rename(replaced)
         partial.rename(video.folder)
         if os.path.lexists(replaced):
             shutil.rmtree(replaced)
+        return result
     except InputError as error:
         return ExtractionResult(0, str(error).removeprefix(f"{video.source}: "))
-    except OSError as error:
-        if error.errno != errno.ENAMETOOLONG:
-            raise
-        return ExtractionResult(0, "its name is too long for the hidden folder in which its frames are written, which has "
-                                f"{1 + len(PARTIAL)} bytes more; rename it")
     finally:
         shutil.rmtree(partial, ignore_errors=True)  # an error in the way here must not hide the first one
-    return ExtractionResult(frames, note)
 
 
 def resample(frames: Iterable[tuple[float, np.ndarray]], fps: float) -> Iterator[np.ndarray]:
@@ -174,25 +241,23 @@ def resample(frames: Iterable[tuple[float, np.ndarray]], fps: float) -> Iterator
     The times end with the video, whose last frame lasts as long as the one before it. A video slower than `fps` yields
     frames repeatedly; a video of one frame yields it once.
     """
-    number, start, time, interval, shown = 0, 0.0, None, 0.0, None
+    number, interval, time, frame = 0, 0.0, None, None
     for next_time, next_frame in frames:
         if time is None:
             start = next_time
         else:
             interval = next_time - time
-            middle = (time + next_time) / 2
-            while start + number / fps <= middle + _SAME_TIME_S:
-                yield shown
+            while start + number / fps <= (time + next_time) / 2 + _SAME_TIME_S:
+                yield frame
                 number += 1
-        time, shown = next_time, next_frame
-    if time is not None:
-        while number == 0 or start + number / fps < time + interval - _SAME_TIME_S:
-            yield shown
-            number += 1
+        time, frame = next_time, next_frame
+    while time is not None and (number == 0 or start + number / fps < time + interval - _SAME_TIME_S):
+        yield frame
+        number += 1
 
 
-def _write_frames(video: SourceVideo) -> tuple[int, str]:
-    """Returns (number of frames written to the partial folder, a note). InputError if the video breaks."""
+def _write_frames(video: SourceVideo) -> ExtractionResult:
+    """Returns the number of frames written to the partial folder, and a note. InputError if the video breaks."""
     settings = video.settings
     timed = iterate_frames(str(video.source))
     frames = resample(timed, settings.fps) if settings.fps else (frame for _, frame in timed)
@@ -209,28 +274,24 @@ def _write_frames(video: SourceVideo) -> tuple[int, str]:
                              f"the first {first_size[0]}x{first_size[1]}; --size makes them equal")
         _check_writable(size, "its frames")
         if size != (width, height):
-            frame = _resize(frame, size)
-        bgr = np.ascontiguousarray(frame[..., ::-1])
-        encoded, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, settings.quality])
-        assert encoded, video.source
-        (video.partial / FRAME_NAME.format(count)).write_bytes(data.tobytes())
+            frame = resize_frames(frame[None], size, "bicubic")[0]  # exactly as reading at that size resizes it
+        write_jpeg(video.partial / FRAME_NAME.format(count), frame, settings.quality)
     assert count, video.source
-    if settings.fps and longest > LONG_STILL_S * settings.fps:
-        return count, f"one frame fills {longest / settings.fps:.0f} s, {longest} of {count} frames: a gap in its times?"
-    return count, ""
+    if not settings.fps:
+        return ExtractionResult(count, shortage(count, promised_frames(str(video.source))))
+    still = longest > LONG_STILL_S * settings.fps
+    return ExtractionResult(count, f"one frame fills {longest / settings.fps:.0f} s, {longest} of {count} frames: a gap in "
+                            "its times?" if still else "")
+
+
+def write_jpeg(path: Path, frame: np.ndarray, quality: int) -> None:
+    """Writes a frame, uint8 RGB [H, W, 3]."""
+    encoded, data = cv2.imencode(".jpg", np.ascontiguousarray(frame[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, quality])
+    assert encoded, path
+    path.write_bytes(data.tobytes())
 
 
 def _check_writable(size: tuple[int, int], what: str) -> None:
     if max(size) > LARGEST_SIDE_PX or size[0] * size[1] > MOST_PIXELS:
         raise InputError(f"{what}: {size[0]}x{size[1]} px, an image can have {LARGEST_SIDE_PX} px per side and "
                          f"{MOST_PIXELS} in all")
-
-
-def _resize(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Returns the frame resized exactly as reading at that size resizes it. Imports torch, which takes seconds."""
-    import torch
-
-    from dataset.frames import resize_frames
-
-    torch.set_num_threads(1)  # the worker processes share the cores
-    return resize_frames(frame[None], size, "bicubic")[0]

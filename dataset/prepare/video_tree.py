@@ -8,7 +8,7 @@ from operator import attrgetter
 from pathlib import Path
 
 from dataset.frames import VIDEO_SUFFIXES, find_series
-from dataset.prepare.extraction import read_marker
+from dataset.prepare.frame_marker import read_marker
 from utils.errors import InputError
 
 NUM_THREADS = 16  # they wait for the file system

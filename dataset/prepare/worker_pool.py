@@ -13,10 +13,10 @@ import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import cv2
 
@@ -26,8 +26,7 @@ Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 
-@dataclass(frozen=True, slots=True)
-class Crash:
+class Crash(NamedTuple):
     """Result of a job whose process was killed by a signal."""
 
     reason: str
@@ -45,69 +44,64 @@ def run_jobs(work: Callable[[Job], Result], jobs: Sequence[Job], num_workers: in
     its job's result is a Crash and a new process replaces it. What `work` raises is raised here. When the caller stops
     iterating, the processes are killed in the middle of their jobs; when the caller is killed, they exit by themselves.
     """
-    waiting = deque(jobs)
-    busy: dict[Connection, tuple[BaseProcess, Job]] = {}
-
-    def assign(connection: Connection, process: BaseProcess) -> None:
-        busy[connection] = process, waiting.popleft()
-        with contextlib.suppress(BrokenPipeError):  # the process has died, which `recv` reports below
-            connection.send(busy[connection][1])
-
+    waiting, idle = deque(jobs), []
+    busy: dict[Connection, Job] = {}
+    processes: dict[Connection, BaseProcess] = {}
     try:
-        for _ in range(min(num_workers, len(waiting))):
-            assign(*_start_worker(work))
-        while busy:
+        while waiting or busy:
+            while waiting and len(busy) < num_workers:
+                connection = idle.pop() if idle else _start_worker(work, processes)
+                busy[connection] = waiting.popleft()
+                with contextlib.suppress(BrokenPipeError):  # the process has died, which `recv` reports below
+                    connection.send(busy[connection])
             for connection in wait(list(busy)):
-                process, job = busy[connection]
+                job = busy.pop(connection)
                 try:
                     result = connection.recv()
+                    idle.append(connection)
                 except (EOFError, ConnectionResetError):
+                    process = processes.pop(connection)
                     process.join()
                     assert process.exitcode < 0, f"a worker process exited with status {process.exitcode}"
                     result = Crash(f"its process was killed by signal {-process.exitcode}")
                 if isinstance(result, Exception):
                     raise result
-                del busy[connection]
-                if waiting:
-                    assign(*(_start_worker(work) if isinstance(result, Crash) else (connection, process)))
-                else:
-                    connection.close()  # which ends the process
-                    process.join()
                 yield job, result
     finally:
-        for process, _ in busy.values():
+        for process in processes.values():
             process.kill()
-        for process, _ in busy.values():
+        for process in processes.values():
             process.join()
 
 
-def _start_worker(work: Callable) -> tuple[Connection, BaseProcess]:
+def _start_worker(work: Callable, processes: dict[Connection, BaseProcess]) -> Connection:
+    """Returns the connection to a new process, which is added to `processes`."""
     context = multiprocessing.get_context("spawn")  # a fork of a process in which OpenCV runs threads can hang
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(work, theirs), daemon=True)
-    # A terminal sends Ctrl-C to all its processes. Blocked here, which the worker inherits, it reaches the caller alone.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    resource_tracker.ensure_running()  # its start, otherwise part of the first process's, unblocks the signals
+    # A terminal or cluster signals all processes. Blocked here, which the worker inherits, it reaches the caller alone.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         process.start()
+        processes[ours] = process
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     theirs.close()
-    return ours, process
+    return ours
 
 
 def _serve(work: Callable, connection: Connection) -> None:
-    """Runs jobs until the caller closes its end of the pipe."""
+    """Runs jobs, with one thread for OpenCV and torch, until the process is killed or the caller has ended."""
     threading.Thread(target=lambda: (multiprocessing.parent_process().join(), os._exit(1)), daemon=True).start()
     cv2.setNumThreads(1)
-    while True:
-        try:
+    os.environ["OMP_NUM_THREADS"] = "1"
+    with contextlib.suppress(EOFError):
+        while True:
             job = connection.recv()
-        except EOFError:
-            return
-        try:
-            result = work(job)
-        except (InputError, OSError) as error:
-            result = error
-        except Exception:
-            result = RuntimeError(f"in a worker process:\n{traceback.format_exc()}")
-        connection.send(result)
+            try:
+                result = work(job)
+            except Exception as error:
+                known = isinstance(error, (InputError, OSError))
+                result = error if known else RuntimeError(f"in a worker process:\n{traceback.format_exc()}")
+            connection.send(result)

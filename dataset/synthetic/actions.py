@@ -1,14 +1,13 @@
 """Procedural action videos: what each class does, and how a video of it is rendered.
 
-A video shows a textured figure of two halves that acts in front of a slowly drifting background with one or two resting
-distractors. The class is what the figure does, and only that: appearance, place, direction, angle, size, gap between the
-halves, period and start phase are drawn from the same distributions for every class. Whatever a class does not animate
-(the angle in `slide`, for example) runs slowly through the range that other classes play through quickly, so that a
-single frame does not reveal the class and no pose lasts long enough to distinguish two videos. `shrink`, `slow_down` and
-`merge` are `grow`, `speed_up` and `split` played backwards; no class is the mirror image of another.
+A textured figure of two halves acts in front of a slowly drifting background with one or two resting distractors. The
+class is what the figure does, and only that: appearance, place, direction, angle, size, gap between the halves, period and
+start phase are drawn from the same distributions for every class. What a class does not animate (the angle in `slide`, for
+example) runs slowly through the range that other classes play through quickly, so that neither a single frame nor a pose
+reveals class or video. `shrink`, `slow_down` and `merge` are `grow`, `speed_up` and `split` played backwards.
 
-Appearances come from a pool of 2 backgrounds x 2 textures x 2 colorings shared by all videos, fewer than a batch has
-videos: with an appearance of its own, a contrastive loss can distinguish a video without any motion (the hard variant).
+All videos share a pool of 2 backgrounds x 2 textures x 2 colorings, fewer than a batch has videos: with an appearance of
+its own (the hard variant), a contrastive loss can distinguish a video without any motion.
 
 Shapes: F frames, H height, W width in px. Images are RGB `[H, W, 3]`. Lengths are in frame heights, angles in radians,
 time in frames, unless a name or docstring says otherwise.
@@ -29,6 +28,7 @@ CAMERA_PERIOD_FRAMES = (100.0, 160.0)
 FIGURE_LENGTH = (0.28, 0.45)
 MAX_GAP = 0.9  # between the halves, in figure lengths
 TRAVEL = 0.26
+ARM = 0.32
 IDLE_TURN = np.deg2rad(45)
 CAMERA_RADIUS = (0.06, 0.10)
 
@@ -54,20 +54,20 @@ def sine(cycles: np.ndarray) -> np.ndarray:
     return np.sin(2 * np.pi * cycles)
 
 
-def _swing(cycles: np.ndarray) -> dict[str, np.ndarray]:
-    turn, arm = np.deg2rad(50) * sine(cycles), 0.32
-    return {"travel": arm * np.sin(turn), "across": arm * (np.cos(turn) - 0.8), "turn": turn}
+def _rock(cycles: np.ndarray) -> np.ndarray:
+    return np.deg2rad(50) * sine(cycles)
 
 
 # The classes. Each maps time in periods `[F]` to what it animates: `travel` along the video's direction and `across` it,
 # `turn`, `size` and `gap` (these two from -1, smallest, to 1, largest). The order gives the labels.
 MOTIONS = {
     "slide": lambda cycles: {"travel": TRAVEL * triangle(0.7 * cycles)},
-    "swing": _swing,
+    "swing": lambda cycles: {"travel": ARM * np.sin(_rock(cycles)), "across": ARM * (np.cos(_rock(cycles)) - 0.8),
+                             "turn": _rock(cycles)},
     "orbit": lambda cycles: {"travel": 0.22 * sine(cycles), "across": 0.22 * sine(cycles + 0.25)},
     "zigzag": lambda cycles: {"travel": TRAVEL * triangle(cycles / 2), "across": 0.16 * triangle(2 * cycles)},
     "spin": lambda cycles: {"turn": 2 * np.pi * cycles / 1.5},
-    "rock": lambda cycles: {"turn": np.deg2rad(50) * sine(cycles)},
+    "rock": lambda cycles: {"turn": _rock(cycles)},
     "pulse": lambda cycles: {"size": triangle(cycles)},
     "shake": lambda cycles: {"travel": 0.09 * sine(3 * cycles)},
     "grow": lambda cycles: {"size": sawtooth(cycles)},

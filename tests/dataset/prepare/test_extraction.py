@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 
 from dataset.frames import FRAME_MARKER, read_frames
-from dataset.prepare.extraction import (
-    ExtractionResult, FrameSettings, SourceVideo, extract_video, read_marker, resample,
-)
+from dataset.prepare.extraction import ExtractionResult, FrameSettings, SourceVideo, extract_video, resample
+from dataset.prepare.frame_marker import read_marker
 from dataset.video_file import iterate_frames
 from tests.encoded_videos import encode_video
 from utils.errors import InputError
@@ -164,9 +163,9 @@ def test_an_older_folder_is_replaced_whole(tmp_path):
     source = encode_video(tmp_path / "v.mp4", 5)
     assert extract_video(video_of(tmp_path, source)).frames == 5
     (tmp_path / "out" / "v" / "image_00006.jpg").write_bytes(b"of an earlier extraction")
-    (tmp_path / "out" / ".v.partial").mkdir()
-    (tmp_path / "out" / ".v.partial" / "image_00099.jpg").write_bytes(b"of a killed run")
     video = video_of(tmp_path, source, size="32x32")
+    video.partial.mkdir()
+    (video.partial / "image_00099.jpg").write_bytes(b"of a killed run")
     assert extract_video(video).frames == 5
     assert len(list(video.folder.iterdir())) == 6 and read_all(video, 5).shape[1:3] == (32, 32)
     assert [path.name for path in video.folder.parent.iterdir()] == ["v"]
