@@ -45,10 +45,8 @@ def overlay(frames: np.ndarray, levels: np.ndarray) -> np.ndarray:
     return ((frames.astype(np.uint16) + colored + 1) // 2).astype(np.uint8)
 
 
-def write_cams(
-    folder: Path, name: str, frames: np.ndarray, maps: np.ndarray, evidence: np.ndarray, *,
-    scale: str, folders: tuple[str, str], fps: int,
-) -> Path:
+def write_cams(folder: Path, name: str, frames: np.ndarray, maps: np.ndarray, evidence: np.ndarray, *,
+               scale: str, folders: tuple[str, str], fps: int) -> Path:
     """Writes FOLDER/NAME.mp4, whose path is returned, and a JPEG file of each frame of both orders.
 
     FOLDER/`folders[0]`/NAME/image_00001.jpg ... show the natural clip, FOLDER/`folders[1]`/NAME/... the reversed one in
@@ -68,9 +66,8 @@ def write_cams(
     ranges = [f"{x.min():+.2g} to {x.max():+.2g}" if scale == "clip" else "own scale" for x in (maps, maps, evidence)]
     titles = ["frames", *(f"{title} ({blue_to_red})" for title, blue_to_red in zip(PANELS, ranges))]
     curves = np.stack([x.mean(axis=(1, 2)) for x in (maps[0], maps[1][::-1], evidence)])
-    path = folder / f"{name}.mp4"
-    write_atomically(path, encode_video(compose_images(panels, titles, curves), fps))
-    return path
+    write_atomically(folder / f"{name}.mp4", encode_video(compose_images(panels, titles, curves), fps))
+    return folder / f"{name}.mp4"
 
 
 def cam_name(number: int, video: str) -> str:

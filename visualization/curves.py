@@ -12,7 +12,7 @@ from utils.cli import OneLineParser
 from utils.errors import InputError, exit_status_of
 from utils.figures import check_figure_path, save_figure
 from utils.launch import print_any_name
-from visualization.report.run import read_config, read_log
+from visualization.report.run import read_run
 
 PANELS = {
     "contrast": ("instance_high", "motion_mid", "motion_low"),
@@ -26,24 +26,19 @@ CHANGES = {"graph on (--split)": "graph_start_epoch", "queue on": "queue_start_e
 MARK_STYLES = (":", "--", "-.")
 
 
-def read_run_epochs(run: Path) -> tuple[list[dict], dict]:
-    """Returns (epoch lines of a run's log.jsonl, flags in its config.json); InputError where there is nothing to draw."""
-    lines, flags = read_log(run), read_config(run)["flags"]
-    epochs = [line for line in lines if line["kind"] == "epoch"]
-    if not epochs:
-        raise InputError(f"{run}/log.jsonl: no finished epoch in it")
-    if not any(name in line for names in PANELS.values() for name in names for line in epochs):
-        raise InputError(f"{run}/log.jsonl: no loss of pretraining in it: not a run of train.py")
-    return epochs, flags
-
-
 def schedule_marks(flags: Mapping[str, Any]) -> list[tuple[float, str]]:
     """Returns (place, name) of what changes during a run, not from its start: between two epochs, which count from 1."""
     return [(flags[name] + 0.5, label) for label, name in CHANGES.items() if 0 < flags.get(name, 0) < flags["epochs"]]
 
 
-def draw_loss_curves(epochs: Sequence[dict], flags: Mapping[str, Any]) -> Figure:
-    """Returns the figure of every loss term and retrieval accuracy over epochs, and of what changes on the way."""
+def draw_loss_curves(run: Path) -> Figure:
+    """Returns the figure of a run's loss terms and retrieval accuracies over epochs, and of what changes on the way."""
+    config, lines = read_run(run)
+    flags, epochs = config["flags"], [line for line in lines if line["kind"] == "epoch"]
+    if not epochs:
+        raise InputError(f"{run}/log.jsonl: no finished epoch in it")
+    if not any(name in line for names in PANELS.values() for name in names for line in epochs):
+        raise InputError(f"{run}/log.jsonl: no loss of pretraining in it: not a run of train.py")
     figure = Figure(figsize=(11, 7), layout="tight")
     axes = figure.subplots(2, 2, sharex=True)
     numbers = [line["epoch"] + 1 for line in epochs]
@@ -55,12 +50,10 @@ def draw_loss_curves(epochs: Sequence[dict], flags: Mapping[str, Any]) -> Figure
                            label=name.removeprefix("accuracy_"))
         for (place, label), style in zip(schedule_marks(flags), MARK_STYLES):
             panel.axvline(place, color="grey", linestyle=style, label=label)
-        panel.set_title(title)
+        panel.set(title=title, xlabel="epoch" if panel in axes[1] else "")
         panel.legend(fontsize=8)
         panel.grid(alpha=0.3)
         panel.xaxis.get_major_locator().set_params(integer=True)
-    for panel in axes[1]:
-        panel.set_xlabel("epoch")
     figure.suptitle(f"{flags['net']}, {flags['img_dim']} px, {flags['csv_file']}")
     return figure
 
@@ -76,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def draw() -> None:
         check_figure_path(path)
-        save_figure(draw_loss_curves(*read_run_epochs(flags.run)), path, "--out")
+        save_figure(draw_loss_curves(flags.run), path, "--out")
         print(f"curves: {path}")
 
     return exit_status_of(draw, parser.prog)

@@ -58,9 +58,8 @@ def project(vectors: np.ndarray, perplexity: float, seed: int) -> Projections:
     return Projections(tsne.fit_transform(vectors), components, pca.explained_variance_ratio_)
 
 
-def project_levels(
-    features: dict[str, np.ndarray], levels: Sequence[str], perplexity: float, seed: int
-) -> dict[str, Projections]:
+def project_levels(features: dict[str, np.ndarray], levels: Sequence[str], perplexity: float,
+                   seed: int) -> dict[str, Projections]:
     """Returns level -> projections; InputError where all videos have the same features."""
     means = {level: rows.mean(axis=0, dtype=np.float64).astype(np.float32) for level, rows in features.items()}
     projections = {}
@@ -132,8 +131,8 @@ def check_embedding_flags(flags: argparse.Namespace) -> None:
                  positive={"--perplexity": flags.perplexity})
 
 
-def embedding_parser() -> OneLineParser:
-    """Returns the parser of `python -m visualization.embedding`."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit status, see `utils.errors`."""
     parser = OneLineParser(prog="python -m visualization.embedding", description=__doc__)
     data = parser.add_argument_group("data")
     data.add_argument("--csv_file", required=True, metavar="CSV", help="videos: frame_dir,number_of_frames,label")
@@ -145,12 +144,7 @@ def embedding_parser() -> OneLineParser:
                         help="t-SNE: about how many neighbors a video has; less than the number of videos")
     figure.add_argument("--out", type=Path, default="embedding.png", metavar="PNG", help="figure to write")
     add_launch_flags(parser)
-    return parser
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit status, see `utils.errors`."""
-    return run_command(embedding_parser(), check_embedding_flags, embed, arguments)
+    return run_command(parser, check_embedding_flags, embed, arguments)
 
 
 if __name__ == "__main__":

@@ -93,36 +93,31 @@ def write_order_maps(run: RunDirectory, flags: argparse.Namespace, device: torch
     try:
         check_order_settings(settings, "train")
         backbone, weights = load_backbone(settings.weights, settings.net, settings.seed)
-        for run_mode in (train_order_head, write_order_videos):
-            run_mode(backbone.requires_grad_(False), weights, settings, device)
+        for step in (train_order_head, write_order_videos):
+            step(backbone.requires_grad_(False), weights, settings, device)
     except InputError as error:
         if not earlier:
             raise
         raise type(error)(f"--cam: {one_line(error)} (remove {out} to train a new head)") from error
 
 
-def render_report(run: RunDirectory, flags: argparse.Namespace, device: torch.device) -> str:
-    """Returns the page."""
-    computed = network_sections(run, flags, device)
+def write_report(context: DistContext, flags: argparse.Namespace) -> None:
+    """Writes the page that parsed flags ask for."""
+    check_report_flags(flags)
+    require_h264()
+    run, out = RunDirectory(flags.run), flags.out or flags.run / "report.html"
+    if flags.cam:
+        write_order_maps(run, flags, context.device)
+    computed = network_sections(run, flags, context.device)
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True,
                               lstrip_blocks=True)
-    return environment.get_template("report.html.j2").render(
+    page = environment.get_template("report.html.j2").render(
         run=run, name=run.folder.resolve().name, max_listed=MAX_LISTED, **computed,
         warnings=find_warnings(run, computed["measurement"]), checks=list_checks(run, computed["measurement"]),
         configuration=configuration_section(run), events=event_table(run), curves=curve_section(run),
         results=result_section(run), order=order_section(run, flags.max_cam_videos),
         time=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"), commit=git_commit() or "unknown")
 
-
-def write_report(context: DistContext, flags: argparse.Namespace) -> None:
-    """Writes the page that parsed flags ask for."""
-    check_report_flags(flags)
-    require_h264()
-    run = RunDirectory(flags.run)
-    if flags.cam:
-        write_order_maps(run, flags, context.device)
-    out = flags.out or flags.run / "report.html"
-    page = render_report(run, flags, context.device)
     try:
         write_atomically(out, page.encode("utf-8", "backslashreplace"))  # a name may hold bytes that are not UTF-8
     except OSError as error:

@@ -90,11 +90,9 @@ def draw_lines(axes: Axes, lines: Sequence[ChartLine], marks: Sequence[tuple[flo
         axes.yaxis.set_major_formatter(PercentFormatter(1))
 
 
-def line_chart(
-    title: str, lines: Sequence[ChartLine], place_name: str, *, marks: Sequence[tuple[float, str]] = (),
-    level: tuple[float, str] | None = None, percent: bool = False, extent: tuple[float, float] | None = None,
-    from_zero: bool = True,
-) -> Chart:
+def line_chart(title: str, lines: Sequence[ChartLine], place_name: str, *, marks: Sequence[tuple[float, str]] = (),
+               level: tuple[float, str] | None = None, percent: bool = False, extent: tuple[float, float] | None = None,
+               from_zero: bool = True) -> Chart:
     """Returns a chart of the lines with any finite value, with a legend of their last values below.
 
     `place_name`: what is on the horizontal axis, from `extent[0]` to `extent[1]` where other charts reach further than
@@ -149,18 +147,14 @@ def data_uri(data: bytes, kind: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
-def webp_uri(image: Image.Image, lossless: bool = False) -> str:
-    """Returns an image as a WebP data URI, smaller than PNG and JPEG."""
+def webp_uri(image: Image.Image | Figure, lossless: bool = False) -> str:
+    """Returns an image as a WebP data URI, smaller than PNG and JPEG; a figure where SVG would have too many points."""
     file = io.BytesIO()
-    image.thumbnail((MAX_WEBP_PX, MAX_WEBP_PX))
-    image.save(file, "WEBP", lossless=lossless, quality=WEBP_QUALITY)
-    return data_uri(file.getvalue(), "image/webp")
-
-
-def figure_uri(figure: Figure) -> str:
-    """Returns a figure as a WebP data URI, for what has too many points for SVG."""
-    file = io.BytesIO()
-    figure.savefig(file, format="webp", pil_kwargs={"lossless": True})
+    if isinstance(image, Figure):
+        image.savefig(file, format="webp", pil_kwargs={"lossless": lossless})
+    else:
+        image.thumbnail((MAX_WEBP_PX, MAX_WEBP_PX))
+        image.save(file, "WEBP", lossless=lossless, quality=WEBP_QUALITY)
     return data_uri(file.getvalue(), "image/webp")
 
 

@@ -4,6 +4,7 @@ Shapes: N videos, one deterministic test clip of each; C channels of a level; K 
 """
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -52,32 +53,40 @@ def spread_evenly(length: int, most: int) -> list[int]:
     return np.unique(np.rint(np.linspace(length - 1, 0, min(most, length))).astype(int)).tolist()
 
 
-def measure_run(run: RunDirectory, records: Sequence[VideoRecord], max_checkpoints: int, device: torch.device, *,
-                batch: int, num_workers: int) -> Measurement:
+def measure_run(run: RunDirectory, records: Sequence[VideoRecord], flags: argparse.Namespace,
+                device: torch.device) -> Measurement:
     """Measures the random start and at most `max_checkpoints` checkpoints, evenly spread, the newest among them.
 
     InputError where there is no checkpoint, one does not fit, or no video can be read.
     """
     if not run.checkpoints:
         raise InputError(f"{run.folder}/checkpoints: holds no checkpoint")
-    settings = ClipSettings(1, run.flags["clip_frames"], 1, run.flags["img_dim"])
-    records, states, skipped = list(records), [], {}
-    chosen = [run.checkpoints[index] for index in spread_evenly(len(run.checkpoints), max_checkpoints)]
+    settings, states, skipped = ClipSettings(1, run.flags["clip_frames"], 1, run.flags["img_dim"]), [], []
+    chosen = [run.checkpoints[index] for index in spread_evenly(len(run.checkpoints), flags.max_checkpoints)]
     for epochs, path in [(0.0, None), *chosen]:
         model = load_model(path) if path else None
         backbone = model.backbone if model else load_backbone(RANDOM, run.flags["net"], run.flags["seed"])[0]
         name = path.stem if path else "random start"
-        features = extract_features(backbone, records, settings, DistContext(0, 1, device), batch=batch,
-                                    num_workers=num_workers, skipped=None if path else skipped, label=name)
-        if not path:  # later states see the readable videos alone
-            features = {level: np.delete(rows, list(skipped), axis=0) for level, rows in features.items()}
-            records = [record for index, record in enumerate(records) if index not in skipped]
+        records, features, unreadable = readable_features(backbone, records, settings, flags, device, name)
+        skipped += unreadable
         if not records:
-            raise InputError(f"none of {len(skipped)} video(s) can be read; the first: {next(iter(skipped.values()))}")
+            raise InputError(f"none of {len(skipped)} video(s) can be read; the first: {skipped[0]}")
         states.append(NetworkState(name, epochs, {level: effective_rank(rows) for level, rows in features.items()},
                                    {level: spread(rows) for level, rows in features.items()}, dict(backbone.channels)))
     scores = prototype_scores(model.prototype_head, features["high"], device)
-    return Measurement(records, list(skipped.values()), states, features, scores, backbone, settings)
+    return Measurement(records, skipped, states, features, scores, backbone, settings)
+
+
+def readable_features(
+    backbone: nn.Module, records: Sequence[VideoRecord], settings: ClipSettings, flags: argparse.Namespace,
+    device: torch.device, label: str,
+) -> tuple[list[VideoRecord], dict[str, np.ndarray], list[str]]:
+    """Returns (the videos that can be read, level -> their features [N, C], why each of the others cannot be)."""
+    bad: dict[int, str] = {}
+    features = extract_features(backbone, records, settings, DistContext(0, 1, device), batch=flags.batch,
+                                num_workers=flags.num_workers, skipped=bad, label=label)
+    return ([record for index, record in enumerate(records) if index not in bad],
+            {level: np.delete(rows, list(bad), axis=0) for level, rows in features.items()}, list(bad.values()))
 
 
 def load_model(path: Path) -> MultiLevelModel:

@@ -28,11 +28,12 @@ class RunDirectory:
     oldest first; `points`: log lines of finished epochs, or of steps while no epoch is finished (`unit` is "epoch" or
     "step"); `monitored`: lines with monitor values; `events`: all other lines; `global_batch`: N of the last point;
     `comparable`: the last points, as many as have the same N; `checkpoints`: (finished epochs, with a fraction within an
-    epoch; path), oldest first; `dumps`: descriptions of steps with non-finite values. Epochs in the log count from 0.
+    epoch; path), oldest first, and `newest_checkpoint`: the last path, or a name for it in commands; `dumps`: descriptions
+    of steps with non-finite values. Epochs in the log count from 0.
     """
 
     def __init__(self, folder: Path) -> None:
-        lines, self.config, self.folder = read_log(folder), read_config(folder), folder
+        (self.config, lines), self.folder = read_run(folder), folder
         self.flags: dict[str, Any] = self.config["flags"]
         lacking = [name for name in NEEDED_FLAGS if name not in self.flags]
         if lacking:
@@ -49,11 +50,7 @@ class RunDirectory:
         self.dumps = sorted((folder / "not_finite").glob("*.json"))
         self.checkpoints = [(done + step / max(self.config.get("videos", 0) // self.batch_at(done), 1), path)
                             for (done, step), path in list_checkpoints(folder / "checkpoints")]
-
-    @property
-    def newest_checkpoint(self) -> Path:
-        """The newest checkpoint, or a name for it in commands."""
-        return self.checkpoints[-1][1] if self.checkpoints else self.folder / "checkpoints" / "CHECKPOINT.pt"
+        self.newest_checkpoint = [folder / "checkpoints" / "CHECKPOINT.pt", *(path for _, path in self.checkpoints)][-1]
 
     def batch_of(self, start: Mapping[str, Any]) -> int:
         """Returns N of a start; of the newest start's flags where it has none."""
@@ -85,36 +82,28 @@ class RunDirectory:
         return [line for line in self.events if line["kind"] == kind]
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """Returns config.json of a run directory. InputError where it is missing or holds no flags."""
+def read_run(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Returns (config.json, with flags; lines of log.jsonl, without an unfinished last one) of a run directory.
+
+    InputError where a file is missing or is none of a run, with the line of a wrong one.
+    """
+    path, lines = folder / "log.jsonl", []
     try:
-        config = json.loads((folder / "config.json").read_text())
+        text, config = path.read_text(), json.loads((folder / "config.json").read_text())
     except (OSError, ValueError) as error:
         raise InputError(f"{folder}: not a run directory with log.jsonl and config.json: {error}") from error
     if not isinstance(config, dict) or not isinstance(config.get("flags"), dict):
         raise InputError(f"{folder}/config.json: holds no flags: not a run directory of train.py")
-    return config
-
-
-def read_log(folder: Path) -> list[dict[str, Any]]:
-    """Returns the lines of log.jsonl, without an unfinished last one. InputError with file and line for a wrong one."""
-    path = folder / "log.jsonl"
-    try:
-        text = path.read_text()
-    except (OSError, ValueError) as error:
-        raise InputError(f"{folder}: not a run directory with log.jsonl and config.json: {error}") from error
-    lines = []
     for number, line in enumerate(text.splitlines(keepends=True), start=1):
         if not line.endswith("\n"):  # being written, or the run was killed
             break
         try:
-            entry = json.loads(line)
+            lines.append(json.loads(line))
+            if not isinstance(lines[-1], dict) or not {"kind", "epoch", "step"} <= lines[-1].keys():
+                raise ValueError("lacks kind, epoch or step")
         except ValueError as error:
             raise InputError(f"{path}:{number}: not a log line: {error}") from error
-        if not isinstance(entry, dict) or not {"kind", "epoch", "step"} <= entry.keys():
-            raise InputError(f"{path}:{number}: not a log line: lacks kind, epoch or step")
-        lines.append(entry)
-    return lines
+    return config, lines
 
 
 class Chance(NamedTuple):

@@ -14,18 +14,16 @@ import torch
 
 from dataset.records import VideoRecord, read_records, read_rows
 from eval.compare import card_differences, comparison_rows
-from eval.features.extract import extract_features
 from eval.metrics import class_names
 from eval.result_card import CARD, read_card
 from models.levels import LEVELS
-from utils.distributed import DistContext
 from utils.errors import InputError, one_line
 from utils.pretraining_flags import pretraining_parser
 from utils.files import file_sha256
 from visualization.curves import PANELS, schedule_marks
 from visualization.main_temporal import EVAL_CARD
-from visualization.report.figures import PHOTOGRAPHS, Chart, ChartLine, figure_uri, file_uri, line_chart, side_by_side
-from visualization.report.measure import Measurement, measure_run, spread_evenly
+from visualization.report.figures import PHOTOGRAPHS, ChartLine, file_uri, line_chart, side_by_side, webp_uri
+from visualization.report.measure import Measurement, measure_run, readable_features, spread_evenly
 from visualization.report.run import MONITOR, MONITOR_SKIPPED, RunDirectory, chance_losses
 
 MAX_TABLE_ROWS = 60  # of the table of values
@@ -36,10 +34,10 @@ IMAGES = {"retrieval.png": "Rows: a query video, left, and its nearest training 
           "embedding*.png": "Videos as points, colored by class."}  # files beside a result card -> what they show
 
 
-def attempt(work: Callable[..., Any], *arguments: Any, **settings: Any) -> tuple[Any, str]:
+def attempt(work: Callable[..., Any], *arguments: Any) -> tuple[Any, str]:
     """Returns (what `work` returns, ""), or (None, the InputError's line), for what a page can do without."""
     try:
-        return work(*arguments, **settings), ""
+        return work(*arguments), ""
     except InputError as error:
         return None, one_line(error)
 
@@ -75,12 +73,12 @@ def configuration_section(run: RunDirectory) -> dict[str, Any]:
 
 def event_table(run: RunDirectory) -> list[list[Any]]:
     """Returns a table of the run's events."""
-    def describe(event: dict[str, Any]) -> str:
-        values = {name: value for name, value in event.items() if name not in ("kind", "epoch", "step")}
-        return event.get("reason") or event.get("not_finite") or ", ".join(f"{name}: {values[name]}" for name in values)
-
-    return [["epoch", "step", "event", "what"],
-            *([event["epoch"] + 1, event["step"], event["kind"].replace("_", " "), describe(event)] for event in run.events)]
+    table = [["epoch", "step", "event", "what"]]
+    for event in run.events:
+        values = ", ".join(f"{name}: {value}" for name, value in event.items() if name not in ("kind", "epoch", "step"))
+        table.append([event["epoch"] + 1, event["step"], event["kind"].replace("_", " "),
+                      event.get("reason") or event.get("not_finite") or values])
+    return table
 
 
 def curve_section(run: RunDirectory) -> dict[str, Any]:
@@ -94,11 +92,7 @@ def curve_section(run: RunDirectory) -> dict[str, Any]:
              *(f"{line[name]:.4g}" if isinstance(line.get(name), (int, float)) else "-" for name in names)]
             for line in run.points[::-stride][::-1]]
     lacking = [name.replace("_", " ") for name in ("gradient_norm", "graph_edges_per_row") if name not in names]
-    return {"charts": curve_charts(run), "lacking": lacking, "stride": stride, "rows": [["epoch", "step", *names], *rows]}
 
-
-def curve_charts(run: RunDirectory) -> list[Chart]:
-    """Returns a chart for each group of values in the log."""
     num_prototypes = run.flags["num_prototypes"]
     most, entropy = min(num_prototypes, run.global_batch), math.log(num_prototypes)
     accuracies = PANELS["retrieval accuracy, top-1"]
@@ -132,7 +126,7 @@ def curve_charts(run: RunDirectory) -> list[Chart]:
                            *chance_levels.get(name, ())) for name in names]
         if any(math.isfinite(value) for line in lines for value in line.values):
             charts.append(line_chart(title, lines, run.unit, **shared, **options))
-    return charts
+    return {"charts": charts, "lacking": lacking, "stride": stride, "rows": [["epoch", "step", *names], *rows]}
 
 
 class ReportVideos(NamedTuple):
@@ -145,10 +139,7 @@ class ReportVideos(NamedTuple):
 
 
 def read_report_videos(csv_path: str, most: int) -> ReportVideos:
-    """Returns at most `most` videos of a csv that pretraining accepts, evenly spread; with labels if all have one.
-
-    InputError where the csv cannot be read or no video has frames.
-    """
+    """Returns at most `most` videos of a csv, evenly spread, with labels if all have one; InputError if none has frames."""
     records = read_records(csv_path, labelled=False)
     with_frames = [record for record in records if record.num_frames]  # those without are not shown, and need no label
     if not with_frames:
@@ -167,9 +158,8 @@ def label_names(csv_path: str, labels: Iterable[int]) -> tuple[dict[int, str], s
     """Returns (label -> its name in classes.txt beside the csv, ""), or (label -> its number, why)."""
     labels = sorted(set(map(int, labels)))
     names, problem = attempt(class_names, None, csv_path, labels)
-    if problem:
-        return {label: str(label) for label in labels}, f" Classes have numbers, not names: {problem}."
-    return names, ""
+    note = f" Classes have numbers, not names: {problem}." if problem else ""
+    return names or {label: str(label) for label in labels}, note
 
 
 def network_sections(run: RunDirectory, flags: argparse.Namespace, device: torch.device) -> dict[str, Any]:
@@ -189,8 +179,7 @@ def network_sections(run: RunDirectory, flags: argparse.Namespace, device: torch
     held_out = read_report_videos(flags.test_csv, flags.max_videos) if flags.test_csv else None
     for tried in filter(None, (videos, held_out)):
         note = f"{problem.removesuffix('.')}. " if problem else ""
-        measurement, problem = attempt(measure_run, run, tried.records, flags.max_checkpoints, device,
-                                       batch=flags.batch, num_workers=flags.num_workers)
+        measurement, problem = attempt(measure_run, run, tried.records, flags, device)
         if measurement:
             return {"measurement": measurement, "rank": rank_section(measurement),
                     "prototypes": prototype_section(run, measurement, tried, note, flags),
@@ -206,9 +195,7 @@ def prototype_section(run: RunDirectory, measurement: Measurement, videos: Repor
         note += " It is another file than the one that the run was trained on."
     if measurement.skipped:
         note += f" {len(measurement.skipped)} of them cannot be read; the first: {measurement.skipped[0]}"
-    names, names_note = {}, ""
-    if not videos.unlabelled:
-        names, names_note = label_names(videos.csv_path, {record.label for record in videos.records})
+    names, names_note = ({}, "") if videos.unlabelled else label_names(videos.csv_path, (r.label for r in videos.records))
     nearest, (num_videos, num_prototypes) = measurement.scores.argmax(axis=1), measurement.scores.shape
     counts = np.bincount(nearest, minlength=num_prototypes)
     shown = []
@@ -253,13 +240,10 @@ def embedding_section(run: RunDirectory, measurement: Measurement, measured: Rep
 
     if shown.unlabelled:
         raise InputError(f"{shown.csv_path} has no labels to color points by: {shown.unlabelled}")
-    records, features, num_skipped = measurement.records, measurement.features, len(measurement.skipped)
+    records, features, skipped = measurement.records, measurement.features, measurement.skipped
     if shown is not measured:
-        bad: dict[int, str] = {}
-        features = extract_features(measurement.backbone, shown.records, measurement.settings, DistContext(0, 1, device),
-                                    batch=flags.batch, num_workers=flags.num_workers, skipped=bad, label="held out")
-        features = {level: np.delete(rows, list(bad), axis=0) for level, rows in features.items()}
-        records, num_skipped = [record for index, record in enumerate(shown.records) if index not in bad], len(bad)
+        records, features, skipped = readable_features(measurement.backbone, shown.records, measurement.settings, flags,
+                                                       device, "held out")
     labels = np.array([record.label for record in records], np.int64)
     if len(labels) < LEAST_VIDEOS:
         raise InputError(f"No figure of {shown.note}: {len(labels)} labelled video(s); at least {LEAST_VIDEOS} are needed")
@@ -267,8 +251,8 @@ def embedding_section(run: RunDirectory, measurement: Measurement, measured: Rep
     points = project_levels(features, list(features), perplexity, seed)
     names, note = label_names(shown.csv_path, labels)
     figure = draw_embedding(points, labels, names, f"{newest}: {len(labels)} videos of {Path(shown.csv_path).name}")
-    unreadable = f" ({num_skipped} cannot be read)" if num_skipped else ""
-    return {"image": figure_uri(figure), "caption": f"Clip features of {shown.note}{unreadable} at {newest}, colored by "
+    unreadable = f" ({len(skipped)} cannot be read)" if skipped else ""
+    return {"image": webp_uri(figure, lossless=True), "caption": f"Clip features of {shown.note}{unreadable} at {newest}, colored by "
             f"class; t-SNE (perplexity {perplexity:.3g}, seed {seed}) above, PCA below.{note}"}
 
 
@@ -278,18 +262,16 @@ def result_section(run: RunDirectory) -> dict[str, Any]:
     problems, sections = [], []
     for path in sorted(path for name in (CARD, EVAL_CARD) for path in run.folder.rglob(name)):
         card, problem = attempt(read_card, path)
-        if problem:
-            problems.append(problem)
-        else:
+        problems += [problem] * bool(problem)
+        if card:
             tasks.setdefault(card["task"], {})[path] = card
     for task, cards in tasks.items():
         images = []
         for path, meaning in [(path, meaning) for folder in dict.fromkeys(path.parent for path in cards)
                               for pattern, meaning in IMAGES.items() for path in sorted(folder.glob(pattern))]:
             uri, problem = attempt(file_uri, path)
-            if problem:
-                problems.append(problem)
-            else:
+            problems += [problem] * bool(problem)
+            if uri:
                 images.append({"uri": uri, "name": path.relative_to(run.folder), "meaning": meaning,
                                "kind": "photo" if path.stem in PHOTOGRAPHS else "paper"})
         texts = {(path if path.name == EVAL_CARD else path.parent).relative_to(run.folder): json.dumps(card, indent=1)
@@ -301,9 +283,8 @@ def result_section(run: RunDirectory) -> dict[str, Any]:
 
 def order_section(run: RunDirectory, most: int) -> dict[str, Any]:
     """Returns at most `most` videos of temporal-order maps below the run directory, the last written folder first."""
-    paths = sorted(run.folder.rglob("cam/*.mp4"))
-    written = {folder: max(path.stat().st_mtime for path in paths if path.parent == folder)
-               for folder in {path.parent for path in paths}}
-    paths = sorted(paths, key=lambda path: -written[path.parent])
+    folders = sorted({path.parent for path in run.folder.rglob("cam/*.mp4")})
+    folders.sort(key=lambda folder: -max(path.stat().st_mtime for path in folder.glob("*.mp4")))
+    paths = [path for folder in folders for path in sorted(folder.glob("*.mp4"))]
     videos = [(path.relative_to(run.folder), *attempt(file_uri, path)) for path in paths[:most]]
     return {"videos": videos, "num_more": len(paths) - len(videos)}

@@ -6,7 +6,6 @@ assignments only after EARLY epochs of them: every run starts at chance level.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from statistics import fmean
 from typing import NamedTuple
 
@@ -98,93 +97,78 @@ WARNINGS = {
 
 
 class RunWarning(NamedTuple):
-    """One warning, in words."""
+    """One warning, in words. `collapse`: the network distinguishes videos less than it must; others hamper the run."""
 
     title: str
     seen: str
     means: str
     remedy: str
-
-    @property
-    def collapse(self) -> bool:
-        """Whether the network distinguishes videos less than it must; otherwise the run is hampered."""
-        return self.title.startswith("Collapse")
+    collapse: bool
 
 
 def find_warnings(run: RunDirectory, measurement: Measurement | None) -> list[RunWarning]:
     """Returns all warnings, collapse first. `measurement` None: nothing was computed with the network."""
-    found = [*log_warnings(run), *(feature_warnings(measurement) if measurement else ()), *event_warnings(run)]
-    return sorted(found, key=lambda warning: not warning.collapse)
+    found = []
 
+    def warn(kind: str, seen: str, **names: object) -> None:
+        title, means, remedy = (text.format(**names) for text in WARNINGS[kind])
+        found.append(RunWarning(title, seen, means, remedy, title.startswith("Collapse")))
 
-def warning(kind: str, seen: str, **names: object) -> RunWarning:
-    """Returns the warning with the texts of WARNINGS[kind], filled in with `names`."""
-    title, means, remedy = (text.format(**names) for text in WARNINGS[kind])
-    return RunWarning(title, seen, means, remedy)
-
-
-def log_warnings(run: RunDirectory) -> Iterator[RunWarning]:
-    """Yields warnings about losses, prototypes, assignments and graphs."""
     batch, num_prototypes = run.global_batch, run.flags["num_prototypes"]
     for term, chance in chance_losses(run.flags, batch).items():
         (value, _), (kind, _, level) = judge(run, term), term.partition("_")
         if value >= STUCK_SHARE * chance.loss:
             num = min(LAST, len(run.recent(term)))
-            yield warning(kind, f"{term} is {value:.3f} over the last {num} epoch(s); chance level is {chance}.",
-                          term=term, level=level, candidates=chance.candidates)
+            warn(kind, f"{term} is {value:.3f} over the last {num} epoch(s); chance level is {chance}.",
+                 term=term, level=level, candidates=chance.candidates)
     (used, _), most = judge(run, "prototypes_in_use"), min(num_prototypes, batch)
     if used < FEW_PROTOTYPES * most:
-        yield warning("few prototypes", f"{used:.1f} of the {most} that a batch of {batch} videos could use (--cluster "
-                      f"{num_prototypes}).")
+        warn("few prototypes", f"{used:.1f} of the {most} that a batch of {batch} videos could use (--cluster "
+             f"{num_prototypes}).")
     (entropy, _), most = judge(run, "assignment_entropy"), math.log(num_prototypes)
     if entropy >= UNIFORM_SHARE * most:
-        yield warning("uniform", f"Their entropy is {entropy:.3f} nats; ln K = {most:.3f} is no preference at all.")
+        warn("uniform", f"Their entropy is {entropy:.3f} nats; ln K = {most:.3f} is no preference at all.")
     edges, _ = judge(run, "graph_edges_per_row")
     if edges <= DIAGONAL_EDGES:
-        yield warning("diagonal", f"{edges:.3f} edges per row; 1 is the video itself.")
+        warn("diagonal", f"{edges:.3f} edges per row; 1 is the video itself.")
 
+    if measurement:
+        num_videos, newest = len(measurement.records), measurement.states[-1]
+        flat = [f"{level} {value:.4f}" for level, value in newest.spreads.items() if value < CONSTANT_SPREAD]
+        if flat:
+            warn("constant", f"Spread over {num_videos} videos as a fraction of the features' size: {', '.join(flat)}.")
+        for level, rank in newest.ranks.items() if num_videos >= FEWEST_VIDEOS and newest.epochs else ():
+            channels = newest.channels[level]
+            most = min(num_videos - 1, channels)
+            earlier = max((state.ranks[level] for state in measurement.states[:-1] if state.epochs), default=0.0)
+            if rank < max(LOW_RANK * most, LEAST_RANK):
+                warn("low rank", f"{rank:.1f}, of at most {most} for {num_videos} videos and {channels} channels.",
+                     level=level)
+            elif rank < FALLEN_RANK * earlier:
+                warn("fallen rank", f"{rank:.1f} at epoch {newest.epochs:g}, {earlier:.1f} at an earlier checkpoint.",
+                     level=level)
 
-def feature_warnings(measurement: Measurement) -> Iterator[RunWarning]:
-    """Yields warnings about levels with the same features for all videos, or with features in few directions."""
-    num_videos, newest = len(measurement.records), measurement.states[-1]
-    flat = [f"{level} {value:.4f}" for level, value in newest.spreads.items() if value < CONSTANT_SPREAD]
-    if flat:
-        yield warning("constant", f"Spread over {num_videos} videos as a fraction of the features' size: {', '.join(flat)}.")
-    for level, rank in newest.ranks.items() if num_videos >= FEWEST_VIDEOS and newest.epochs else ():
-        channels = newest.channels[level]
-        most = min(num_videos - 1, channels)
-        earlier = max((state.ranks[level] for state in measurement.states[:-1] if state.epochs), default=0.0)
-        if rank < max(LOW_RANK * most, LEAST_RANK):
-            yield warning("low rank", f"{rank:.1f}, of at most {most} for {num_videos} videos and {channels} channels.",
-                          level=level)
-        elif rank < FALLEN_RANK * earlier:
-            yield warning("fallen rank", f"{rank:.1f} at epoch {newest.epochs:g}, {earlier:.1f} at an earlier checkpoint.",
-                          level=level)
-
-
-def event_warnings(run: RunDirectory) -> Iterator[RunWarning]:
-    """Yields warnings about what hampers the run."""
-    skipped, bad, videos = run.events_of("skipped_step"), run.events_of("bad_video"), run.config.get("videos")
+    skipped, bad = (run.events_of(kind) for kind in ("skipped_step", "bad_video"))
     if skipped or run.dumps:
         last = f"; the last: {skipped[-1].get('not_finite', '')}" if skipped else ""
-        yield warning("non-finite", f"{len(skipped)} step(s) were skipped, {len(run.dumps)} described in not_finite/{last}.")
+        warn("non-finite", f"{len(skipped)} step(s) were skipped, {len(run.dumps)} described in not_finite/{last}.")
     if bad:
-        yield warning("unreadable", f"{len(bad)}{f' of {videos}' if videos else ''}; each is replaced by another video. The "
-                      f"first: {bad[0].get('path', '')}.")
+        videos = f" of {run.config['videos']}" if run.config.get("videos") else ""
+        warn("unreadable", f"{len(bad)}{videos}; each is replaced by another video. The first: {bad[0].get('path', '')}.")
     unseen = run.monitored[-1].get(MONITOR_SKIPPED, 0) if run.monitored else 0
     if unseen:
-        yield warning("monitor", f"{unseen:g} labelled video(s) could not be read when it last ran, after epoch "
-                      f"{run.monitored[-1]['epoch'] + 1}.")
+        warn("monitor", f"{unseen:g} labelled video(s) could not be read when it last ran, after epoch "
+             f"{run.monitored[-1]['epoch'] + 1}.")
     wait, _ = judge(run, "data_wait")
     if wait > LONG_WAIT:
-        yield warning("waiting", f"{wait:.0%} of the time is spent waiting for the next batch.",
-                      workers=run.flags.get("num_workers", "unknown"))
+        warn("waiting", f"{wait:.0%} of the time is spent waiting for the next batch.",
+             workers=run.flags.get("num_workers", "unknown"))
+    return sorted(found, key=lambda warning: not warning.collapse)
 
 
 def judge(run: RunDirectory, name: str) -> tuple[float, str]:
     """Returns (mean of the last values of `name`, ""), or (NaN, for which no comparison holds; why it is not judged)."""
-    num_logged = len(run.series(name)[1])
-    values = run.recent(name, first_epoch=1 if name == "data_wait" else 0)[-LAST:]
+    num_logged, values = len(run.series(name)[1]), run.recent(name, first_epoch=1 if name == "data_wait" else 0)[-LAST:]
     if not num_logged:
         return math.nan, "not in the log"
     if name not in ANY_TIME and (run.unit != "epoch" or num_logged < EARLY):
