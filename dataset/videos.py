@@ -1,11 +1,11 @@
 """Data sets of videos, their batches, and the loader.
 
-Shapes: B videos in the batch of this rank, V clips of T frames, S = `img_dim`. Pixels stay uint8 RGB up to the device.
+Shapes: B videos in the batch of this rank, V clips of T frames, S = `img_dim`. Pixels stay uint8 RGB until they are on the device.
 All random draws of a sample come from (seed, epoch, index of the video), so that it depends neither on the worker or
 rank that reads it nor on their number.
 
-A video that cannot be read raises InputError, is replaced by another video, or is reported in the sample:
-`read_or_replace` does this for all data sets.
+For an unreadable video, `read_or_replace` raises InputError, reads another video, or reports the reason, as the data set
+asks.
 """
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ T = TypeVar("T")
 
 def read_or_replace(read: Callable[[int], T], index: int, replacements: Iterable[int] = (),
                     report: bool = False) -> tuple[T | None, int, dict[int, str]]:
-    """Returns (what `read` gives for a video, the video's index, index -> reason for the unreadable ones before it).
+    """Returns (result of `read`, index that was read, index -> reason of those that failed).
 
-    The video is `index`, or the first of `replacements` that can be read. If none can be read, raises InputError, or
-    with `report` returns None for what was read.
+    The index is `index`, or the first of `replacements` that can be read. If none can be read, raises InputError, or
+    with `report` returns None as the result.
     """
     bad_videos: dict[int, str] = {}
     for candidate in itertools.chain([index], replacements):
@@ -49,17 +49,17 @@ def read_or_replace(read: Callable[[int], T], index: int, replacements: Iterable
             bad_videos[candidate] = str(error)
     if report:
         return None, index, bad_videos
-    others = f"none of {len(bad_videos)} videos can be read; the first: " if len(bad_videos) > 1 else ""
-    raise InputError(f"{others}{bad_videos[index]}")
+    prefix = f"none of {len(bad_videos)} videos can be read; the first: " if len(bad_videos) > 1 else ""
+    raise InputError(f"{prefix}{bad_videos[index]}")
 
 
 class PretrainBatch(NamedTuple):
     """A batch of pretraining samples; a sample has the same fields, for one video."""
 
     clips: torch.Tensor         # uint8 [B, V + 1, T, S, S, 3]: the clips in order, then the overview
-    draws: ColorDraws | None    # [B, V + 1, T] color changes to be made on the training device; None: made already
+    draws: ColorDraws | None    # [B, V + 1, T] color changes still to apply on the device; None if applied
     videos: list[int]           # [B] index of the video that each sample shows
-    bad_videos: dict[int, str]  # index -> reason for the unreadable videos, which are replaced by others
+    bad_videos: dict[int, str]  # index -> reason of unreadable videos, which were replaced
 
 
 def collate_pretraining(samples: Sequence[PretrainBatch]) -> PretrainBatch:
@@ -71,7 +71,10 @@ def collate_pretraining(samples: Sequence[PretrainBatch]) -> PretrainBatch:
 
 
 def prepare_views(batch: PretrainBatch, device: torch.device, channels_last: bool = False) -> torch.Tensor:
-    """Returns float32 views [B, V + 1, 3, T, S, S]: on the device, with color changes left to it applied, scaled."""
+    """Returns float32 views [B, V + 1, 3, T, S, S]: moves a batch to the device, applies pending color changes, scales.
+
+    The place for whatever needs several videos of a batch, or the device.
+    """
     clips = batch.clips.to(device, non_blocking=True)
     if batch.draws:
         clips = apply_color_on_device(clips, batch.draws)
@@ -82,7 +85,7 @@ def prepare_views(batch: PretrainBatch, device: torch.device, channels_last: boo
 class PretrainVideos(Dataset):
     """Pretraining samples by (epoch, index): V + 1 augmented views of a video, each frame decoded once.
 
-    An unreadable video is replaced by others drawn from (seed, epoch, index), at most `MAX_REPLACEMENTS`.
+    An unreadable video is replaced by one drawn from (seed, epoch, index), in at most `MAX_REPLACEMENTS` tries.
     """
 
     records: Sequence[VideoRecord]
@@ -128,7 +131,7 @@ class LabelledClips(NamedTuple):
     clips: torch.Tensor   # uint8 [B, T, S, S, 3]
     labels: torch.Tensor  # int64 [B]
     videos: torch.Tensor  # int64 [B]: index of the requested video
-    reasons: list[str]    # [B]: why it cannot be read and the clip shows another one, "" if it can
+    reasons: list[str]    # [B]: why the requested video was replaced, "" if it was not
 
 
 @dataclass(eq=False)
@@ -201,7 +204,7 @@ class TestVideos(Dataset):
 
 
 class TestViews:
-    """The views of a video, clips x crops, cropped on access: all at once may take gigabytes."""
+    """The views of a video, clips x crops, cropped on access, since all together may take gigabytes."""
 
     __test__ = False  # not a pytest class
 
@@ -235,7 +238,7 @@ class EpochBatchSampler(Sampler):
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int, start_step: int = 0) -> None:
-        """Sets the epoch of the next iteration, and how many of its first batches to leave out (to resume)."""
+        """Sets the epoch of the next iteration, and how many of its batches to skip when resuming."""
         self.epoch, self.start_step = epoch, start_step
 
     def __len__(self) -> int:
@@ -253,8 +256,8 @@ def build_loader(dataset: Dataset, batches: Iterable[Sequence], num_workers: int
                  collate: Callable[[Sequence], object] | None = None, timeout_s: float = 600) -> DataLoader:
     """Returns a DataLoader of `batches` (keys of `dataset`), with pinned memory for a CUDA device.
 
-    `collate`: samples -> batch, None for torch's own. Workers persist over epochs and use one thread each. If they
-    give no batch for `timeout_s`, torch raises RuntimeError. An InputError raised in a worker arrives here as an
+    `collate`: samples -> batch, None for torch's own. Workers persist over epochs and use one thread each. If no
+    batch arrives within `timeout_s`, torch raises RuntimeError. An InputError raised in a worker arrives here as an
     InputError, see `utils.errors.one_line`. Global random state is left unchanged.
     """
     cv2.setNumThreads(0)  # OpenCV's own threads slow down work on small frames
@@ -263,7 +266,7 @@ def build_loader(dataset: Dataset, batches: Iterable[Sequence], num_workers: int
         dataset,
         batch_sampler=batches,
         num_workers=num_workers,
-        multiprocessing_context="fork" if num_workers else None,  # "spawn", as in a spawned rank, imports all again
+        multiprocessing_context="fork" if num_workers else None,  # spawn, a spawned rank's default, imports all again
         pin_memory=device.type == "cuda",
         persistent_workers=num_workers > 0,
         worker_init_fn=_start_worker,
@@ -286,7 +289,7 @@ def _start_worker(_worker_id: int) -> None:
 
 
 def _kill_workers() -> None:
-    """At exit, instead of SIGTERM, which workers ignore."""
+    """Kills the workers at exit; they ignore SIGTERM."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler reports a killed worker as an error
     for process in multiprocessing.active_children():
         if process.daemon:
