@@ -15,6 +15,7 @@ import os
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import cv2
@@ -114,6 +115,13 @@ def resize_frames(frames: np.ndarray, size: tuple[int, int], mode: str) -> np.nd
     images = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)
     resized = F.interpolate(images, (height, width), mode=mode, antialias=True, align_corners=False)
     return np.ascontiguousarray(resized.permute(0, 2, 3, 1).numpy())
+
+
+def write_frame(folder: Path, index: int, frame: np.ndarray, quality: int) -> None:
+    """Writes a frame, uint8 RGB [H, W, 3], as the JPEG image of frame `index`, from 0, in a frame folder."""
+    encoded, data = cv2.imencode(".jpg", np.ascontiguousarray(frame[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, quality])
+    assert encoded, folder
+    (folder / _USUAL.file_name(index)).write_bytes(data.tobytes())
 
 
 def decode_image(data: bytes, where: str, half: bool = False, strict: bool = False) -> np.ndarray:

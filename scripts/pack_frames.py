@@ -2,15 +2,14 @@
 
     python scripts/pack_frames.py data/ucf101/pretrain.csv data/ucf101/train_1.csv data/ucf101/test_1.csv packed
 
-writes packed/shard_00000.tar, packed/shard_00001.tar, ... with --per_shard videos each, in the order in which the csv files
-list them first, each video once; then packed/pretrain.csv and so on, whose lines list the videos in the shards:
-shard_00000.tar/VIDEO,number_of_frames[,label]. VIDEO is the folder's path relative to the folder that contains all of them.
-Every program that reads csv files of frame folders reads these, with the same pixels: the images keep their bytes.
-dataset/packed.py defines the format; `tar xf` restores the folders.
+writes packed/shard_00000.tar, packed/shard_00001.tar, ... with --per_shard videos each, every video once, in the order of
+the csv files; then packed/pretrain.csv and so on, of lines shard_00000.tar/VIDEO,number_of_frames[,label], where VIDEO is
+the folder's path relative to the folder that contains all of them. Every program reads these csv files like those of frame
+folders, with the same pixels: the images keep their bytes, and `tar xf` restores the folders (format: dataset/packed.py).
 
 Can be interrupted at any time and resumed with the same command: a shard appears when it is complete, and is only written
-again if its folders have changed, which is reported: the time of a folder, or the size or time of its first or last packed
-frame. The largest number of frames that a csv file gives for a folder is packed; a missing frame is an error.
+again, which is reported, if the time of a folder, or the size or time of its first or last packed frame, has changed. The
+largest number of frames that a csv file gives for a folder is packed; a missing frame is an error.
 
 Exit status: 0; 2 wrong input, or a disk that cannot be written (one line); 130 interrupted.
 """

@@ -11,10 +11,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 
-from dataset.frames import FRAME_MARKER, VIDEO_SUFFIXES, resize_frames
+from dataset.frames import FRAME_MARKER, VIDEO_SUFFIXES, resize_frames, write_frame
 from dataset.prepare.frame_marker import FrameMarker, read_marker
 from dataset.prepare.video_tree import NUM_THREADS, find_videos
 from dataset.prepare.worker_pool import Crash, run_jobs
@@ -27,7 +26,6 @@ REPORT = "extraction_report.csv"
 LOCK = ".extraction.lock"
 WAIT_FOR_LOCK_S = 10
 NAMED_BROKEN = 5  # videos on the terminal
-FRAME_NAME = "image_{:05d}.jpg"  # counted from 1
 PARTIAL, REPLACED = ".partial", ".earlier"  # suffixes of the hidden folders beside one that is being written
 SMALLEST_SIDE_PX, LARGEST_SIDE_PX = 8, 65_500  # the largest that libjpeg writes
 MOST_PIXELS = 2**30  # the most that OpenCV reads
@@ -275,20 +273,13 @@ def _write_frames(video: SourceVideo) -> ExtractionResult:
         _check_writable(size, "its frames")
         if size != (width, height):
             frame = resize_frames(frame[None], size, "bicubic")[0]  # exactly as reading at that size resizes it
-        write_jpeg(video.partial / FRAME_NAME.format(count), frame, settings.quality)
+        write_frame(video.partial, count - 1, frame, settings.quality)
     assert count, video.source
     if not settings.fps:
         return ExtractionResult(count, shortage(count, promised_frames(str(video.source))))
     still = longest > LONG_STILL_S * settings.fps
     return ExtractionResult(count, f"one frame fills {longest / settings.fps:.0f} s, {longest} of {count} frames: a gap in "
                             "its times?" if still else "")
-
-
-def write_jpeg(path: Path, frame: np.ndarray, quality: int) -> None:
-    """Writes a frame, uint8 RGB [H, W, 3]."""
-    encoded, data = cv2.imencode(".jpg", np.ascontiguousarray(frame[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, quality])
-    assert encoded, path
-    path.write_bytes(data.tobytes())
 
 
 def _check_writable(size: tuple[int, int], what: str) -> None:

@@ -7,7 +7,9 @@ import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from operator import itemgetter
+from typing import NamedTuple
 
 from dataset.frames import find_series, is_video_file, read_folder, split_packed_path
 from dataset.packed import Shard, write_shard
@@ -19,8 +21,7 @@ LOCK = ".packing.lock"
 SHARD_NAME = "shard_{:05d}.tar"
 
 
-@dataclass(frozen=True, slots=True)
-class FolderToPack:
+class FolderToPack(NamedTuple):
     """A frame folder: the csv line (`file:line`) that gives the most frames, its path, its name in the shard."""
 
     where: str
@@ -33,27 +34,39 @@ def pack_csv_files(csv_paths: Sequence[str], out: str, per_shard: int, workers: 
     """Writes the shards that are missing or outdated, then the csv files, to the folder `out`; prints what was done."""
     if os.path.isfile(out):
         raise InputError(f"{out}: is a file, expected the folder for the shards as the last path")
-    new_paths: dict[str, str] = {}
-    for path in csv_paths:
-        new_path = os.path.join(out, os.path.basename(path))
-        if path in new_paths or new_path in new_paths.values():
+    names = list(map(os.path.basename, csv_paths))
+    for path, name in zip(csv_paths, names):
+        new_path = os.path.join(out, name)
+        if names.count(name) > 1:
             raise InputError(f"{path}: the csv file, or another of the same name, is given twice; both would be {new_path}")
-        if os.path.exists(new_path) and os.path.exists(path) and os.path.samefile(new_path, path):
+        if os.path.realpath(new_path) == os.path.realpath(path):
             raise InputError(f"{out}: contains {path} itself, expected another folder for the shards and their csv")
-        new_paths[path] = new_path
     records = {path: read_frame_folders(path) for path in csv_paths}
-    folders = list_folders(records)
+    longest: dict[str, tuple[int, str]] = {}
+    for csv_path, csv_records in records.items():
+        for record in csv_records:
+            this = record.num_frames, f"{csv_path}:{record.line}"
+            longest[record.path] = max(longest.get(record.path, this), this, key=itemgetter(0))
+    common = os.path.commonpath([os.path.dirname(path) for path in longest])
+    folders = [FolderToPack(where, path, os.path.relpath(path, common), num_frames)
+               for path, (num_frames, where) in longest.items()]
     shards = {os.path.join(out, SHARD_NAME.format(number)): folders[start : start + per_shard]
               for number, start in enumerate(range(0, len(folders), per_shard))}
     os.makedirs(out, exist_ok=True)
     with hold_lock(os.path.join(out, LOCK), f"{out}: another pack_frames.py is writing into it"):
-        counts = pack_shards(shards, workers)
+        pool, stop = ThreadPoolExecutor(workers), threading.Event()
+        try:
+            jobs = [pool.submit(pack_shard, shard, members, stop) for shard, members in shards.items()]
+            counts = Counter(show_progress((job.result() for job in jobs), len(jobs), "packing", "shards"))
+        finally:  # an error or an interrupt ends all threads at their next frame
+            stop.set()
+            pool.shutdown(cancel_futures=True)
         places = {folder.path: os.path.join(shard, folder.name) for shard, members in shards.items() for folder in members}
-        for path, new_path in new_paths.items():
+        for path, name in zip(csv_paths, names):
             packed = [replace(record, path=places[record.path]) for record in records[path]]
-            write_records(new_path, packed, labelled=packed[0].label is not None)
+            write_records(os.path.join(out, name), packed, labelled=packed[0].label is not None)
     print(f"{out}: {len(folders):,} videos; shards: {counts['new'] + counts['outdated']:,} written, "
-          f"{counts['current']:,} were there already; {', '.join(map(os.path.basename, new_paths.values()))}")
+          f"{counts['current']:,} were there already; {', '.join(names)}")
     if counts["outdated"]:
         print(f"  {counts['outdated']:,} of them rewritten: their frame folders have changed since they were packed")
 
@@ -67,66 +80,38 @@ def read_frame_folders(csv_path: str) -> list[VideoRecord]:
         raise InputError(f"{csv_path}:{bad_rows[0].line}: {bad_rows[0].reason}")
     by_path: dict[str, VideoRecord] = {}
     for record in records:
-        where = f"{csv_path}:{record.line}"
+        where = f"{csv_path}:{record.line}: {record.path}"
         if record.num_frames is None or split_packed_path(record.path) or is_video_file(record.path):
-            raise InputError(f"{where}: {record.path}: expected a frame folder and its number of frames "
-                             "(scripts/extract_frames.py makes one of a video file)")
+            raise InputError(f"{where}: expected a frame folder and its number of frames (scripts/extract_frames.py makes "
+                             "one of a video file)")
         first = by_path.setdefault(record.path, record)
         if first is not record:
-            raise InputError(f"{where}: {record.path} is listed a second time, first at {csv_path}:{first.line}")
+            raise InputError(f"{where} is listed a second time, first at {csv_path}:{first.line}")
     return records
 
 
-def list_folders(records: dict[str, list[VideoRecord]]) -> list[FolderToPack]:
-    """Returns the folders that the csv files (path -> lines) list, each once, in order, with distinct names."""
-    longest: dict[str, tuple[int, str]] = {}
-    for csv_path, csv_records in records.items():
-        for record in csv_records:
-            if record.path not in longest or record.num_frames > longest[record.path][0]:
-                longest[record.path] = record.num_frames, f"{csv_path}:{record.line}"
-    common = os.path.commonpath([os.path.dirname(path) for path in longest])
-    return [FolderToPack(where, path, os.path.relpath(path, common), num_frames)
-            for path, (num_frames, where) in longest.items()]
-
-
-def pack_shards(shards: dict[str, Sequence[FolderToPack]], workers: int) -> Counter[str]:
-    """Returns how many shards (path -> folders) were "current", "new" or "outdated"; the last two are written.
-
-    An error or an interrupt ends all threads at their next frame.
-    """
-    stop = threading.Event()
-    pool = ThreadPoolExecutor(workers)
-    try:
-        jobs = [pool.submit(pack_shard, path, folders, stop) for path, folders in shards.items()]
-        return Counter(show_progress((job.result() for job in jobs), len(jobs), "packing", "shards"))
-    finally:
-        stop.set()
-        pool.shutdown(cancel_futures=True)
-
-
 def pack_shard(path: str, folders: Sequence[FolderToPack], stop: threading.Event) -> str:
-    """Returns the state that the shard had: "current", "new" (missing) or "outdated", after writing the last two."""
-    names = hashlib.blake2b("\0".join(folder.name for folder in folders).encode(), digest_size=16)
-    states = hashlib.blake2b(digest_size=16)
-    for folder in folders:
-        states.update(folder_state(folder).encode())
-        if stop.is_set():
-            raise CancelledError
-    source = names.digest() + states.digest()
-    exists = os.path.exists(path)
-    if exists:
-        found = Shard(path).source
-        if found[:16] != source[:16]:
-            raise InputError(f"{path}: exists with other videos than {folders[0].where} and the {len(folders) - 1} that "
-                             "follow; choose an empty OUT, or remove it")
-        if found == source:
-            return "current"
+    """Returns the state that the shard had: "current", "new" (missing) or "outdated", after writing the last two.
+
+    A shard's `source` is a hash of its videos' names, and one that changes when a folder does.
+    """
+    names = "\0".join(folder.name for folder in folders)
+    states = "".join(folder_state(folder, stop) for folder in folders)
+    source = b"".join(hashlib.blake2b(text.encode(), digest_size=16).digest() for text in (names, states))
+    found = Shard(path).source if os.path.exists(path) else None
+    if found == source:
+        return "current"
+    if found and found[:16] != source[:16]:
+        raise InputError(f"{path}: exists with other videos than {folders[0].where} and the {len(folders) - 1} that follow; "
+                         "choose an empty OUT, or remove it")
     write_shard(path, ((folder.name, read_images(folder, stop)) for folder in folders), source)
-    return "outdated" if exists else "new"
+    return "outdated" if found else "new"
 
 
-def folder_state(folder: FolderToPack) -> str:
+def folder_state(folder: FolderToPack, stop: threading.Event) -> str:
     """Returns text that changes when the folder does. InputError if it lacks a frame to pack."""
+    if stop.is_set():
+        raise CancelledError
     try:
         series = find_series(folder.path)
     except InputError as error:

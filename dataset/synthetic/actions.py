@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -80,8 +80,7 @@ MOTIONS = {
 CLASSES = tuple(MOTIONS)
 
 
-@dataclass(frozen=True)
-class Appearance:
+class Appearance(NamedTuple):
     """Numbers of the background, texture and coloring: below `POOL_PER_KIND` shared by all videos, others unique."""
 
     background: int
@@ -97,7 +96,7 @@ def draw_appearance(seed: int | Sequence[int], unique: bool) -> Appearance:
 
 def draw_course(class_name: str, seed: int | Sequence[int], frames: int, aspect: float) -> dict[str, np.ndarray]:
     """Returns the figure's `x`, `y` (center), `turn`, `length`, `gap` (in figure lengths) and the drift `camera_x`,
-    `camera_y`, each `[F]`. `aspect` is W / H. The random draws are the same for each class."""
+    `camera_y`, each `[F]`; `aspect` is W / H."""
     rng = np.random.default_rng([1, *np.atleast_1d(seed)])
     now = np.arange(frames)
     cycles = now / rng.uniform(*PERIOD_FRAMES) + rng.uniform()
@@ -132,10 +131,8 @@ def _noise(rng: np.random.Generator, height: int, width: int, cells: int, octave
 
 
 def _coloring(number: int) -> np.ndarray:
-    """Returns four RGB colors, float32 `[4, 3]`: background dark and light, figure dark and light. The background's
-    values lie between the figure's, so that the figure stands out in every color channel."""
-    spread = number * 0.618034 % 1  # multiples of the golden ratio lie apart
-    hues = 180 * spread + np.array([0, 20, 90, 110])
+    """Returns RGB colors, float32 `[4, 3]`: background dark and light, which lie between figure dark and light."""
+    hues = 180 * (number * 0.618034 % 1) + np.array([0, 20, 90, 110])  # multiples of the golden ratio lie apart
     hsv = np.stack([hues % 180, [120, 80, 160, 60], [105, 140, 15, 255]], axis=1)
     return cv2.cvtColor(hsv[None].astype(np.uint8), cv2.COLOR_HSV2RGB)[0].astype(np.float32)
 
@@ -145,11 +142,10 @@ def _figure_halves(texture: int, coloring: int, height: int) -> tuple[np.ndarray
     """Returns the figure's halves at full length, float32 `[S, S, 4]`: RGB times coverage, coverage in [0, 1]."""
     rng = np.random.default_rng([2, texture])
     full = FIGURE_LENGTH[1] * height
-    side = int(np.ceil(full)) + 4
+    side, fine = int(np.ceil(full)) + 4, 8  # drawn 8 times as large, then averaged, for smooth edges
     corners = (np.arange(9) + rng.uniform(-0.35, 0.35, size=9)) / 9 * 2 * np.pi
     outline = rng.uniform(0.75, 1, size=(9, 1)) * np.stack([np.cos(corners), 0.9 * np.sin(corners)], axis=1)
     outline = (outline - (outline.max(0) + outline.min(0)) / 2) * full / np.ptp(outline[:, 0])
-    fine = 8  # drawn 8 times as large, then averaged, for smooth edges
     mask = cv2.fillPoly(np.zeros((side * fine, side * fine), np.float32),
                         [np.round((outline + side / 2) * fine).astype(np.int32)], 1.0)
     mask = cv2.resize(mask, (side, side), interpolation=cv2.INTER_AREA)[..., None]
@@ -162,8 +158,7 @@ def _figure_halves(texture: int, coloring: int, height: int) -> tuple[np.ndarray
 
 def _paint(image: np.ndarray, halves: tuple[np.ndarray, np.ndarray], x_px: float, y_px: float, turn: float,
            scale: float, gap_px: float) -> np.ndarray:
-    """Returns the float32 image with the figure painted over it, centered at (x_px, y_px); its halves are `gap_px` apart
-    before the whole is scaled and turned."""
+    """Returns the float32 image with the figure, its halves `gap_px` apart, scaled, turned and painted at (x_px, y_px)."""
     middle = (halves[0].shape[0] - 1) / 2
     cos, sin = scale * np.cos(turn), scale * np.sin(turn)
     layer = np.zeros((*image.shape[:2], 4), np.float32)
@@ -176,8 +171,7 @@ def _paint(image: np.ndarray, halves: tuple[np.ndarray, np.ndarray], x_px: float
 
 @functools.lru_cache(maxsize=2 * POOL_PER_KIND ** 3)
 def _scene(appearance: Appearance, num_distractors: int, height: int, width: int) -> np.ndarray:
-    """Returns background and distractors, float32 `[H + 2m, W + 2m, 3]`, with a margin of m px for the camera's drift.
-    Distractors have the figure's texture and colors; their places are drawn with the background."""
+    """Returns background and distractors, float32 `[H + 2m, W + 2m, 3]`, with a margin of m px for the camera's drift."""
     rng = np.random.default_rng([3, appearance.background])
     margin = int(np.ceil(CAMERA_RADIUS[1] * height)) + 1
     blend = _noise(rng, height + 2 * margin, width + 2 * margin, int(rng.integers(2, 6)), 5)[..., None]
@@ -186,18 +180,17 @@ def _scene(appearance: Appearance, num_distractors: int, height: int, width: int
     halves = _figure_halves(appearance.texture, appearance.coloring, height)
     for _ in range(num_distractors):
         around = rng.uniform(0, 2 * np.pi)  # on an oval near the border
-        x_px = margin + width * (0.5 + 0.4 * np.cos(around))
-        y_px = margin + height * (0.5 + 0.4 * np.sin(around))
+        x_px, y_px = margin + width * (0.5 + 0.4 * np.cos(around)), margin + height * (0.5 + 0.4 * np.sin(around))
         scale = (FIGURE_LENGTH[0] / FIGURE_LENGTH[1]) ** rng.uniform()
         gap_px = FIGURE_LENGTH[1] * height * MAX_GAP * rng.uniform()
         scene = _paint(scene, halves, x_px, y_px, rng.uniform(0, 2 * np.pi), scale, gap_px)
     return scene
 
 
-def render_video(class_name: str, seed: int | Sequence[int], frames: int = 64,
-                 size: tuple[int, int] = (200, 150), unique_looks: bool = False) -> np.ndarray:
-    """Returns frames uint8 `[F, H, W, 3]`, RGB. `size` is (W, H) in px, `seed` one or several integers >= 0. A seed
-    gives every class the same appearance, place, direction, period and phase."""
+def render_video(class_name: str, seed: int | Sequence[int], frames: int = 64, size: tuple[int, int] = (200, 150),
+                 unique_looks: bool = False) -> np.ndarray:
+    """Returns frames uint8 `[F, H, W, 3]`, RGB. `size` is (W, H) in px, `seed` one or several integers >= 0, which gives
+    every class the same appearance, place, direction, period and phase."""
     width, height = size
     appearance = draw_appearance(seed, unique_looks)
     num_distractors = 1 + int(np.random.default_rng([4, *np.atleast_1d(seed)]).integers(2))
@@ -209,7 +202,7 @@ def render_video(class_name: str, seed: int | Sequence[int], frames: int = 64,
     for index in range(frames):
         at = {name: float(values[index]) for name, values in course.items()}
         drift = np.array([[1, 0, at["camera_x"] * height - margin], [0, 1, at["camera_y"] * height - margin]])
-        image = _paint(cv2.warpAffine(scene, drift, size), halves, at["x"] * height, at["y"] * height,
-                       at["turn"], at["length"] / full, at["gap"] * full * height)
+        image = _paint(cv2.warpAffine(scene, drift, size), halves, at["x"] * height, at["y"] * height, at["turn"],
+                       at["length"] / full, at["gap"] * full * height)
         video[index] = np.clip(np.round(image), 0, 255)
     return video
