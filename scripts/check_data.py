@@ -27,15 +27,15 @@ import pandas as pd
 from dataset.frames import names_video_file
 from dataset.prepare.annotations import GROUP_PATTERN, group_finder
 from dataset.prepare.checks import (
-    KINDS, NOTES, DataFinding, check_classes, check_rows, count_classes, fix_rows, inspect_videos, tabulate_rows,
+    KINDS, NOTES, DataFinding, check_classes, check_rows, count_classes, decode_videos, fix_rows, inspect_videos,
+    tabulate_rows,
 )
-from dataset.prepare.image_checks import decode_videos
 from dataset.prepare.worker_pool import available_cores
 from dataset.records import read_rows, write_records
 from dataset.video_file import require_decoder
 from utils.cli import OneLineParser, check_values
 from utils.errors import InputError, exit_status_of
-from utils.files import show_progress, write_text
+from utils.files import write_text
 
 EXAMPLES = 3
 
@@ -79,8 +79,8 @@ def choose_sides(flags: argparse.Namespace) -> tuple[list[str], list[str]]:
         raise InputError("--sample: does nothing without --seq, the frames of a clip")
     if fix and len(paths) > 1 and (fix.suffix == ".csv" or len({Path(path).name for path in paths}) < len(paths)):
         raise InputError(f"--fix {fix}: must be a folder, for several csv files of different names")
-    for path in paths:
-        if fix and fixed_path(fix, path).resolve() == Path(path).resolve():
+    for path in paths if fix else ():
+        if fixed_path(fix, path).resolve() == Path(path).resolve():
             raise InputError(f"--fix {fix}: would replace {path}; name another file or folder")
     return train, test
 
@@ -97,7 +97,7 @@ def check_data(flags: argparse.Namespace) -> int:
     videos = list(dict.fromkeys(record.path for of_csv in records.values() for record in of_csv))
     if any(map(names_video_file, videos)):
         require_decoder()
-    inspections = dict(show_progress(inspect_videos(videos), len(videos), "inspecting", "videos"))
+    inspections = inspect_videos(videos)
     if flags.decode:
         inspections = decode_videos(inspections, flags.workers)
     rows = tabulate_rows(records, test, inspections, num_classes, group_of)
@@ -107,7 +107,16 @@ def check_data(flags: argparse.Namespace) -> int:
     found = sum(finding.kind not in NOTES for finding in findings)
     print(f"{', '.join(records)}: {len(rows):,} lines, {len(videos):,} videos "
           f"{'decoded' if flags.decode else 'inspected'}, {found:,} findings, {len(findings) - found:,} notes")
-    print_findings(findings)
+    for kind, advice in KINDS.items():
+        members = [finding for finding in findings if finding.kind == kind]
+        if members:
+            print(f"\n{len(members):>7,}  {kind}{' (note)' if kind in NOTES else ''}: {advice}")
+        for _, csv, line, path, detail in members[:EXAMPLES]:
+            print(f"         {csv}{f':{line}' if line else ''}: {f'{path}: ' if path else ''}{detail}")
+        if len(members) > EXAMPLES:
+            print("         ...")
+    if findings:
+        print()
     if flags.report:
         table = pd.DataFrame(findings, columns=DataFinding._fields).replace({"line": {0: ""}})
         write_text(flags.report, table.to_csv(index=False))
@@ -121,20 +130,6 @@ def check_data(flags: argparse.Namespace) -> int:
         what = "; ".join(f"{reason} {number:,}" for reason, number in done.items()) or "nothing to fix"
         print(f"{out}: {len(kept):,} of {len(records[path]):,} readable lines of {path} kept ({what})")
     return 1 if found else 0
-
-
-def print_findings(findings: Sequence[DataFinding]) -> None:
-    """Prints a paragraph for each kind: how many, what to do, the first ones."""
-    for kind, advice in KINDS.items():
-        members = [finding for finding in findings if finding.kind == kind]
-        if members:
-            print(f"\n{len(members):>7,}  {kind}{' (note)' if kind in NOTES else ''}: {advice}")
-        for _, csv, line, path, detail in members[:EXAMPLES]:
-            print(f"         {csv}{f':{line}' if line else ''}: {f'{path}: ' if path else ''}{detail}")
-        if len(members) > EXAMPLES:
-            print("         ...")
-    if findings:
-        print()
 
 
 def fixed_path(out: Path, csv_path: str) -> Path:

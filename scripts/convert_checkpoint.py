@@ -64,7 +64,12 @@ def convert_checkpoint(flags: argparse.Namespace) -> int:
         state = unwrap(checkpoint)
         with torch.device("meta"):  # only names and shapes of the target are needed
             if scale is None:
-                kind, details = "model", read_head_sizes(state)
+                prototypes = state.get(PROTOTYPES, state.get(f"module.{PROTOTYPES}"))
+                if prototypes is None:
+                    raise ValueError(f"1 missing: {PROTOTYPES}")
+                if prototypes.ndim != 2 or 0 in prototypes.shape:
+                    raise ValueError(f"1 of another shape: {PROTOTYPES} {tuple(prototypes.shape)} instead of (K, D)")
+                kind, details = "model", dict(zip(("num_prototypes", "embedding_dim"), prototypes.shape))
                 target = MultiLevelModel(net, **details)
             else:
                 kind, details, target = "backbone", {"input": scale}, build_backbone(net)
@@ -79,16 +84,6 @@ def convert_checkpoint(flags: argparse.Namespace) -> int:
     if source == "3d-resnets" and not named:
         print("these are ImageNet's, as those of the weights are not known; --mean and --std set others")
     return 0
-
-
-def read_head_sizes(state: dict[str, torch.Tensor]) -> dict[str, int]:
-    """Returns embedding width D and number of prototypes K by the shape [K, D] of the official code's prototypes."""
-    prototypes = state.get(PROTOTYPES, state.get(f"module.{PROTOTYPES}"))
-    if prototypes is None:
-        raise ValueError(f"1 missing: {PROTOTYPES}")
-    if prototypes.ndim != 2 or 0 in prototypes.shape:
-        raise ValueError(f"1 of another shape: {PROTOTYPES} {tuple(prototypes.shape)} instead of (K, D)")
-    return {"embedding_dim": prototypes.shape[1], "num_prototypes": prototypes.shape[0]}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -30,7 +30,7 @@ from dataset.prepare.annotations import (
     GROUP_PATTERN, OFFICIAL_COUNTS, OfficialLists, group_finder, read_hmdb51, read_kinetics400, read_ucf101,
 )
 from dataset.prepare.csv_files import ListDifference, count_files, match_videos, split_classes
-from dataset.prepare.video_tree import FoundVideo, find_videos
+from dataset.prepare.video_tree import find_videos
 from dataset.prepare.worker_pool import available_cores
 from dataset.records import VideoRecord, write_records
 from dataset.video_file import require_decoder
@@ -39,12 +39,10 @@ from utils.errors import InputError, exit_status_of
 from utils.files import write_text
 
 EXAMPLES = 3
-DATA_SETS = {
-    "ucf101": "folder of classInd.txt, trainlist0S.txt, testlist0S.txt",
-    "hmdb51": "folder of CLASS_test_splitS.txt",
-    "kinetics400": "folder of train.csv, val.csv (or validate.csv)",
-    "folder": "",
-}
+DATA_SETS = {"ucf101": "folder of classInd.txt, trainlist0S.txt, testlist0S.txt",
+             "hmdb51": "folder of CLASS_test_splitS.txt",
+             "kinetics400": "folder of train.csv, val.csv (or validate.csv)",
+             "folder": ""}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -54,25 +52,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, lists in DATA_SETS.items():
         command = commands.add_parser(name, prog=f"make_csv.py {name}", description=__doc__,
                                       help=lists or "a folder of videos for each class")
-        command.add_argument("tree", metavar="TREE", type=Path, help="folder with frame folders or video files")
-        command.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the csv files")
-        command.add_argument("--source", choices=("frames", "files"),
-                             help="which to use if the tree has frame folders and video files")
-        command.add_argument("--count", action="store_true", help="count the frames of video files")
-        command.add_argument("--workers", type=int, default=available_cores(), metavar="N", help="processes of --count")
+        add = command.add_argument
+        add("tree", metavar="TREE", type=Path, help="folder with frame folders or video files")
+        add("--out", type=Path, required=True, metavar="DIR", help="folder for the csv files")
+        add("--source", choices=("frames", "files"), help="which to use if the tree has frame folders and video files")
+        add("--count", action="store_true", help="count the frames of video files")
+        add("--workers", type=int, default=available_cores(), metavar="N", help="processes of --count")
         if lists:
-            command.add_argument("--annotations", type=Path, required=True, metavar="DIR", help=lists)
-            command.add_argument("--allow_missing", action="store_true", help="exit status 0 even if videos are missing")
+            add("--annotations", type=Path, required=True, metavar="DIR", help=lists)
+            add("--allow_missing", action="store_true", help="exit status 0 even if videos are missing")
         if name in OFFICIAL_COUNTS:
-            command.add_argument("--split", type=int, nargs="+", choices=(1, 2, 3), default=[1], metavar="S",
-                                 help="official splits; pretrain.csv has the training videos of the first")
+            add("--split", type=int, nargs="+", choices=(1, 2, 3), default=[1], metavar="S",
+                help="official splits; pretrain.csv has the training videos of the first")
         if name == "folder":
-            command.add_argument("--test_fraction", type=float, default=0.0, metavar="P",
-                                 help="fraction of each class's videos to use as test videos, in [0, 1)")
-            command.add_argument("--seed", type=int, default=0, help="seed of the random split, from 0")
-            command.add_argument("--group_pattern", default=GROUP_PATTERN, metavar="REGEX",
-                                 help="matched against a video's whole name; its first (...) is the group, which stays "
-                                      "on one side")
+            add("--test_fraction", type=float, default=0.0, metavar="P",
+                help="fraction of each class's videos to use as test videos, in [0, 1)")
+            add("--seed", type=int, default=0, help="seed of the random split, from 0")
+            add("--group_pattern", default=GROUP_PATTERN, metavar="REGEX",
+                help="matched against a video's whole name; its first (...) is the group, which stays on one side")
     flags = parser.parse_args(arguments)
     return exit_status_of(lambda: make_csv(flags), parser.prog)
 
@@ -81,7 +78,14 @@ def make_csv(flags: argparse.Namespace) -> int:
     """Returns the exit status after writing the files and printing the differences."""
     check_values(at_least={"--workers": (flags.workers, 1), "--seed": (getattr(flags, "seed", None), 0)})
     lists = None if flags.data_set == "folder" else read_lists(flags)
-    found = choose_videos(flags.tree, flags.source)
+    folders, files = find_videos(flags.tree)
+    if folders and files and flags.source is None:
+        raise InputError(f"{flags.tree}: has {len(folders)} frame folders and {len(files)} video files; "
+                         "choose by --source frames or --source files")
+    found = {"frames": folders, "files": files, None: folders or files}[flags.source]
+    if not found:
+        raise InputError(f"{flags.tree}: no {flags.source or 'video'} below it")
+    print(f"{flags.tree}: {len(found):,} {'frame folders' if found is folders else 'video files'}")
     if flags.count:
         require_decoder()
         found = count_files(found, flags.workers)
@@ -107,10 +111,10 @@ def make_csv(flags: argparse.Namespace) -> int:
         print(f"{kind}: {len(names):,}: {', '.join(names[:EXAMPLES])}{', ...' if len(names) > EXAMPLES else ''}")
     if differences:
         print(f"all of them: {flags.out / 'differences.csv'}")
-    if lists and num_missing and not flags.allow_missing:
-        print("exit status 1, as not all videos of the official lists are there; --allow_missing accepts that")
-        return 1
-    return 0
+    if not (lists and num_missing) or flags.allow_missing:
+        return 0
+    print("exit status 1, as not all videos of the official lists are there; --allow_missing accepts that")
+    return 1
 
 
 def read_lists(flags: argparse.Namespace) -> OfficialLists:
@@ -126,19 +130,6 @@ def read_lists(flags: argparse.Namespace) -> OfficialLists:
         if (path := flags.out / f"{name}.csv").exists():
             raise InputError(f"--out {flags.out}: {path} is an official list, which would be lost; name another folder")
     return lists
-
-
-def choose_videos(tree: Path, source: str | None) -> list[FoundVideo]:
-    """Returns the tree's frame folders, or its video files."""
-    folders, files = find_videos(tree)
-    if folders and files and source is None:
-        raise InputError(f"{tree}: has {len(folders)} frame folders and {len(files)} video files; "
-                         "choose by --source frames or --source files")
-    found = {"frames": folders, "files": files, None: folders or files}[source]
-    if not found:
-        raise InputError(f"{tree}: no {source or 'video'} below it")
-    print(f"{tree}: {len(found):,} {'frame folders' if found is folders else 'video files'}")
-    return found
 
 
 def print_sets(data_set: str, lists: OfficialLists | None, sets: dict[str, list[VideoRecord]], num_classes: int) -> int:

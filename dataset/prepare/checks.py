@@ -1,28 +1,29 @@
-"""Checks of csv files and of their videos that do not decode frames."""
+"""Checks of csv files and of their videos: by what is on disk, and by decoding every frame."""
 from __future__ import annotations
 
+import itertools
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
 
-from dataset.frames import find_series, is_video_file, names_video_file, split_packed_path
-from dataset.packed import open_shard
+from dataset.frames import decode_image, find_series, is_video_file, names_video_file, read_folder, split_packed_path
+from dataset.packed import open_shard, read_packed
 from dataset.prepare.annotations import match_lines
+from dataset.prepare.worker_pool import Crash, run_jobs
 from dataset.records import VideoRecord
-from dataset.video_file import promised_frames
+from dataset.video_file import iterate_frames, promised_frames
 from utils.errors import InputError
+from utils.files import show_progress
 
 NUM_THREADS = 32  # they wait for the file system
 _BATCH = 32       # videos of one job: one each takes longer to hand out than to do
 _EXTRACT = "remove its folder and run extract_frames.py again"
-
 
 KINDS = {  # kind of finding -> what to do about it
     "row": "correct the line",
@@ -72,12 +73,12 @@ class VideoInspection(NamedTuple):
     findings: tuple[tuple[str, str], ...] = ()
 
 
-def inspect_videos(paths: Sequence[str]) -> Iterator[tuple[str, VideoInspection]]:
-    """Yields (path, inspection) in order, inspected by threads."""
+def inspect_videos(paths: Sequence[str]) -> dict[str, VideoInspection]:
+    """Returns path -> inspection, in order, inspected by threads."""
     batches = [paths[start : start + _BATCH] for start in range(0, len(paths), _BATCH)]
     with ThreadPoolExecutor(NUM_THREADS) as pool:
-        for batch, inspections in zip(batches, pool.map(lambda batch: [*map(inspect_video, batch)], batches)):
-            yield from zip(batch, inspections)
+        inspections = itertools.chain.from_iterable(pool.map(lambda batch: [*map(inspect_video, batch)], batches))
+        return dict(show_progress(zip(paths, inspections), len(paths), "inspecting", "videos"))
 
 
 def inspect_video(path: str) -> VideoInspection:
@@ -105,6 +106,68 @@ def inspect_video(path: str) -> VideoInspection:
     return VideoInspection(identity, series.usable, None, gap, from_0)
 
 
+def decode_videos(inspections: Mapping[str, VideoInspection], num_workers: int) -> dict[str, VideoInspection]:
+    """Returns the inspections with the findings of decoding each readable video, and with a video file's frame count."""
+    decoded = dict(inspections)
+    readable = [path for path, video in inspections.items() if all(kind in NOTES for kind, _ in video.findings)]
+    jobs = run_jobs(decode_video, readable, num_workers)
+    for path, result in show_progress(jobs, len(readable), "decoding", "videos"):
+        if isinstance(result, Crash):
+            result = None, (("broken video", f"decoding it: {result.reason}"),)
+        video, (num_frames, findings) = inspections[path], result
+        decoded[path] = video._replace(findings=(*video.findings, *findings),
+                                       num_frames=video.num_frames if num_frames is None else num_frames)
+    return decoded
+
+
+def decode_video(path: str) -> tuple[int | None, tuple[tuple[str, str], ...]]:
+    """Returns (number of frames of a video file, None if it breaks off and for images; findings as (kind, detail)).
+
+    The detail is that of the first finding of its kind, with their number.
+    """
+    details: dict[str, list[str]] = {}
+    count, first_size, of_file = 0, "", is_video_file(path)
+    try:
+        for kind, detail, size in _decode_frames(path):
+            count += 1
+            first_size = first_size or size
+            if size not in ("", first_size):
+                kind, detail = "image sizes", f"{detail} is {size}, the first {first_size}"
+            if kind:
+                details.setdefault(kind, []).append(detail)
+    except InputError as error:
+        reason = str(error).removeprefix(f"{path}: ") + (f" (after {count} frames)" if of_file and count else "")
+        details.setdefault("broken video" if of_file else "unreadable", []).append(reason)
+        of_file = False
+    return count if of_file else None, tuple(
+        (kind, texts[0] if len(texts) == 1 else f"{texts[0]}; {len(texts)} such frames") for kind, texts in details.items())
+
+
+def _decode_frames(path: str) -> Iterator[tuple[str, str, str]]:
+    """Yields ("", name, WIDTHxHEIGHT) of each frame, of a frame folder up to a gap; (kind, detail, "") of a bad image."""
+    if is_video_file(path):
+        for number, (_, frame) in enumerate(iterate_frames(path), start=1):
+            yield "", f"frame {number}", f"{frame.shape[1]}x{frame.shape[0]}"
+        return
+    if packed := split_packed_path(path):
+        count = len(open_shard(packed[0]).find(packed[1]))
+        images = read_packed(*packed, range(count), count)
+    else:
+        count = find_series(path).usable
+        images = read_folder(path, range(count), count)
+    for where, data in images:
+        name = where.removeprefix(path).lstrip("/: ")
+        if not data:
+            yield "empty file", f"{name} has 0 bytes", ""
+            continue
+        try:
+            height, width, _ = decode_image(data, name, strict=True).shape
+        except InputError as error:
+            yield "broken image", str(error), ""
+        else:
+            yield "", name, f"{width}x{height}"
+
+
 def count_classes(given: Path | None, csv_path: str) -> int | None:
     """Returns the number of lines of classes.txt; None where none is given and none is beside the csv."""
     path = given or Path(csv_path).with_name("classes.txt")
@@ -116,14 +179,17 @@ def count_classes(given: Path | None, csv_path: str) -> int | None:
     return count
 
 
-def tabulate_rows(
-    records: Mapping[str, Sequence[VideoRecord]], test: Sequence[str], inspections: Mapping[str, VideoInspection],
-    num_classes: Mapping[str, int | None], group_of: Callable[[str], str | None],
-) -> pd.DataFrame:
+def tabulate_rows(records: Mapping[str, Sequence[VideoRecord]], test: Sequence[str],
+                  inspections: Mapping[str, VideoInspection], num_classes: Mapping[str, int | None],
+                  group_of: Callable[[str], str | None]) -> pd.DataFrame:
     """Returns a table with a row for each csv line: what the csv and the disk say of it (NA: not known).
 
     `test`: csv files of the test side. `num_classes`: of each csv, None for its largest label + 1.
     """
+    def video_name(path: str) -> str:  # the same for its frame folder, its file and its place in a shard
+        name = os.path.basename(path)
+        return os.path.splitext(name)[0] if names_video_file(name) else name
+
     lines = [(csv, record.line, record.path, record.num_frames, record.label)
              for csv, of_csv in records.items() for record in of_csv]
     videos = pd.DataFrame(inspections.values(), list(inspections), VideoInspection._fields)
@@ -172,7 +238,7 @@ def check_classes(rows: pd.DataFrame) -> list[DataFinding]:
     """Returns findings of classes without a video (a note for a test set)."""
     findings = []
     for (csv, size, is_test), of_csv in rows.groupby(["csv", "num_classes", "is_test"], sort=False):
-        for before, after in pairwise([-1, *sorted(of_csv.label[of_csv.label < size].unique()), size]):
+        for before, after in itertools.pairwise([-1, *sorted(of_csv.label[of_csv.label < size].unique()), size]):
             if after > before + 1:
                 last = f" to {after - 1}" if after > before + 2 else ""
                 findings.append(DataFinding("class not tested" if is_test else "label gap", csv, 0, "",
@@ -180,15 +246,8 @@ def check_classes(rows: pd.DataFrame) -> list[DataFinding]:
     return findings
 
 
-def video_name(path: str) -> str:
-    """Returns a video's name, the same for its frame folder, its file and its place in a shard."""
-    name = os.path.basename(path)
-    return os.path.splitext(name)[0] if names_video_file(name) else name
-
-
-def fix_rows(
-    records: Sequence[VideoRecord], inspections: Mapping[str, VideoInspection], findings: Sequence[DataFinding]
-) -> tuple[list[VideoRecord], Counter[str]]:
+def fix_rows(records: Sequence[VideoRecord], inspections: Mapping[str, VideoInspection],
+             findings: Sequence[DataFinding]) -> tuple[list[VideoRecord], Counter[str]]:
     """Returns (usable rows of a csv with the frame counts on disk; how many were dropped or corrected, by reason).
 
     `findings` are those of this csv; the first one that asks for it drops a line.

@@ -17,10 +17,9 @@ import torch
 from torch import Tensor, nn
 
 import models.multilevel
-from dataset.prepare.checks import inspect_video
+from dataset.prepare.checks import decode_video, inspect_video
 from dataset.frames import read_frames
 from dataset.packed import open_shard, write_shard
-from dataset.prepare.image_checks import decode_video
 from dataset.records import read_records, usable_for_pretraining
 from dataset.sampling import uniform_clips
 from dataset.transforms import TestCrops

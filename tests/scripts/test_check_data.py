@@ -65,7 +65,7 @@ def data(tmp_path, write_coded_video) -> DataSet:
 @pytest.fixture
 def decode_in_process(monkeypatch):
     """Decodes without worker processes, whose start takes seconds."""
-    monkeypatch.setattr("dataset.prepare.image_checks.run_jobs", lambda work, jobs, workers: ((j, work(j)) for j in jobs))
+    monkeypatch.setattr("dataset.prepare.checks.run_jobs", lambda work, jobs, workers: ((j, work(j)) for j in jobs))
 
 
 def check(data: DataSet, *more: object) -> tuple[int, list[dict[str, str]]]:

@@ -252,8 +252,9 @@ def embedding_section(run: RunDirectory, measurement: Measurement, measured: Rep
     names, note = label_names(shown.csv_path, labels)
     figure = draw_embedding(points, labels, names, f"{newest}: {len(labels)} videos of {Path(shown.csv_path).name}")
     unreadable = f" ({len(skipped)} cannot be read)" if skipped else ""
-    return {"image": webp_uri(figure, lossless=True), "caption": f"Clip features of {shown.note}{unreadable} at {newest}, colored by "
-            f"class; t-SNE (perplexity {perplexity:.3g}, seed {seed}) above, PCA below.{note}"}
+    caption = (f"Clip features of {shown.note}{unreadable} at {newest}, colored by class; t-SNE (perplexity "
+               f"{perplexity:.3g}, seed {seed}) above, PCA below.{note}")
+    return {"image": webp_uri(figure, lossless=True), "caption": caption}
 
 
 def result_section(run: RunDirectory) -> dict[str, Any]:
