@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import sys
@@ -219,7 +220,8 @@ def extract_video(video: SourceVideo) -> ExtractionResult:
         partial.mkdir()
         marker = video.marker(0)
         result = _write_frames(video)
-        (partial / FRAME_MARKER).write_text(replace(marker, frames=result.frames, note=result.reason).to_json())
+        marker = replace(marker, frames=result.frames, note=result.reason)
+        (partial / FRAME_MARKER).write_text(json.dumps(asdict(marker), indent=1) + "\n")
         if os.path.lexists(video.folder):
             video.folder.rename(replaced)
         partial.rename(video.folder)

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from dataset.frames import FRAME_MARKER
@@ -23,10 +23,6 @@ class FrameMarker:
     source_bytes: int
     source_mtime_ns: int
     note: str = ""
-
-    def to_json(self) -> str:
-        """Returns the text of the marker file."""
-        return json.dumps(asdict(self), indent=1) + "\n"
 
 
 def read_marker(folder: str | os.PathLike[str]) -> FrameMarker | None:

@@ -41,15 +41,7 @@ def pack_csv_files(csv_paths: Sequence[str], out: str, per_shard: int, workers: 
             raise InputError(f"{path}: the csv file, or another of the same name, is given twice; both would be {new_path}")
         if os.path.realpath(new_path) == os.path.realpath(path):
             raise InputError(f"{out}: contains {path} itself, expected another folder for the shards and their csv")
-    records = {path: read_frame_folders(path) for path in csv_paths}
-    longest: dict[str, tuple[int, str]] = {}
-    for csv_path, csv_records in records.items():
-        for record in csv_records:
-            this = record.num_frames, f"{csv_path}:{record.line}"
-            longest[record.path] = max(longest.get(record.path, this), this, key=itemgetter(0))
-    common = os.path.commonpath([os.path.dirname(path) for path in longest])
-    folders = [FolderToPack(where, path, os.path.relpath(path, common), num_frames)
-               for path, (num_frames, where) in longest.items()]
+    records, folders = read_folders(csv_paths)
     shards = {os.path.join(out, SHARD_NAME.format(number)): folders[start : start + per_shard]
               for number, start in enumerate(range(0, len(folders), per_shard))}
     os.makedirs(out, exist_ok=True)
@@ -71,23 +63,31 @@ def pack_csv_files(csv_paths: Sequence[str], out: str, per_shard: int, workers: 
         print(f"  {counts['outdated']:,} of them rewritten: their frame folders have changed since they were packed")
 
 
-def read_frame_folders(csv_path: str) -> list[VideoRecord]:
-    """Returns the csv's lines, all of them frame folders and no two the same one."""
-    records, bad_rows = read_rows(csv_path)
-    if not records:  # a third column that holds no labels, which pretraining ignores
-        records, bad_rows = read_rows(csv_path, labelled=False)
-    if bad_rows:
-        raise InputError(f"{csv_path}:{bad_rows[0].line}: {bad_rows[0].reason}")
-    by_path: dict[str, VideoRecord] = {}
-    for record in records:
-        where = f"{csv_path}:{record.line}: {record.path}"
-        if record.num_frames is None or split_packed_path(record.path) or is_video_file(record.path):
-            raise InputError(f"{where}: expected a frame folder and its number of frames (scripts/extract_frames.py makes "
-                             "one of a video file)")
-        first = by_path.setdefault(record.path, record)
-        if first is not record:
-            raise InputError(f"{where} is listed a second time, first at {csv_path}:{first.line}")
-    return records
+def read_folders(csv_paths: Sequence[str]) -> tuple[dict[str, list[VideoRecord]], list[FolderToPack]]:
+    """Returns (csv path -> its lines; the folders that they list, each once, in order, with distinct names).
+
+    InputError for a line that is not a frame folder, or lists the folder of a line before it in its csv.
+    """
+    records: dict[str, list[VideoRecord]] = {}
+    longest: dict[str, tuple[int, str]] = {}
+    for csv_path in csv_paths:
+        records[csv_path], bad_rows = read_rows(csv_path)
+        if not records[csv_path]:  # a third column that holds no labels, which pretraining ignores
+            records[csv_path], bad_rows = read_rows(csv_path, labelled=False)
+        if bad_rows:
+            raise InputError(f"{csv_path}:{bad_rows[0].line}: {bad_rows[0].reason}")
+        lines: dict[str, int] = {}
+        for record in records[csv_path]:
+            path, where = record.path, f"{csv_path}:{record.line}"
+            if record.num_frames is None or split_packed_path(path) or is_video_file(path):
+                raise InputError(f"{where}: {path}: expected a frame folder and its number of frames "
+                                 "(scripts/extract_frames.py makes one of a video file)")
+            if lines.setdefault(path, record.line) != record.line:
+                raise InputError(f"{where}: {path} is listed a second time, first at {csv_path}:{lines[path]}")
+            longest[path] = max(longest.get(path, (-1, "")), (record.num_frames, where), key=itemgetter(0))
+    common = os.path.commonpath([os.path.dirname(path) for path in longest])
+    return records, [FolderToPack(where, path, os.path.relpath(path, common), num_frames)
+                     for path, (num_frames, where) in longest.items()]
 
 
 def pack_shard(path: str, folders: Sequence[FolderToPack], stop: threading.Event) -> str:

@@ -104,8 +104,7 @@ def draw_course(class_name: str, seed: int | Sequence[int], frames: int, aspect:
             for name in ("travel", "turn", "size", "gap")}
     heading, first_turn = rng.uniform(0, 2 * np.pi, size=2)
     hand, reach = rng.choice((-1.0, 1.0)), rng.uniform(0.9, 1.1)  # either handedness in every class
-    home_x, home_y = aspect * rng.uniform(0.43, 0.57), rng.uniform(0.45, 0.55)
-    radius = rng.uniform(*CAMERA_RADIUS)
+    home_x, home_y, radius = aspect * rng.uniform(0.43, 0.57), rng.uniform(0.45, 0.55), rng.uniform(*CAMERA_RADIUS)
     camera = hand * now / rng.uniform(*CAMERA_PERIOD_FRAMES) + rng.uniform()
 
     act = {"travel": TRAVEL * idle["travel"], "across": np.zeros(frames), "turn": IDLE_TURN * idle["turn"],
@@ -172,7 +171,7 @@ def _paint(image: np.ndarray, halves: tuple[np.ndarray, np.ndarray], x_px: float
 @functools.lru_cache(maxsize=2 * POOL_PER_KIND ** 3)
 def _scene(appearance: Appearance, num_distractors: int, height: int, width: int) -> np.ndarray:
     """Returns background and distractors, float32 `[H + 2m, W + 2m, 3]`, with a margin of m px for the camera's drift."""
-    rng = np.random.default_rng([3, appearance.background])
+    rng = np.random.default_rng([3, appearance.background])  # draws the distractors' places too
     margin = int(np.ceil(CAMERA_RADIUS[1] * height)) + 1
     blend = _noise(rng, height + 2 * margin, width + 2 * margin, int(rng.integers(2, 6)), 5)[..., None]
     colors = _coloring(appearance.coloring)

@@ -5,6 +5,7 @@ import csv
 import json
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ CLASSES = ["ApplyEyeMakeup", "Archery", "BabyCrawling"]
 def extracted(folder: Path, frames: int) -> None:
     """Creates a frame folder as extraction does, with its marker but without images."""
     folder.mkdir(parents=True)
-    (folder / FRAME_MARKER).write_text(FrameMarker(f"{folder.name}.avi", frames, {}, 1, 1).to_json())
+    (folder / FRAME_MARKER).write_text(json.dumps(asdict(FrameMarker(f"{folder.name}.avi", frames, {}, 1, 1))))
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:

@@ -30,9 +30,7 @@ def frames_csv(tmp_path: Path, write_coded_video: Callable) -> Path:
     rows = ["frame_dir,number_of_frames,label"]
     patterns = ["image_{:05d}.jpg", "image_{:05d}.jpg", "{:03d}.png", "f{:d}.jpeg", "image_{:05d}.jpg"]
     for index, pattern in enumerate(patterns):
-        write_coded_video(
-            tmp_path / "frames" / f"class {index % 2}" / f"v{index}", 3 + index, pattern, index % 2
-        )
+        write_coded_video(tmp_path / "frames" / f"class {index % 2}" / f"v{index}", 3 + index, pattern, index % 2)
         rows.append(f"class {index % 2}/v{index},{3 + index},{index}")
     path = tmp_path / "frames" / "train.csv"
     path.write_text("\n".join(rows))
@@ -43,9 +41,7 @@ def run(*arguments: object) -> int:
     return main([str(argument) for argument in arguments])
 
 
-def test_the_packed_csv_gives_the_same_frames(
-    frames_csv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_packed_csv_gives_the_same_frames(frames_csv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "new" / "packed"
     assert run(frames_csv, out, "--per_shard", 2) == 0
     assert sorted(os.listdir(out)) == [".packing.lock", *SHARDS, "train.csv"]
@@ -55,29 +51,19 @@ def test_the_packed_csv_gives_the_same_frames(
     assert [(v.num_frames, v.label) for v in packed] == [(v.num_frames, v.label) for v in loose]
     for a, b in zip(loose, packed, strict=True):
         for indices, size in ((np.arange(a.num_frames), None), (np.array([2, 0, 2]), (40, 30))):
-            assert np.array_equal(
-                read_frames(b.path, indices, b.num_frames, size),
-                read_frames(a.path, indices, a.num_frames, size),
-            )
+            assert np.array_equal(read_frames(b.path, indices, b.num_frames, size),
+                                  read_frames(a.path, indices, a.num_frames, size))
 
 
 def test_tar_restores_the_folders(frames_csv: Path, tmp_path: Path) -> None:
     out = tmp_path / "packed"
     assert run(frames_csv, out, "--per_shard", 5) == 0
     subprocess.run(["tar", "xf", out / "shard_00000.tar", "-C", out, "--exclude=frame_index.bin"], check=True)
-    loose = {
-        p.relative_to(frames_csv.parent): p.read_bytes()
-        for p in frames_csv.parent.rglob("*.*")
-        if p != frames_csv
-    }
-    assert {p.relative_to(out): p.read_bytes() for p in out.rglob("class*/*/*.*")} == loose and len(
-        loose
-    ) == 25
+    loose = {p.relative_to(frames_csv.parent): p.read_bytes() for p in frames_csv.parent.rglob("*.*") if p != frames_csv}
+    assert {p.relative_to(out): p.read_bytes() for p in out.rglob("class*/*/*.*")} == loose and len(loose) == 25
 
 
-def test_a_second_run_writes_what_is_missing(
-    frames_csv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_second_run_writes_what_is_missing(frames_csv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "packed"
     assert run(frames_csv, out, "--per_shard", 2) == 0
     contents = {path.name: path.read_bytes() for path in out.iterdir()}
@@ -96,9 +82,7 @@ def test_a_failed_run_leaves_no_csv_and_no_partial_shard(frames_csv: Path, tmp_p
     (frames_csv.parent / "class 0" / "v2" / "004.png").unlink()
     out = tmp_path / "packed"
     assert run(frames_csv, out, "--per_shard", 2, "--workers", 1) == 2
-    assert "shard_00000.tar" in os.listdir(out) and not {"train.csv", "shard_00001.tar"} & set(
-        os.listdir(out)
-    )
+    assert "shard_00000.tar" in os.listdir(out) and not {"train.csv", "shard_00001.tar"} & set(os.listdir(out))
     assert not [name for name in os.listdir(out) if name.endswith(".partial")]
 
 
@@ -231,17 +215,14 @@ def name_video_file(csv: Path) -> None:
     csv.write_text(csv.read_text() + "\nclip.mp4,,9\n")
 
 
-@pytest.mark.parametrize(
-    ("damage", "says"),
-    [
-        (break_count, r"train.csv:4: .*/class 0/v2: has 5 frames, the csv says 6"),
-        (break_gap, r"train.csv:4: .*/v2: has 4 frames with 1 missing between them, the csv says 5"),
-        (name_twice, r"train.csv:7: .*/class 0/v2 is listed a second time, first at .*train.csv:4"),
-        (name_video_file, r"train.csv:7: .*/clip.mp4: expected a frame folder and its number of frames"),
-        (lambda csv: csv.write_text("a,x1"), r"train.csv:1: number of frames .* is 'x1'"),
-        (lambda csv: csv.unlink(), r"train.csv: cannot read the csv file: No such file"),
-    ],
-)
+@pytest.mark.parametrize(("damage", "says"), [
+    (break_count, r"train.csv:4: .*/class 0/v2: has 5 frames, the csv says 6"),
+    (break_gap, r"train.csv:4: .*/v2: has 4 frames with 1 missing between them, the csv says 5"),
+    (name_twice, r"train.csv:7: .*/class 0/v2 is listed a second time, first at .*train.csv:4"),
+    (name_video_file, r"train.csv:7: .*/clip.mp4: expected a frame folder and its number of frames"),
+    (lambda csv: csv.write_text("a,x1"), r"train.csv:1: number of frames .* is 'x1'"),
+    (lambda csv: csv.unlink(), r"train.csv: cannot read the csv file: No such file"),
+])
 def test_wrong_input_is_a_one_line_error(
     frames_csv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: Callable, says: str
 ) -> None:
@@ -256,9 +237,7 @@ def assert_line(capsys: pytest.CaptureFixture[str], says: str) -> None:
     assert re.search(says, lines[0]), lines[0]
 
 
-def test_an_unsuitable_out(
-    frames_csv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_unsuitable_out(frames_csv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(frames_csv, frames_csv.parent) == 2
     assert_line(capsys, "contains .*train.csv itself, expected another folder")
     assert run(frames_csv, frames_csv) == 2
@@ -267,15 +246,11 @@ def test_an_unsuitable_out(
     assert run(frames_csv, out, "--per_shard", 2) == 0
     capsys.readouterr()
     assert run(frames_csv, out, "--per_shard", 3) == 2
-    assert_line(
-        capsys, r"shard_00000.tar: exists with other videos than .*train.csv:2 and the 2 that follow"
-    )
+    assert_line(capsys, r"shard_00000.tar: exists with other videos than .*train.csv:2 and the 2 that follow")
     assert run(frames_csv, out, "--per_shard", 0) == 2
     assert_line(capsys, "--per_shard 0: must be at least 1")
 
 
 def test_it_runs_from_any_folder(frames_csv: Path, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, ROOT / "scripts" / "pack_frames.py", "frames/train.csv", "packed"], cwd=tmp_path
-    )
+    done = subprocess.run([sys.executable, ROOT / "scripts" / "pack_frames.py", "frames/train.csv", "packed"], cwd=tmp_path)
     assert done.returncode == 0 and len(read_records(tmp_path / "packed" / "train.csv", labelled=True)) == 5
