@@ -1,7 +1,5 @@
 """A training step on one GPU: precision, memory format, choice of kernels, compilation; and where its time goes.
 
-    python -m benchmarks.gpu [--quick]
-
 Videos of two clips and the overview, 16 frames at 112 px, already in the GPU's memory. A step is forward, objective,
 backward and Adam as in train.py, without its checks and its log; "tried kernels" is cuDNN's benchmark mode, which train.py
 does not enable. 64 videos per step, halved until they fit. Operations are those of convolutions and matrix products, forward
@@ -9,29 +7,29 @@ and backward; the peak rate of the card is measured with a large matrix product.
 """
 from __future__ import annotations
 
+import contextlib
 import functools
 import gc
 import statistics
 import sys
 from collections import Counter
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.measure import device_clock, format_table, milliseconds, quick_flag, ratio, time_in_turns
+from benchmarks.measure import device_clock, milliseconds, print_table, ratio, run_benchmark, time_in_turns
 from benchmarks.step import CLIP_FRAMES, CLIPS, IMG_DIM, BenchmarkStep
 from models.multilevel import BACKBONES, MultiLevelModel
 from models.objective import Objective
 
-VIDEOS, STEPS = 64, 3  # steps per turn
-PRODUCT = 8192         # side of the matrices with which the card's rate is measured
+PRODUCT = 8192  # side of the matrices with which the card's rate is measured
 
 
-@dataclass(frozen=True)
-class GpuMode:
+class GpuMode(NamedTuple):
     """How a step is computed. `mode`: one of STEP_MODES; `tf32`: in convolutions, torch's default."""
 
     name: str
@@ -40,23 +38,6 @@ class GpuMode:
     channels_last: bool = False
     tried_kernels: bool = False  # cuDNN tries its kernels and keeps the fastest
     compiled: bool = False
-
-    def cudnn_flags(self) -> Any:
-        """Returns a context in which cuDNN's flags are those of this mode."""
-        return torch.backends.cudnn.flags(enabled=True, benchmark=self.tried_kernels, deterministic=False,
-                                          allow_tf32=self.tf32)
-
-    def new_step(self, net: str, videos: int, device: str, img_dim: int) -> BenchmarkStep:
-        """Returns a step with a new model, after the memory of earlier ones is released."""
-        gc.collect()
-        torch._dynamo.reset()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats()
-        step = BenchmarkStep(net, videos, device, img_dim, self.channels_last)
-        if self.compiled:
-            step.train_model = torch.compile(step.model)
-        return step
 
 
 PUBLISHED = GpuMode("float32, as published", "float32")
@@ -69,9 +50,48 @@ GPU_MODES = (
     GpuMode("bf16", "bf16"),
     BFLOAT16,
     BEST_EAGER,
-    GpuMode("bf16, channels last, tried kernels, checkpointing", "both", channels_last=True, tried_kernels=True),
-    GpuMode("bf16, channels last, tried kernels, compiled", "bf16", channels_last=True, tried_kernels=True, compiled=True),
+    BEST_EAGER._replace(name=f"{BEST_EAGER.name}, checkpointing", mode="both"),
+    BEST_EAGER._replace(name=f"{BEST_EAGER.name}, compiled", compiled=True),
 )
+
+
+@contextlib.contextmanager
+def prepare_step(mode: GpuMode, net: str, videos: int, device: str, img_dim: int) -> Iterator[Callable[[], None]]:
+    """Gives a function that runs a step of a new model in `mode`, after the memory of earlier ones is released."""
+    gc.collect()
+    torch._dynamo.reset()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    step = BenchmarkStep(net, videos, device, mode.channels_last, img_dim=img_dim)
+    if mode.compiled:
+        step.train_model = torch.compile(step.model)
+    with torch.backends.cudnn.flags(enabled=True, benchmark=mode.tried_kernels, deterministic=False, allow_tf32=mode.tf32):
+        yield lambda: step.run(mode.mode)
+
+
+def time_step(mode: GpuMode, net: str, videos: int, device: str = "cuda", turns: int = 5,
+              img_dim: int = IMG_DIM) -> tuple[list[float], float]:
+    """Returns (seconds of a step in each turn, GiB at the peak); torch.OutOfMemoryError where it does not fit."""
+    steps = 3  # per turn
+    with prepare_step(mode, net, videos, device, img_dim) as run_step:
+        seconds = time_in_turns({"step": lambda: [run_step() for _ in range(steps)]}, turns, device_clock, steps)["step"]
+    return seconds, torch.cuda.max_memory_allocated() / 2**30 if device == "cuda" else 0.0
+
+
+def kernel_shares(mode: GpuMode, net: str, videos: int, device: str = "cuda",
+                  img_dim: int = IMG_DIM) -> list[tuple[str, float]]:
+    """Returns (kernel, fraction of the time of all kernels) of a step, the longest first."""
+    with prepare_step(mode, net, videos, device, img_dim) as run_step:
+        run_step()
+        run_step()
+        with profile(activities=[ProfilerActivity.CUDA if device == "cuda" else ProfilerActivity.CPU]) as found:
+            run_step()
+            device_clock()
+    spent: Counter[str] = Counter()
+    for event in found.key_averages():
+        spent[event.key] += event.self_device_time_total if device == "cuda" else event.self_cpu_time_total
+    return [(name, time / spent.total()) for name, time in spent.most_common()]
 
 
 @functools.cache
@@ -84,73 +104,42 @@ def step_operations(net: str, img_dim: int = IMG_DIM) -> int:
     return counter.get_total_flops() // videos
 
 
-def card_rate(device: str, side: int = PRODUCT) -> float:
+def card_rate() -> float:
     """Returns the operations per second of a large product of bfloat16 matrices."""
-    a, b = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
-    seconds = time_in_turns({"product": lambda: a @ b}, 10, device_clock)["product"]
-    return 2 * side**3 / statistics.median(seconds)
+    a, b = (torch.randn(PRODUCT, PRODUCT, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    return 2 * PRODUCT**3 / statistics.median(time_in_turns({"product": lambda: a @ b}, 10, device_clock)["product"])
 
 
-def time_step(mode: GpuMode, net: str, videos: int, device: str, turns: int,
-              img_dim: int = IMG_DIM) -> tuple[list[float], float]:
-    """Returns (seconds of a step in each turn, GiB at the peak); torch.OutOfMemoryError where it does not fit."""
-    step = mode.new_step(net, videos, device, img_dim)
-    with mode.cudnn_flags():
-        seconds = time_in_turns({"step": lambda: [step.run(mode.mode) for _ in range(STEPS)]}, turns, device_clock)["step"]
-    peak = torch.cuda.max_memory_allocated() / 2**30 if device == "cuda" else 0.0
-    return [second / STEPS for second in seconds], peak
-
-
-def time_largest_step(mode: GpuMode, net: str, turns: int) -> tuple[int, list[float], float]:
-    """Returns (videos, seconds, GiB) of the largest of 64, 32, ... videos per step that fits."""
-    videos = VIDEOS
-    while True:
-        try:
-            return videos, *time_step(mode, net, videos, "cuda", turns)
-        except torch.OutOfMemoryError:
-            if videos == 1:
-                raise
-            videos //= 2
-
-
-def kernel_shares(mode: GpuMode, net: str, videos: int, device: str, img_dim: int = IMG_DIM) -> list[tuple[str, float]]:
-    """Returns (kernel, fraction of the time of all kernels) of a step, the longest first."""
-    step, on_gpu = mode.new_step(net, videos, device, img_dim), device == "cuda"
-    with mode.cudnn_flags():
-        for _ in range(2):
-            step.run(mode.mode)
-        with profile(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]) as found:
-            step.run(mode.mode)
-            device_clock()
-    spent: Counter[str] = Counter()
-    for event in found.key_averages():
-        spent[event.key] += event.self_device_time_total if on_gpu else event.self_cpu_time_total
-    return [(name, time / spent.total()) for name, time in spent.most_common()]
-
-
-def main() -> None:
-    quick = quick_flag(__doc__)
+def main(quick: bool, _: Path) -> None:
     if not torch.cuda.is_available():
         sys.exit("benchmarks.gpu: there is no GPU here")
-    rate, rows, fits = card_rate("cuda"), [], {}
+    rate, rows, fits = card_rate(), [], {}
     for net in ["r3d18"] if quick else ["r3d18", *(net for net in BACKBONES if net not in ("resnet18", "r3d18"))]:
         baseline: list[float] = []  # seconds per video
         for mode in GPU_MODES if net == "r3d18" and not quick else (PUBLISHED, BFLOAT16, BEST_EAGER):
-            videos, seconds, gib = time_largest_step(mode, net, 2 if quick else 5)
+            videos = 64
+            while True:
+                try:
+                    seconds, gib = time_step(mode, net, videos, turns=2 if quick else 5)
+                    break
+                except torch.OutOfMemoryError:
+                    if videos == 1:
+                        raise
+                    videos //= 2
             fits[net, mode] = videos
             per_video = [second / videos for second in seconds]
             baseline = baseline or per_video
             speed = step_operations(net) / statistics.median(per_video)
             rows.append([net, mode.name, videos, milliseconds(seconds), f"{1 / statistics.median(per_video):.0f}",
                          f"{ratio(baseline, per_video):.2f}x", f"{gib:.1f}", f"{speed / 1e12:.0f}", f"{speed / rate:.0%}"])
-    print(format_table(["`--net`", "mode", "videos", "ms a step", "videos/s", "speed", "peak GiB", "TFLOP/s",
-                        "of the card's rate"], rows))
-    print(f"\nThe card's rate is that of a product of two {PRODUCT} x {PRODUCT} matrices in bfloat16, "
+    print_table(["`--net`", "mode", "videos", "ms a step", "videos/s", "speed", "peak GiB", "TFLOP/s",
+                 "of the card's rate"], rows)
+    print(f"The card's rate is that of a product of two {PRODUCT} x {PRODUCT} matrices in bfloat16, "
           f"{rate / 1e12:.0f} TFLOP/s.\n")
-    shares = kernel_shares(BEST_EAGER, "r3d18", fits["r3d18", BEST_EAGER], "cuda")
-    print(format_table([f"kernel, r3d18, {BEST_EAGER.name}", "of the time"],
-                       [[f"`{name[:90]}`", f"{share:.1%}"] for name, share in shares[:15]]))
+    shares = kernel_shares(BEST_EAGER, "r3d18", fits["r3d18", BEST_EAGER])
+    print_table([f"kernel, r3d18, {BEST_EAGER.name}", "of the time"],
+                [[f"`{name[:90]}`", f"{share:.1%}"] for name, share in shares[:15]])
 
 
 if __name__ == "__main__":
-    main()
+    run_benchmark(main, __doc__)

@@ -1,35 +1,90 @@
-"""Timing and memory side by side, and what the figures were measured on.
+"""Times and memory side by side, and their tables: python -m benchmarks.NAME [--quick]; run.sh runs all.
 
-Jobs are run in turns, so that changes of the machine's speed affect all of them alike; ratios are taken per turn.
+Jobs run in turns, so that changes of the machine's speed affect all of them alike; ratios are taken per turn.
 """
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import os
 import platform
+import re
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import cv2
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "performance.md"
 
-def quick_flag(description: str) -> bool:
-    """Returns whether `--quick` was given: a short run that only checks that everything works."""
-    parser = argparse.ArgumentParser(description=description)
+
+def run_benchmark(benchmark: Callable[[bool, Path], None], description: str) -> None:
+    """Runs `benchmark(quick, temporary folder)` in one thread; puts what it prints into DOCUMENT if --write is given."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer repeats and smaller sizes")
-    return parser.parse_args().quick
+    parser.add_argument("--write", action="store_true", help="put the tables into docs/performance.md (see run.sh)")
+    flags = parser.parse_args()
+    torch.set_num_threads(1)
+    cv2.setNumThreads(0)
+    printed = io.StringIO()
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(printed if flags.write else sys.stdout):
+        benchmark(flags.quick, Path(folder))
+    if flags.write:
+        print(printed.getvalue())
+        name = Path(sys.argv[0]).stem
+        body = f"`OMP_NUM_THREADS=1 python -m benchmarks.{name}` on {describe_machine()}:\n\n{printed.getvalue()}"
+        DOCUMENT.write_text(insert_between_markers(DOCUMENT.read_text(), name, body))
 
 
-def time_in_turns(jobs: dict[str, Callable[[], object]], turns: int,
-                  clock: Callable[[], float] = time.process_time) -> dict[str, list[float]]:
-    """Returns the seconds of each job in each turn, after a warm-up turn that is not counted.
+def insert_between_markers(document: str, name: str, body: str) -> str:
+    """Returns `document` with `body` between the markers of `name`; ValueError without a single pair of them."""
+    document, found = re.subn(f"(<!-- {name} begin -->\n).*?(<!-- {name} end -->)",
+                              lambda markers: f"{markers[1]}{body.strip()}\n{markers[2]}", document, flags=re.DOTALL)
+    if found != 1:
+        raise ValueError(f"the document has {found} pairs of markers <!-- {name} begin --> ... <!-- {name} end -->")
+    return document
+
+
+def describe_machine() -> str:
+    """Returns the processor, its cores, the GPU if any, the version of torch, and the threads used here."""
+    info = Path("/proc/cpuinfo")
+    model = re.search(r"model name\s*: (.*)", info.read_text()) if info.exists() else None
+    gpu = [torch.cuda.get_device_name()] if torch.cuda.is_available() else []
+    return ", ".join([model[1] if model else platform.machine(), f"{os.cpu_count()} cores", *gpu,
+                      f"torch {torch.__version__}", f"{torch.get_num_threads()} thread(s) per process"])
+
+
+def print_table(header: Sequence[object], rows: Sequence[Sequence[object]]) -> None:
+    """Prints a Markdown table and an empty line; the first column is left-aligned, the others right-aligned."""
+    for line in (header, ["---"] + ["---:"] * (len(header) - 1), *rows):
+        print("| " + " | ".join(map(str, line)) + " |")
+    print()
+
+
+def print_timed_table(header: Sequence[str], jobs: Mapping[str, Callable[[], object]], turns: int, baseline: str,
+                      columns: Callable[[str, list[float], float], Sequence[str]]) -> dict[str, list[float]]:
+    """Prints a row for each job, and returns its seconds in each turn of CPU time.
+
+    A row is the job's name, median ms, and `columns(name, seconds, ratio)`: how many times faster than `baseline` it is.
+    """
+    seconds = time_in_turns(jobs, turns)
+    print_table(header, [[name, milliseconds(times), *columns(name, times, ratio(seconds[baseline], times))]
+                         for name, times in seconds.items()])
+    return seconds
+
+
+def time_in_turns(jobs: Mapping[str, Callable[[], object]], turns: int,
+                  clock: Callable[[], float] = time.process_time, units: int = 1) -> dict[str, list[float]]:
+    """Returns the seconds of each job in each turn, per unit of its work, after a warm-up turn that is not counted.
 
     The default clock is this process's CPU time: wall time on a free core, for work in one thread.
     """
@@ -39,7 +94,7 @@ def time_in_turns(jobs: dict[str, Callable[[], object]], turns: int,
             begin = clock()
             job()
             if turn:
-                seconds[name].append(clock() - begin)
+                seconds[name].append((clock() - begin) / units)
     return seconds
 
 
@@ -61,47 +116,23 @@ def milliseconds(seconds: Sequence[float]) -> str:
     return f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f}"
 
 
-def format_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Returns a Markdown table, its first column left-aligned and the others right-aligned."""
-    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
-    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
-
-
-def describe_machine() -> str:
-    """Returns one line with the processor, its cores, the GPU if any, the threads used here, and versions."""
-    info = Path("/proc/cpuinfo")
-    names = [line.partition(":")[2].strip() for line in info.read_text().splitlines()
-             if line.startswith("model name")] if info.exists() else []
-    parts = [f"{names[0] if names else platform.processor() or platform.machine()}, {os.cpu_count()} cores"]
-    if torch.cuda.is_available():
-        parts.append(torch.cuda.get_device_name())
-    return ", ".join([*parts, f"torch {torch.__version__}", f"{torch.get_num_threads()} thread(s) per process"])
+def run_python(code: str) -> list[str]:
+    """Returns the words that `code` prints in a new process with one thread."""
+    code = f"import torch; torch.set_num_threads(1)\n{code}"
+    return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
 
 
 def memory_mib(field: str, file: str = "/proc/self/status") -> float:
-    """Returns a figure in MiB of a process, such as "VmRSS" or "VmHWM" (the peak), or of its smaps_rollup; on Linux."""
-    for line in Path(file).read_text().splitlines():
-        if line.startswith(f"{field}:"):
-            return int(line.split()[1]) / 1024
-    raise KeyError(f"{file} has no {field}")
-
-
-def raised_mib(job: Callable[[], object]) -> float:
-    """Returns by how many MiB a job raises this process's peak memory; only meaningful in a new process.
-
-    Memory that earlier jobs freed may still belong to the process, and would be used again unnoticed.
-    """
-    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
-    before = memory_mib("VmRSS")
-    job()
-    return memory_mib("VmHWM") - before
+    """Returns a figure of this process in MiB, such as "VmRSS" or "VmHWM" (the peak), or one of its smaps_rollup."""
+    return int(re.search(rf"^{field}:\s*(\d+) kB", Path(file).read_text(), re.MULTILINE)[1]) / 1024
 
 
 def peak_mib(setup: str, job: str) -> float:
-    """Returns by how many MiB the expression `job` raises the memory of a new process with one thread, after `setup`."""
-    code = f"import torch; torch.set_num_threads(1); {setup}\nfrom benchmarks.measure import raised_mib\n" \
-           f"print(raised_mib(lambda: {job}))"
-    return float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
+    """Returns by how many MiB `job` raises the peak memory of a new process after `setup` (memory freed is reused)."""
+    [raised] = run_python(f"from benchmarks.measure import memory_mib\n{setup}\n"
+                          "open('/proc/self/clear_refs', 'w').write('5')  # resets the peak\n"
+                          f"before = memory_mib('VmRSS')\n{job}\nprint(memory_mib('VmHWM') - before)")
+    return float(raised)
 
 
 class HeldMemory(TorchDispatchMode):

@@ -1,7 +1,5 @@
 """The objective, forward and backward, against the loop over anchors with which the tests compare it.
 
-    python -m benchmarks.objective [--quick]
-
 64 local of 512 gathered videos, two clips, K = 1000 prototypes, 1024 queue rows, all losses with the graph. The gather
 is a concatenation in memory: communication between processes is measured by `benchmarks.growth`. Peak memory is that of
 one process per version.
@@ -9,104 +7,86 @@ one process per version.
 from __future__ import annotations
 
 import statistics
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from benchmarks.measure import format_table, milliseconds, peak_mib, quick_flag, ratio, time_in_turns
-from benchmarks.step import BenchmarkStep
+from benchmarks.measure import peak_mib, print_timed_table, run_benchmark, time_in_turns
+from benchmarks.step import CLIPS, BenchmarkStep
 from models.levels import LEVELS, LevelFeatures
 from models.multilevel import ModelOutput
 from models.objective import Objective
 from tests import loop_objective
 
-VIDEOS, ALL_VIDEOS, CLIPS, WIDTH, PROTOTYPES, QUEUE_ROWS = 64, 512, 2, 128, 1000, 1024
-FIRST_ROW = 3 * VIDEOS
-THRESHOLD = 0.05
+VIDEOS, WIDTH = 64, 128
 
 
-def random_output(videos: int, prototypes: int, device: str = "cpu") -> ModelOutput:
+def random_output(videos: int, prototypes: int) -> ModelOutput:
     """Returns leaf tensors of the shapes that a model returns for `videos`."""
     def leaf(*shape: int) -> Tensor:
-        return torch.randn(*shape, device=device).requires_grad_()
+        return torch.randn(videos, *shape).requires_grad_()
 
-    def levels(*shape: int) -> LevelFeatures:
-        return LevelFeatures(*(leaf(*shape) for _ in LEVELS))
-
-    scores = (torch.rand(videos, CLIPS, prototypes, device=device) * 2 - 1).requires_grad_()
-    return ModelOutput(levels(videos, CLIPS, WIDTH), leaf(videos, CLIPS, WIDTH), leaf(videos, CLIPS, WIDTH),
-                       LevelFeatures(*(leaf(videos, CLIPS + 1, WIDTH, t) for t in (8, 4, 2))), scores,
-                       levels(videos, CLIPS, WIDTH))
+    instance, graph = (LevelFeatures(*(leaf(CLIPS, WIDTH) for _ in LEVELS)) for _ in range(2))
+    return ModelOutput(instance, leaf(CLIPS, WIDTH), leaf(CLIPS, WIDTH),
+                       LevelFeatures(*(leaf(CLIPS + 1, WIDTH, t) for t in (8, 4, 2))),
+                       (torch.rand(videos, CLIPS, prototypes) * 2 - 1).requires_grad_(), graph)
 
 
-def rows_by_name(output: ModelOutput) -> dict[str, Tensor]:
-    """Returns what is gathered, by name."""
-    return {**{f"instance_{level}": x for level, x in zip(LEVELS, output.instance)},
-            **{f"graph_{level}": x for level, x in zip(LEVELS, output.graph_embeddings)}, "scores": output.scores}
+def stack_embeddings(output: ModelOutput) -> Tensor:
+    """Returns the embeddings that are gathered: instance and graph of the levels, [B, 6, V, D]."""
+    return torch.stack([*output.instance, *output.graph_embeddings], dim=1)
 
 
-def make_versions() -> dict:
-    """Returns name -> function that computes the total, and its gradients, of the same values: "ours" and "loops"."""
-    torch.manual_seed(0)
-    local, remote = random_output(VIDEOS, PROTOTYPES), random_output(ALL_VIDEOS, PROTOTYPES)
-    every = {name: x.detach() for name, x in rows_by_name(remote).items()}
-    embeddings = torch.stack([x for name, x in every.items() if name != "scores"], dim=1)
-    older = torch.rand(QUEUE_ROWS - ALL_VIDEOS, CLIPS, PROTOTYPES) * 2 - 1
-    objective = Objective(QUEUE_ROWS, 0, 0, THRESHOLD)
+class GatheredVideos:
+    """Outputs for the videos of one rank, gathered rows of the others, and a full queue."""
 
-    def insert(rows: Tensor, others: Tensor) -> Tensor:
-        return torch.cat([others[:FIRST_ROW], rows, others[FIRST_ROW + VIDEOS:]])
+    def __init__(self, videos: int = VIDEOS, all_videos: int = 512, prototypes: int = 1000, queue_rows: int = 1024,
+                 rank: int = 3) -> None:
+        torch.manual_seed(0)
+        self.local, others = random_output(videos, prototypes), random_output(all_videos - videos, prototypes)
+        self.others = {4: stack_embeddings(others).detach(), 3: others.scores.detach()}  # by number of dimensions
+        self.older = torch.rand(queue_rows, CLIPS, prototypes) * 2 - 1
+        self.objective = Objective(queue_rows, queue_start_epoch=0, graph_start_epoch=0)
+        self.rank, self.first_row, self.num_older = rank, rank * videos, queue_rows - all_videos
 
-    def ours() -> Tensor:
-        objective.queue.rows = older  # the queue is full
-        total = objective(local, 99, lambda rows: insert(rows, embeddings if rows.ndim == 4 else every["scores"]),
-                          FIRST_ROW // VIDEOS).total
-        total.backward()
-        return total.detach()
+    def gather(self, rows: Tensor) -> Tensor:
+        """Returns the rows [N, ...] of all ranks from this rank's [B, ...]."""
+        others = self.others[rows.ndim]
+        return torch.cat([others[:self.first_row], rows, others[self.first_row:]])
 
-    def loops() -> Tensor:
-        own = rows_by_name(local)
-        total = loop_objective.objective(local, {name: insert(own[name], x) for name, x in every.items()}, older,
-                                         FIRST_ROW, THRESHOLD)
-        total.backward()
-        return total.detach()
+    def ours(self) -> Tensor:
+        """Returns the total of `models.objective`."""
+        self.objective.queue.rows = self.older
+        return self.objective(self.local, 0, self.gather, self.rank).total
 
-    return {"ours": ours, "loops": loops}
-
-
-def network_pass_s(videos: int) -> float:
-    """Returns the seconds of a forward and backward pass of r3d18 on `videos` of 16 frames at 112 px, in float32."""
-    step = BenchmarkStep("r3d18", videos)
-
-    def forward_and_backward() -> None:
-        output = step.forward("float32")
-        sum(x.sum() for x in (*output.instance, *output.timestamp, *output.graph_embeddings, output.scores)).backward()
-
-    return statistics.median(time_in_turns({"pass": forward_and_backward}, 1)["pass"])
+    def loops(self) -> Tensor:
+        """Returns the total of the loop over anchors, on the same values."""
+        names = [f"{kind}_{level}" for kind in ("instance", "graph") for level in LEVELS]
+        gathered = dict(zip(names, self.gather(stack_embeddings(self.local)).unbind(1)))
+        gathered["scores"] = self.gather(self.local.scores)
+        return loop_objective.objective(self.local, gathered, self.older[:self.num_older], self.first_row,
+                                        self.objective.graph_threshold)
 
 
-def main() -> None:
-    quick = quick_flag(__doc__)
-    torch.set_num_threads(1)
-    versions = make_versions()
-    totals = {name: job().item() for name, job in versions.items()}
-    seconds = time_in_turns(versions, 2 if quick else 7)
-    setup = ("from benchmarks.objective import make_versions; versions = make_versions(); "
+def main(quick: bool, _: Path) -> None:
+    batch = GatheredVideos()
+    totals = {"loop over anchors": batch.loops, "ours": batch.ours}
+    setup = ("from benchmarks.objective import GatheredVideos; batch = GatheredVideos(); "
              "torch.mm(torch.ones(64, 64), torch.ones(64, 64))")
-    rows = [[label, milliseconds(seconds[name]), f"{ratio(seconds['loops'], seconds[name]):.1f}x",
-             f"{peak_mib(setup, f'versions[{name!r}]()'):.0f}"]
-            for label, name in (("loop over anchors", "loops"), ("ours", "ours"))]
-    print(format_table(["forward and backward", "ms", "speed", "peak MiB"], rows))
-    line = f"\nTotals: {totals['ours']:.5f} (ours) and {totals['loops']:.5f} (loops)."
+    seconds = print_timed_table(
+        ["forward and backward", "ms", "speed", "peak MiB"],
+        {name: lambda total=total: total().backward() for name, total in totals.items()},
+        2 if quick else 7, "loop over anchors",
+        lambda name, _, ratio: [f"{ratio:.1f}x", f"{peak_mib(setup, f'batch.{totals[name].__name__}().backward()'):.0f}"])
+    print(f"Totals: {batch.ours():.5f} (ours) and {batch.loops():.5f} (loops).", end="\n" if quick else " ")
     if not quick:
-        videos = 2
-        network_s = network_pass_s(videos)
-        step = network_s / videos * VIDEOS
-        line += (f" A forward and backward pass of r3d18 on {videos} videos takes {network_s:.2f} s on "
-                 f"the same thread, so {step:.0f} s for {VIDEOS}: the objective is "
-                 f"{100 * statistics.median(seconds['ours']) / step:.3f} % of such a step.")
-    print(line)
+        step = BenchmarkStep("r3d18", 2)
+        [pass_s] = time_in_turns({"pass": lambda: step.backward("float32")}, 1)["pass"]
+        all_s = pass_s / 2 * VIDEOS
+        print(f"A forward and backward pass of r3d18 on 2 videos takes {pass_s:.2f} s on the same thread, so {all_s:.0f} s "
+              f"for {VIDEOS}: the objective is {statistics.median(seconds['ours']) / all_s:.3%} of such a step.")
 
 
 if __name__ == "__main__":
-    main()
+    run_benchmark(main, __doc__)

@@ -13,11 +13,6 @@ if "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; th
   names+=(gpu)
 fi
 for name in "${names[@]}"; do
-  command=(-m "benchmarks.$name" "$@")
-  echo "== python ${command[*]}" >&2
-  printed=$("$python" "${command[@]}")
-  echo "$printed"
-  if [ $# -eq 0 ]; then
-    "$python" -m benchmarks.tables "$name" "OMP_NUM_THREADS=1 python ${command[*]}" <<< "$printed"
-  fi
+  echo "== benchmarks.$name" >&2
+  "$python" -m "benchmarks.$name" "${@:---write}"
 done

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -28,14 +29,15 @@ def write(
     size: tuple[int, int] = (64, 48),
     pixels: str = "yuv420p",
     times: list[int] | None = None,
+    frames: Iterable[np.ndarray] | None = None,
 ) -> Path:
-    """Writes NUM_FRAMES frames, frame i at times[i] / 25 s (i / 25 s)."""
+    """Writes `frames` (NUM_FRAMES of `texture`), frame i at times[i] / 25 s (i / 25 s)."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=25, options=options or {})
         stream.width, stream.height = size
         stream.pix_fmt = pixels
-        for index in range(NUM_FRAMES):
-            frame = av.VideoFrame.from_ndarray(texture(index, *size), format="rgb24")
+        for index, image in enumerate(frames or (texture(index, *size) for index in range(NUM_FRAMES))):
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
             frame.pts, frame.time_base = (times[index] if times else index), Fraction(1, 25)
             container.mux(stream.encode(frame))
         container.mux(stream.encode())

@@ -6,27 +6,27 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import gpu, objective
-from benchmarks.input import gray_levels, our_sample, our_videos, plain_sample, write_video
+from benchmarks import gpu
+from benchmarks.input import gray_levels, our_sample, our_videos, plain_sample
+from benchmarks.objective import GatheredVideos
 from benchmarks.step import BenchmarkStep
+from benchmarks.videos import video_frames, write_frame_folder
 
 
 def test_the_plain_pipeline_gives_our_views(tmp_path: Path) -> None:
     """Frames are stored at the size before cropping, so that only decoders, resizing and color can differ."""
-    path = write_video(tmp_path / "video", (200, 150), 0)
+    path = write_frame_folder(tmp_path / "video", video_frames(80, (200, 150)))
     for number in range(2):
         plain = plain_sample(path, number)
-        for augment_on, bound in (("cpu", 1), ("device", 0.3)):  # the latter mostly from resizing
-            ours = our_sample(our_videos(path, augment_on), number)
+        for color_on_device, bound in ((False, 1), (True, 0.3)):  # the latter mostly from resizing
+            ours = our_sample(our_videos(path, color_on_device), number)
             assert plain.shape == ours.shape == (3, 3, 16, 112, 112)
             assert (gray_levels(ours) - gray_levels(plain)).abs().mean() < bound
 
 
-def test_the_loop_over_anchors_gives_our_total(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"VIDEOS": 4, "ALL_VIDEOS": 20, "FIRST_ROW": 12, "PROTOTYPES": 10, "QUEUE_ROWS": 30}.items():
-        monkeypatch.setattr(objective, name, value)
-    totals = [compute() for compute in objective.make_versions().values()]
-    torch.testing.assert_close(*totals)
+def test_the_loop_over_anchors_gives_our_total() -> None:
+    batch = GatheredVideos(4, 20, 10, 30)
+    torch.testing.assert_close(batch.ours(), batch.loops())
 
 
 @pytest.mark.parametrize("mode", [gpu.PUBLISHED, gpu.BEST_EAGER])

@@ -5,16 +5,16 @@ import itertools
 import pytest
 import torch
 
-from benchmarks.measure import HeldMemory, format_table, milliseconds, peak_mib, ratio, time_in_turns
-from benchmarks.tables import insert_between_markers
+from benchmarks.measure import (HeldMemory, insert_between_markers, milliseconds, peak_mib, print_table, ratio,
+                                time_in_turns)
 
 
 def test_jobs_run_in_turns_and_the_first_turn_is_not_counted() -> None:
     calls: list[str] = []
     ticks = itertools.count()
-    seconds = time_in_turns({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 3, lambda: next(ticks))
+    seconds = time_in_turns({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 3, lambda: next(ticks), 2)
     assert calls == ["a", "b"] * 4
-    assert seconds == {"a": [1, 1, 1], "b": [1, 1, 1]}
+    assert seconds == {"a": [0.5] * 3, "b": [0.5] * 3}
 
 
 def test_ratio_is_the_median_over_turns() -> None:
@@ -32,9 +32,10 @@ def test_temporary_memory_of_a_job_counts() -> None:
     assert memory.held_bytes() == 0
 
 
-def test_a_table_goes_between_its_markers_and_nowhere_else() -> None:
+def test_a_table_goes_between_its_markers_and_nowhere_else(capsys: pytest.CaptureFixture) -> None:
+    print_table(["p", "q"], [[1, "2x"]])
     document = "x\n<!-- a begin -->\nold\n<!-- a end -->\ny\n<!-- b begin -->\n<!-- b end -->\n"
-    once = insert_between_markers(document, "a", format_table(["p", "q"], [[1, "2x"]]))
+    once = insert_between_markers(document, "a", capsys.readouterr().out)
     assert once == ("x\n<!-- a begin -->\n| p | q |\n| --- | ---: |\n| 1 | 2x |\n<!-- a end -->\ny\n"
                     "<!-- b begin -->\n<!-- b end -->\n")
     assert insert_between_markers(once, "a", "old") == document
