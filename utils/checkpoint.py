@@ -3,15 +3,16 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import json
 import os
 import re
 import shutil
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import safetensors.torch
 import torch
@@ -37,17 +38,13 @@ DAMAGE = (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexEr
 
 @dataclass
 class Progress:
-    """Counts from the start of a run; saved in checkpoints."""
+    """Counts from the start of a run; saved in checkpoints by `asdict`, restored by `Progress(**saved)`."""
 
     epoch: int = 0          # whole epochs done
     step: int = 0           # steps done in the epoch after them
     total_steps: int = 0
     skipped_steps: int = 0  # of these, steps without an update, because of non-finite values
     bad_videos: dict[str, str] = field(default_factory=dict)  # path -> reason of each unreadable video met
-
-    def state_dict(self) -> dict[str, Any]:
-        """Returns the counts as plain values; `Progress(**state)` restores them."""
-        return asdict(self)
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -80,38 +77,26 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
     """Writes a checkpoint atomically; InputError, with the size that it needs, where that fails."""
-    write_with_advice(lambda file: torch.save(checkpoint, file), num_bytes(checkpoint), path)
+    data = io.BytesIO()
+    torch.save(checkpoint, data)
+    write_or_explain(data.getbuffer(), path)
 
 
 def write_safetensors(state: dict[str, Tensor], configuration: dict[str, Any], path: Path) -> None:
     """Writes weights and, as metadata, their `configuration` (plain values), as `write_checkpoint` does."""
-    data = safetensors.torch.save(state, {"configuration": json.dumps(configuration)})
-    write_with_advice(data, len(data), path)
+    write_or_explain(safetensors.torch.save(state, {"configuration": json.dumps(configuration)}), path)
 
 
-def write_with_advice(content: bytes | Callable[[BinaryIO], object], size: int, path: Path) -> None:
-    """Writes atomically; InputError, with the `size` in bytes that is needed, where the disk is full or not writable."""
+def write_or_explain(data: bytes | memoryview, path: Path) -> None:
+    """Writes atomically; InputError, with the size that is needed, where the disk is full or not writable."""
     try:
-        write_atomically(path, content)
-    except (OSError, RuntimeError) as error:
-        cause = error if isinstance(error, OSError) else error.__context__  # torch.save hides why it could not write
-        if not isinstance(cause, OSError):
-            raise
+        write_atomically(path, data)
+    except OSError as error:
         if not path.parent.is_dir():
             raise InputError(f"{path}: cannot be written: there is no folder {path.parent}") from error
-        reason = cause.strerror or str(error).splitlines()[0]
-        raise InputError(f"{path}: the checkpoint could not be written: {reason}; it needs about {size / 1e6:.1f} MB, "
-                         f"{shutil.disk_usage(path.parent).free / 1e6:.1f} MB are free there; earlier checkpoints are "
-                         "unchanged") from error
-
-
-def num_bytes(value: Any) -> int:
-    """Returns the size of all tensors inside `value`, in bytes."""
-    if isinstance(value, Tensor):
-        return value.numel() * value.element_size()
-    if isinstance(value, dict):
-        return sum(map(num_bytes, value.values()))
-    return sum(map(num_bytes, value)) if isinstance(value, (list, tuple)) else 0
+        raise InputError(f"{path}: the checkpoint could not be written: {error.strerror}; it needs about "
+                         f"{len(data) / 1e6:.1f} MB, {shutil.disk_usage(path.parent).free / 1e6:.1f} MB are free there; "
+                         "earlier checkpoints are unchanged") from error
 
 
 def checkpoint_path(folder: Path, epochs: int, steps: int = 0) -> Path:
@@ -195,7 +180,7 @@ def pretraining_state(model: torch.nn.Module, optimizer: torch.optim.Optimizer, 
     return {
         "format": FORMAT, "kind": "model", "net": flags.net, "embedding_dim": flags.embedding_dim,
         "num_prototypes": flags.num_prototypes, "model": model.state_dict(), "optimizer": optimizer.state_dict(),
-        "queue": queue.state_dict(), "epochs_done": progress.epoch, "progress": progress.state_dict(),
+        "queue": queue.state_dict(), "epochs_done": progress.epoch, "progress": asdict(progress),
         "global_batch": global_batch, "csv_sha256": csv_sha256, "flags": vars(flags),
         "processes": gather_objects({"random": random_state(context.device), "sums": sums}),
     }
@@ -210,8 +195,7 @@ def restore_pretraining(checkpoint: dict[str, Any], path: Path, model: torch.nn.
     to whole steps), and the sums of the epoch so far are None.
     """
     with reading_entries(path):
-        if checkpoint.get("format") != FORMAT or checkpoint.get("kind") != "model":
-            raise ValueError(f"format {checkpoint.get('format')!r}, kind {checkpoint.get('kind')!r}")
+        check_kind(checkpoint, "model")
         check_flags_entry(checkpoint["flags"])
         then, now = checkpoint["flags"], vars(flags)
         for name, flag in FIXED_FLAGS.items():
@@ -223,26 +207,23 @@ def restore_pretraining(checkpoint: dict[str, Any], path: Path, model: torch.nn.
         optimizer.load_state_dict(optimizer.state_dict() | {"state": checkpoint["optimizer"]["state"]})
         queue.load_state_dict(checkpoint["queue"], context.device)
         progress, processes = Progress(**checkpoint["progress"]), checkpoint["processes"]
-        same_batches = len(processes) == context.world_size and checkpoint["global_batch"] == global_batch
-        if same_batches:
-            set_random_state(processes[context.rank]["random"], context.device)
-
         notes = [f"changed since: {name} {then[name]} -> {now[name]}" for name in sorted(now.keys() - FREE_FLAGS)
                  if name in then and canonical(then[name]) != canonical(now[name])]
         if checkpoint["csv_sha256"] != csv_sha256:
             notes.append("changed since: the content of the csv; the order of its videos in the current epoch is another")
-        if not same_batches:
+        if (len(processes), checkpoint["global_batch"]) != (context.world_size, global_batch):
             notes.append(f"changed since: {len(processes)} process(es) with {checkpoint['global_batch']} videos a step -> "
                          f"{context.world_size} with {global_batch}: random states and batches differ from an uninterrupted "
                          "run's, and the means of the current epoch are those of the steps from here on")
             progress.step = progress.step * checkpoint["global_batch"] // global_batch
             return progress, None, notes
-        graph_now, graph_then = (start <= progress.epoch for start in (
-            now["graph_start_epoch"], then.get("graph_start_epoch", now["graph_start_epoch"])))
-        if progress.step and graph_now != graph_then:
+        own = processes[context.rank]
+        set_random_state(own["random"], context.device)
+        graph_start = then.get("graph_start_epoch", now["graph_start_epoch"])
+        if progress.step and (graph_start <= progress.epoch) != (now["graph_start_epoch"] <= progress.epoch):
             notes.append("the graph constraint is switched within an epoch, whose means are those of the steps from here on")
             return progress, None, notes
-        return progress, processes[context.rank]["sums"], notes
+        return progress, own["sums"], notes
 
 
 @contextlib.contextmanager
@@ -256,6 +237,12 @@ def reading_entries(path: str | Path, kind: str = "pretraining") -> Iterator[Non
         reason = str(error).partition("\n")[0] or type(error).__name__
         lacks = "it lacks " if isinstance(error, KeyError) else ""
         raise InputError(f"{path}: damaged, or no {kind} checkpoint of this project: {lacks}{reason}") from error
+
+
+def check_kind(checkpoint: dict[str, Any], kind: str) -> None:
+    """Raises ValueError unless this is a checkpoint of this project and of `kind`."""
+    if checkpoint.get("format") != FORMAT or checkpoint.get("kind") != kind:
+        raise ValueError(f"format {checkpoint.get('format')!r}, kind {checkpoint.get('kind')!r}")
 
 
 def check_flags_entry(flags: Any) -> None:
@@ -276,6 +263,7 @@ def check_entries(checkpoint: dict[str, Any], model: torch.nn.Module, flags: arg
                 and value.is_floating_point() and value.shape == shape)
 
     progress, rows, parameters = checkpoint["progress"], checkpoint["queue"]["rows"], list(model.parameters())
+    all_sums = [process["sums"] for process in checkpoint["processes"]]
     conditions = {
         "model": isinstance(checkpoint["model"], dict),
         "global_batch": is_count(checkpoint["global_batch"], least=1),
@@ -286,11 +274,10 @@ def check_entries(checkpoint: dict[str, Any], model: torch.nn.Module, flags: arg
             is_count(index) and moments.keys() == {"step", "exp_avg", "exp_avg_sq"} and is_floats(moments["step"])
             and all(is_floats(moments[name], *parameters[index].shape) for name in ("exp_avg", "exp_avg_sq"))
             for index, moments in checkpoint["optimizer"]["state"].items()),
-        "processes": len(checkpoint["processes"]) > 0 and all(
-            is_count(sums["steps"]) and isinstance(sums["names"], list)
-            and all(isinstance(name, str) for name in sums["names"])
+        "processes": bool(all_sums) and all(
+            is_count(sums["steps"]) and type(sums["names"]) is list and all(isinstance(name, str) for name in sums["names"])
             and (sums["steps"] == 0 if sums["sums"] is None else is_floats(sums["sums"], len(sums["names"])))
-            for sums in (process["sums"] for process in checkpoint["processes"]))}
+            for sums in all_sums)}
     for name, good in conditions.items():
         if not good:
             raise ValueError(f"its {name} is not what a run writes")

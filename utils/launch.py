@@ -13,6 +13,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from functools import partial
 from multiprocessing.connection import wait
 from pathlib import Path
 
@@ -23,7 +24,7 @@ import torch.multiprocessing as mp
 from utils.cli import DEFAULT_URL
 from utils.distributed import DistContext
 from utils.errors import FAULT, INTERRUPTED, LOST, STOPPED, AgreedError, InputError, PeerError, report
-from utils.rendezvous import local_store, open_store, torchrun_store
+from utils.rendezvous import open_store, torchrun_store
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # as batch systems send them before they take a machine away
 # What torch raises as a plain RuntimeError: gloo for a lost peer and for a silent one, the DataLoader for its workers.
@@ -47,16 +48,12 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.requested = False
-        for number in STOP_SIGNALS:
-            signal.signal(number, self._take)
+        self.release(lambda *_: setattr(self, "requested", True))
 
-    def release(self, handler: signal.Handlers = signal.SIG_DFL) -> None:
+    def release(self, handler: signal.Handlers | Callable = signal.SIG_DFL) -> None:
         """Lets further requests end the process at once; with SIG_IGN they are ignored."""
         for number in STOP_SIGNALS:
             signal.signal(number, handler)
-
-    def _take(self, _number: int, _frame: object) -> None:
-        self.requested = True
 
 
 def launch(worker: Worker, flags: argparse.Namespace, program: str) -> int:
@@ -70,18 +67,18 @@ def launch(worker: Worker, flags: argparse.Namespace, program: str) -> int:
     gpus = visible_gpus(flags.gpu)
     if flags.multiprocessing_distributed and gpus and flags.nproc > 1:
         raise InputError(f"--nproc {flags.nproc}: counts CPU processes, but there are GPUs; choose them by --gpu")
-    if "TORCHELASTIC_RUN_ID" in os.environ:
-        return run_worker(int(os.environ["LOCAL_RANK"]), worker, flags, program, gpus, 1)
-    if not flags.multiprocessing_distributed:
-        return run_worker(0, worker, flags, program, gpus[:1], 1)
+    torchrun = "TORCHELASTIC_RUN_ID" in os.environ
+    if torchrun or not flags.multiprocessing_distributed:
+        local_rank = int(os.environ["LOCAL_RANK"]) if torchrun else 0
+        return run_and_report(partial(join, local_rank, flags, gpus if torchrun else gpus[:1]), worker, flags, program)
 
     processes = len(gpus) or flags.nproc
     if not gpus:
         print(f"no GPU here: --multiprocessing-distributed starts {processes} CPU process(es) over gloo", flush=True)
     # On one machine without --dist-url: a free port, held from here on, whose socket every process inherits.
     listening = socket.create_server(("127.0.0.1", 0)) if flags.num_nodes == 1 and not flags.dist_url else None
-    arguments = (os.getpid(), worker, flags, program, gpus, processes, listening)
-    context = mp.start_processes(spawned, args=arguments, nprocs=processes, join=False)
+    arguments = (os.getpid(), worker, program, flags, gpus, processes, listening)
+    context = mp.start_processes(run_spawned, args=arguments, nprocs=processes, join=False)
     if listening:
         listening.close()
     return wait_for_processes(context.processes, program)
@@ -143,23 +140,18 @@ def visible_gpus(ids: str | None) -> list[int]:
     return chosen
 
 
-def spawned(local_rank: int, launcher: int, *arguments: object) -> None:
-    """Runs one of the processes that `launch`, in the process `launcher`, started."""
+def run_spawned(local_rank: int, launcher: int, worker: Worker, program: str, flags: argparse.Namespace,
+                *place: object) -> None:
+    """Runs one of the processes that `launch`, in the process `launcher`, started; `place`: further arguments of `join`."""
     if os.getppid() != launcher:  # killed meanwhile; if it is killed later, the system ends this process
         sys.exit(LOST)
     try:
-        status = run_worker(local_rank, *arguments)
+        status = run_and_report(partial(join, local_rank, flags, *place), worker, flags, program)
     except Exception:  # printed here, since the launcher gets the exit status alone
         traceback.print_exc()
         status = FAULT
     sys.stdout.flush()
     sys.exit(status)
-
-
-def run_worker(local_rank: int, worker: Worker, flags: argparse.Namespace, program: str, gpus: list[int],
-               processes_per_node: int, listening: socket.socket | None = None) -> int:
-    """Returns the exit status of `worker` in this process, after it joined the process group, where there is one."""
-    return run_and_report(lambda: join(local_rank, flags, gpus, processes_per_node, listening), worker, flags, program)
 
 
 def run_and_report(enter: Callable[[], DistContext], worker: Worker, flags: argparse.Namespace, program: str) -> int:
@@ -193,9 +185,7 @@ def run_and_report(enter: Callable[[], DistContext], worker: Worker, flags: argp
         if loss is None:
             raise
         advice = "; --resume resumes from the newest checkpoint" if hasattr(flags, "resume") else ""
-        print(f"{program}: error: process {context.rank} of {context.world_size}: {loss}{advice}", file=sys.stderr,
-              flush=True)
-        return LOST
+        return report(PeerError(f"process {context.rank} of {context.world_size}: {loss}{advice}"), program)
     if dist.is_initialized():
         dist.destroy_process_group()
     return status
@@ -218,8 +208,8 @@ def describe_loss(error: RuntimeError, timeout_s: float) -> str | None:
     return f"another process is gone ({first_line})"
 
 
-def join(local_rank: int, flags: argparse.Namespace, gpus: list[int], processes_per_node: int,
-         listening: socket.socket | None) -> DistContext:
+def join(local_rank: int, flags: argparse.Namespace, gpus: list[int], processes_per_node: int = 1,
+         listening: socket.socket | None = None) -> DistContext:
     """Returns the context of this process, in the process group where there is more than one.
 
     `listening`: the socket of rank 0's store, inherited from the launcher; None: the store is at `--dist-url`.
@@ -241,15 +231,13 @@ def join(local_rank: int, flags: argparse.Namespace, gpus: list[int], processes_
         if torchrun:
             rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
             store = torchrun_store(rank, world_size, timeout)
-        elif listening:
-            store = local_store(listening, rank, world_size, timeout)
         else:
-            store = open_store(url, rank, world_size, timeout)
+            store = open_store(url, rank, world_size, timeout, listening)
         dist.init_process_group(flags.dist_backend if gpus else "gloo", timeout=timeout, store=store, rank=rank,
                                 world_size=world_size)
-    except InputError:
-        raise
     except (dist.DistError, OSError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
         place = "torchrun" if torchrun else "this machine" if listening else f"--dist-url {url}"
         kind = InputError if isinstance(error, ValueError) else PeerError
         raise kind(f"{place}: no process group: {str(error).splitlines()[0]}") from error

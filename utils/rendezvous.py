@@ -23,39 +23,34 @@ _GET_ADDRESS = 0x8915  # Linux, netdevice(7): SIOCGIFADDR
 STORE_PORT = "port of the store of rank 0"
 
 
-def open_store(url: str, rank: int, world_size: int, timeout: datetime.timedelta) -> dist.TCPStore:
+def open_store(url: str, rank: int, world_size: int, timeout: datetime.timedelta,
+               listening: socket.socket | None = None) -> dist.TCPStore:
     """Returns the store at `url` (tcp://HOST:PORT), which rank 0 serves on the first address that HOST resolves to.
 
-    InputError for an address that is taken or not of this machine; PeerError where the others do not connect in time.
+    `listening`: the socket that all processes of one machine inherited, served instead. InputError for an address that is
+    taken or not of this machine; PeerError where the others do not connect in time.
     """
-    host, port = split_url(url)
+    place = "this machine" if listening else f"--dist-url {url}"
     try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        if listening:
+            family, address = listening.family, listening.getsockname()
+            host = address[0]
+        else:
+            host, port = split_url(url)
+            family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         keep_to_interface(family, address)
-        if rank:
-            return dist.TCPStore(address[0], port, world_size, timeout=timeout)
-        return serve(socket.create_server(address, family=family, backlog=max(128, world_size)), world_size, timeout)
+        if rank == 0:
+            listening = listening or socket.create_server(address, family=family, backlog=max(128, world_size))
+            return dist.TCPStore(*address[:2], world_size, is_master=True, timeout=timeout,
+                                 master_listen_fd=listening.detach())
+        if listening:
+            listening.close()
+        return dist.TCPStore(*address[:2], world_size, timeout=timeout)
     except OSError as error:
-        raise InputError(f"--dist-url {url}: {error.strerror or error}") from error
+        raise InputError(f"{place}: {error.strerror or error}") from error
     except dist.DistError as error:
         here = "" if address[0] == host else f" ({address[0]} on this machine)"
-        raise PeerError(f"--dist-url {url}{here}: no process group: {str(error).splitlines()[0]}") from error
-
-
-def local_store(listening: socket.socket, rank: int, world_size: int, timeout: datetime.timedelta) -> dist.TCPStore:
-    """Returns the store of the processes of one machine: rank 0 serves it on the socket that all of them inherited."""
-    address, port = listening.getsockname()
-    keep_to_interface(listening.family, (address, port))
-    if rank == 0:
-        return serve(listening, world_size, timeout)
-    listening.close()
-    return dist.TCPStore(address, port, world_size, timeout=timeout)
-
-
-def serve(listening: socket.socket, world_size: int, timeout: datetime.timedelta) -> dist.TCPStore:
-    """Returns rank 0's store on a listening socket."""
-    address, port = listening.getsockname()[:2]
-    return dist.TCPStore(address, port, world_size, is_master=True, timeout=timeout, master_listen_fd=listening.detach())
+        raise PeerError(f"{place}{here}: no process group: {str(error).splitlines()[0]}") from error
 
 
 def torchrun_store(rank: int, world_size: int, timeout: datetime.timedelta) -> dist.Store:
@@ -101,10 +96,9 @@ def interface_of(address: str) -> str:
     if wanted.is_loopback:  # all of 127.0.0.0/8 and ::1, of which 127.0.0.1 names the interface
         wanted = ipaddress.ip_address("127.0.0.1")
     if wanted.version == 6:
-        for line in Path("/proc/net/if_inet6").read_text().splitlines():
-            fields = line.split()
-            if ipaddress.ip_address(int(fields[0], 16)) == wanted:
-                return fields[-1]
+        for number, *_, name in map(str.split, Path("/proc/net/if_inet6").read_text().splitlines()):
+            if int(number, 16) == int(wanted):
+                return name
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
         for _, name in socket.if_nameindex():
             try:

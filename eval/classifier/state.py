@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ import torch
 from eval.classifier.flags import TRAINING_FLAGS
 from eval.classifier.model import VideoClassifier, decay_lr
 from models.convert import check_keys
-from utils.checkpoint import (FORMAT, FREE_FLAGS, Progress, canonical, random_state, read_checkpoint, reading_entries,
-                              set_random_state)
+from utils.checkpoint import (FORMAT, FREE_FLAGS, Progress, canonical, check_kind, random_state, read_checkpoint,
+                              reading_entries, set_random_state)
 from utils.distributed import DistContext, gather_objects
 from utils.errors import InputError
 
@@ -49,7 +50,7 @@ def classifier_state(model: VideoClassifier, optimizer: torch.optim.Optimizer, p
     "skipped_held_out" (the reason for each unreadable held-out video).
     """
     return {"format": FORMAT, "kind": KIND, **identity, "model": model.state_dict(),
-            "optimizer": optimizer.state_dict(), "epochs_done": progress.epoch, "progress": progress.state_dict(),
+            "optimizer": optimizer.state_dict(), "epochs_done": progress.epoch, "progress": asdict(progress),
             "flags": vars(flags), "random": gather_objects(random_state(context.device))}
 
 
@@ -58,7 +59,7 @@ def read_finished(flags: argparse.Namespace) -> tuple[dict[str, Any], argparse.N
     not finished."""
     path, checkpoint = flags.test_only, read_checkpoint(flags.test_only)
     with reading_entries(path, KIND):
-        check_kind(checkpoint)
+        check_kind(checkpoint, KIND)
         done, then = checkpoint["epochs_done"], checkpoint["flags"]
         if done < then["epochs"]:
             raise InputError(f"--test_only {path}: is after epoch {done} of {then['epochs']}; only the state after the last "
@@ -70,7 +71,7 @@ def restore_classifier(checkpoint: dict[str, Any], path: Path, model: VideoClass
                        identity: Mapping[str, Any], flags: argparse.Namespace, context: DistContext) -> Progress:
     """Sets everything to the checkpoint's state and returns its progress; InputError for a changed setting."""
     with reading_entries(path, KIND):
-        check_kind(checkpoint)
+        check_kind(checkpoint, KIND)
         check_identity(checkpoint, path, identity, SAME_TO_RESUME)
         then, now = checkpoint["flags"], vars(flags)
         for name in sorted(now.keys() - FREE_IN_TRAINING):
@@ -99,12 +100,6 @@ def load_classifier(model: VideoClassifier, checkpoint: Mapping[str, Any]) -> No
     """Loads the checkpoint's weights; ValueError or RuntimeError for missing and unknown ones, and other shapes."""
     check_keys(checkpoint["model"], model)
     model.load_state_dict(checkpoint["model"])
-
-
-def check_kind(checkpoint: Mapping[str, Any]) -> None:
-    """Raises ValueError unless this is a classifier's checkpoint."""
-    if checkpoint.get("format") != FORMAT or checkpoint.get("kind") != KIND:
-        raise ValueError(f"format {checkpoint.get('format')!r}, kind {checkpoint.get('kind')!r}")
 
 
 def check_identity(checkpoint: Mapping[str, Any], path: str | Path, identity: Mapping[str, Any],

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from utils.checkpoint import (check_flags_entry, checkpoint_path, find_checkpoint, list_checkpoints, prune_checkpoints,
-                              read_checkpoint, write_checkpoint, write_with_advice)
+                              read_checkpoint, write_checkpoint)
 from utils.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -142,16 +142,6 @@ def test_changed_weights_are_found_by_their_checksum(tmp_path):
     assert (torch.load(path, weights_only=True)["x"] == 0).sum() == 1024
     with pytest.raises(InputError, match="a.pt: not a whole checkpoint .*data/0 is damaged"):
         read_checkpoint(path)
-
-
-def test_another_error_than_the_disk_s_stays_what_it_is(tmp_path):
-    """Such as a DataLoader worker that is killed meanwhile, which torch raises wherever the training process is."""
-    def write(file):
-        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
-
-    with pytest.raises(RuntimeError, match="worker .pid 7. is killed"):
-        write_with_advice(write, 10, tmp_path / "a.pt")
-    assert not list(tmp_path.iterdir())
 
 
 def test_flags_of_any_path_are_a_run_s():
