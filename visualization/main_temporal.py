@@ -56,8 +56,8 @@ from utils.training_log import RunLog, device_name, write_config
 from visualization.cam import cam_name, remove_cams, require_h264, write_cams
 from visualization.temporal_order import (
     CLIP_DEFAULTS, HEAD_KIND, OrderSettings, PairBatches, augmented_features, both_orders, check_head, check_order_settings,
-    check_resumed, check_train_videos, choose_device, head_state, load_head, new_head, order_accuracy, order_features,
-    order_parser, order_targets, read_clips, read_long_enough, read_train_and_test, train_head_epoch,
+    choose_device, head_state, load_head, new_head, order_accuracy, order_features, order_parser, order_targets, read_clips,
+    read_long_enough, read_train_and_test, train_head_epoch,
 )
 
 EVAL_CARD = "result_eval.json"  # of --mode eval; the training's own card is kept
@@ -111,15 +111,13 @@ def train_order_head(backbone: nn.Module, weights: dict, settings: OrderSettings
     begin, out = time.monotonic(), Path(settings.out)
     path, state, lines = find_checkpoint(out, settings.resume)
     if state:
-        settings = check_head(state, path, weights, settings)
-        check_resumed(state, path, settings)
+        settings = check_head(state, path, weights, settings, resume=True)
         lines.append(f"resuming from {path}")
     settings = settings.completed(CLIP_DEFAULTS)
-    train, _, counts, digest = read_train_and_test(settings.train_csv, settings.test_csv, settings.clip_settings)
+    train, _, counts, digest = read_train_and_test(settings, state, path)
     head = load_head(state, device) if state else new_head(backbone.channels[settings.level]).to(device)
     optimizer = torch.optim.Adam(head.parameters(), settings.lr, weight_decay=settings.weight_decay)
     if state:
-        check_train_videos(state, path, digest, settings.train_csv)
         with reading_entries(path, HEAD_KIND):
             optimizer.load_state_dict(state["optimizer"])
     start = state["epochs_done"] if state else 0
@@ -170,8 +168,7 @@ def evaluate_order_head(backbone: nn.Module, weights: dict, settings: OrderSetti
     begin = begin or time.monotonic()
     head, path, state, settings = find_head(weights, settings, device)
     settings = settings.completed({"train_csv": state["train_csv"]})
-    _, test, counts, digest = read_train_and_test(settings.train_csv, settings.test_csv, settings.clip_settings)
-    check_train_videos(state, path, digest, settings.train_csv)
+    _, test, counts, _ = read_train_and_test(settings, state, path)
     metrics = {settings.level: order_accuracy(head, order_features("test", test, backbone, weights, settings, device))}
     result = SplitResult(EvalSplit(None, settings.train_csv, settings.test_csv), metrics,
                          {**counts, "head": str(path), "head_sha256": file_sha256(path)})

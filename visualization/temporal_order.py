@@ -166,20 +166,22 @@ def read_long_enough(role: str, csv_path: str, settings: ClipSettings) -> tuple[
     return kept, num_short, hashlib.sha256(names.encode()).hexdigest()
 
 
-def read_train_and_test(
-    train_csv: str, test_csv: str, settings: ClipSettings
-) -> tuple[list[VideoRecord], list[VideoRecord], dict[str, int], str]:
+def read_train_and_test(settings: OrderSettings, state: dict[str, Any] | None, head: Path | None,
+                        ) -> tuple[list[VideoRecord], list[VideoRecord], dict[str, int], str]:
     """Returns (training videos, test videos, their numbers for the result card, SHA-256 of the training list).
 
-    InputError where a test video is a training video too.
+    InputError where a test video is a training video too, and for another training list than that of the checkpoint
+    `state`, read from `head`.
     """
-    train, num_short_train, digest = read_long_enough("train", train_csv, settings)
-    test, num_short_test, _ = read_long_enough("test", test_csv, settings)
+    train_csv, test_csv = settings.train_csv, settings.test_csv
+    train, num_short_train, digest = read_long_enough("train", train_csv, settings.clip_settings)
+    test, num_short_test, _ = read_long_enough("test", test_csv, settings.clip_settings)
     paths = {record.path for record in train}
-    shared = [record.path for record in test if record.path in paths]
-    if shared:
+    if shared := [record.path for record in test if record.path in paths]:
         raise InputError(f"{test_csv}: {len(shared)} video(s) are in {train_csv} too, such as {shared[0]}: "
                          "accuracy is measured on held-out videos")
+    if state and state["train_videos"] != digest:
+        raise InputError(f"--train_csv {train_csv}: lists other videos than {head} was trained on ({state['train_csv']})")
     counts = {"num_train_videos": len(train), "num_train_videos_shorter_than_clip": num_short_train,
               "num_test_videos": len(test), "num_test_videos_shorter_than_clip": num_short_test}
     return train, test, counts, digest
@@ -311,8 +313,12 @@ def load_head(state: dict[str, Any], device: torch.device) -> nn.Linear:
     return head.to(device)
 
 
-def check_head(state: dict[str, Any], path: Path, weights: dict[str, Any], settings: OrderSettings) -> OrderSettings:
-    """Returns `settings` completed by those of a head's checkpoint; InputError unless it is of this backbone and level."""
+def check_head(state: dict[str, Any], path: Path, weights: dict[str, Any], settings: OrderSettings,
+               resume: bool = False) -> OrderSettings:
+    """Returns `settings` completed by those of a head's checkpoint `state`, read from `path`.
+
+    InputError unless it is a head of this backbone and level and, with `resume`, these settings can continue its training.
+    """
     if state.get("format") != FORMAT or state.get("kind") != HEAD_KIND:
         raise InputError(f"{path}: not a checkpoint of an order head (kind {state.get('kind')!r})")
     if missing := sorted(HEAD_ENTRIES - state.keys()):
@@ -324,20 +330,11 @@ def check_head(state: dict[str, Any], path: Path, weights: dict[str, Any], setti
     level = state["trained_with"]["level"]
     if settings.level not in (None, level):
         raise InputError(f"--level {settings.level}: {path} is for level {level}")
-    return settings.completed(state["trained_with"])
-
-
-def check_resumed(state: dict[str, Any], path: Path, settings: OrderSettings) -> None:
-    """Raises InputError unless training by the completed `settings` can resume from the checkpoint."""
-    for name, before in {**state["trained_with"], **state["training"]}.items():
+    settings = settings.completed(state["trained_with"])
+    for name, before in {**state["trained_with"], **state["training"]}.items() if resume else ():
         if getattr(settings, name) != before:
             raise InputError(f"{FLAGS[name]} {getattr(settings, name)}: {path} was trained with {before}; a run resumes "
                              "with the settings that it began with")
-    if state["epochs_done"] > settings.epochs:
+    if resume and state["epochs_done"] > settings.epochs:
         raise InputError(f"--epoch {settings.epochs}: {path} has had {state['epochs_done']} already")
-
-
-def check_train_videos(state: dict[str, Any], path: Path, digest: str, train_csv: str) -> None:
-    """Raises InputError unless `digest` is that of the list that the head was trained on."""
-    if state["train_videos"] != digest:
-        raise InputError(f"--train_csv {train_csv}: lists other videos than {path} was trained on ({state['train_csv']})")
+    return settings

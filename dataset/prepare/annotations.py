@@ -13,10 +13,8 @@ from utils.errors import InputError
 GROUP_PATTERN = r"(.+_g\d+)_c\d+"  # clips cut from one recording: v_Archery_g03_c05 is of the group v_Archery_g03
 
 # (training, test) videos of each split, as the data sets' own pages and papers state them.
-OFFICIAL_COUNTS = {
-    "ucf101": {1: (9537, 3783), 2: (9586, 3734), 3: (9624, 3696)},
-    "hmdb51": {1: (3570, 1530), 2: (3570, 1530), 3: (3570, 1530)},
-}
+OFFICIAL_COUNTS = {"ucf101": {1: (9537, 3783), 2: (9586, 3734), 3: (9624, 3696)},
+                   "hmdb51": dict.fromkeys((1, 2, 3), (3570, 1530))}
 
 
 class ListedVideo(NamedTuple):
@@ -90,13 +88,12 @@ def read_kinetics400(folder: Path) -> OfficialLists:
     in any order. A video is named by its times in six digits: `id_000000_000010`. InputError with `file:line`.
     """
     wanted = ("label", "youtube_id", "time_start", "time_end")
-    paths = {name: folder / f"{name}.csv" for name in ("train", "val")}
-    if not paths["val"].exists() and (folder / "validate.csv").exists():
-        paths["val"] = folder / "validate.csv"
-    sets: dict[str, list[ListedVideo]] = {}
-    for name, path in paths.items():
+    sets: dict[str, list[ListedVideo]] = {"train": [], "val": []}
+    for name, videos in sets.items():
+        path, other = folder / f"{name}.csv", folder / "validate.csv"
+        if name == "val" and other.exists() and not path.exists():
+            path = other
         rows = csv.DictReader(io.StringIO(_read_text(path), newline=""))
-        videos = sets[name] = []
         try:
             if not {*wanted} <= {*(rows.fieldnames or ())}:
                 raise ValueError(f"columns {','.join(rows.fieldnames or ())}, expected {','.join(wanted)},split")
@@ -113,10 +110,7 @@ def read_kinetics400(folder: Path) -> OfficialLists:
 
 
 def group_finder(pattern: str) -> Callable[[str], str | None]:
-    """Returns a function from a video's name to its group, the pattern's first (...), or None where it does not match.
-
-    InputError for a pattern that is not a regular expression with a group.
-    """
+    """Returns a function from a video's name to its group, the pattern's first (...), or None where it does not match."""
     try:
         compiled = re.compile(pattern)
     except re.error as error:
@@ -129,8 +123,7 @@ def group_finder(pattern: str) -> Callable[[str], str | None]:
 def match_lines(path: Path, pattern: str, expected: str) -> Iterator[tuple[str, tuple[str, ...]]]:
     """Yields (`file:line`, groups of `pattern`) of each line that is not blank; InputError if one does not match."""
     for number, line in enumerate(map(str.strip, _read_text(path).splitlines()), start=1):
-        match = re.fullmatch(pattern, line)
-        if match:
+        if match := re.fullmatch(pattern, line):
             yield f"{path}:{number}", match.groups()
         elif line:
             raise InputError(f"{path}:{number}: {line!r}, expected {expected}")

@@ -28,9 +28,8 @@ class ListDifference(NamedTuple):
     reason: str = ""
 
 
-def match_videos(
-    lists: OfficialLists, found: list[FoundVideo]
-) -> tuple[dict[str, list[VideoRecord]], list[ListDifference]]:
+def match_videos(lists: OfficialLists,
+                 found: list[FoundVideo]) -> tuple[dict[str, list[VideoRecord]], list[ListDifference]]:
     """Returns (records of each set in the order of its list; differences between lists and tree).
 
     A video is found by its name in any folder except that of another class. Of several with this name a usable one is
@@ -58,11 +57,11 @@ def match_videos(
                 continue
             *_, video = max(candidates, key=itemgetter(0, 1, 2))  # the first of equals
             taken.add(video.path)
-            if video.problem:
-                reason = f"{video.path}: {video.problem}"
-                differences.append(ListDifference("unusable", set_name, f"{class_name}/{name}", reason))
-            else:
+            if not video.problem:
                 records[set_name].append(VideoRecord(video.path, video.num_frames, labels[class_name]))
+            else:
+                differences.append(ListDifference("unusable", set_name, f"{class_name}/{name}",
+                                                  f"{video.path}: {video.problem}"))
     listed = [name for videos in (*lists.sets.values(), lists.unused) for _, name in videos]
     if not taken:
         raise InputError(f"none of the listed videos was found: the lists have, for example, {[*listed, 'nothing'][0]}, the "
@@ -76,9 +75,8 @@ def match_videos(
     return records, differences
 
 
-def split_classes(
-    found: list[FoundVideo], test_fraction: float, seed: int, group_of: Callable[[str], str | None]
-) -> tuple[list[str], dict[str, list[VideoRecord]], list[ListDifference]]:
+def split_classes(found: list[FoundVideo], test_fraction: float, seed: int, group_of: Callable[[str], str | None],
+                  ) -> tuple[list[str], dict[str, list[VideoRecord]], list[ListDifference]]:
     """Returns (classes, records of "train" and, with a fraction above 0, "test", unusable videos) of class folders.
 
     At most `test_fraction` of each class, drawn by `seed`, are test videos; videos of one group, whatever their class, stay
@@ -99,16 +97,14 @@ def split_classes(
             records.append(VideoRecord(video.path, video.num_frames, labels[video.name.partition("/")[0]]))
             group = group_of(video.last_name)
             groups[f"video {video.name}" if group is None else f"group {group}"].append(records[-1])
-    room = {label: int(count * test_fraction + 1e-9) for label, count in Counter(r.label for r in records).items()}
-    order = sorted(groups)
+    order, test = sorted(groups), set()
     random.Random(seed).shuffle(order)
-    test: set[str] = set()
+    room = Counter({label: int(count * test_fraction + 1e-9) for label, count in Counter(r.label for r in records).items()})
     for key in order:
         wanted = Counter(record.label for record in groups[key])
-        if all(room[label] >= count for label, count in wanted.items()):
+        if wanted <= room:
             test |= {record.path for record in groups[key]}
-            for label, count in wanted.items():
-                room[label] -= count
+            room -= wanted
     sets = {"train": [record for record in records if record.path not in test]}
     if test_fraction > 0:
         sets["test"] = [record for record in records if record.path in test]

@@ -1,6 +1,7 @@
 """Videos below a folder: video files, or frame folders as extraction writes them."""
 from __future__ import annotations
 
+import itertools
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -42,15 +43,13 @@ def find_videos(root: Path) -> tuple[list[FoundVideo], list[FoundVideo]]:
     """
     if not root.is_dir():
         raise InputError(f"{root}: no such folder")
-    folders: list[FoundVideo] = []
-    files: list[FoundVideo] = []
-    level = [""]
+    folders, files, level = [], [], [""]
     with ThreadPoolExecutor(NUM_THREADS) as pool:
         while level:
-            listings = list(pool.map(lambda name: _list_folder(root, name), level))
-            folders += [frame_folder for frame_folder, _, _ in listings if frame_folder]
-            files += [file for _, _, inner_files in listings for file in inner_files]
-            level = [folder for _, inner_folders, _ in listings for folder in inner_folders]
+            frame_folders, inner_folders, inner_files = zip(*pool.map(lambda name: _list_folder(root, name), level))
+            folders += filter(None, frame_folders)
+            files += itertools.chain(*inner_files)
+            level = [*itertools.chain(*inner_folders)]
     for video in (*folders, *files):
         if any("\ud800" <= sign <= "\udfff" for sign in video.name):  # how Python decodes other bytes
             problem = "is not UTF-8 text"
@@ -61,8 +60,7 @@ def find_videos(root: Path) -> tuple[list[FoundVideo], list[FoundVideo]]:
         else:
             continue
         raise InputError(f"{video.path!a}: its name {problem}, which a csv cannot hold; rename it")
-    order = attrgetter("name", "path")
-    return sorted(folders, key=order), sorted(files, key=order)
+    return sorted(folders, key=attrgetter("name", "path")), sorted(files, key=attrgetter("name", "path"))
 
 
 def _list_folder(root: Path, name: str) -> tuple[FoundVideo | None, list[str], list[FoundVideo]]:
