@@ -122,11 +122,10 @@ def list_videos(source: Path, destination: Path, settings: FrameSettings) -> lis
     videos = [SourceVideo(Path(file.path).relative_to(source).as_posix(), Path(file.path), destination / file.name, settings)
               for file in files]
     by_folder: dict[Path, SourceVideo] = {}
-    for video in videos:
+    for video in videos:  # sorted by name, so that a folder is known before what would be inside it
         other = by_folder.setdefault(video.folder, video)
         if other is not video:
             raise InputError(f"{source}: {other.name} and {video.name} would both become {video.folder}; rename one")
-    for video in videos:
         for parent in filter(by_folder.get, video.folder.parents):
             raise InputError(f"{source}: {by_folder[parent].name} would become {parent}, which has to contain {video.name}; "
                              "rename one")

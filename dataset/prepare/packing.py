@@ -39,7 +39,7 @@ def pack_csv_files(csv_paths: Sequence[str], out: str, per_shard: int, workers: 
         new_path = os.path.join(out, name)
         if names.count(name) > 1:
             raise InputError(f"{path}: the csv file, or another of the same name, is given twice; both would be {new_path}")
-        if os.path.realpath(new_path) == os.path.realpath(path):
+        if os.path.exists(new_path) and os.path.exists(path) and os.path.samefile(new_path, path):
             raise InputError(f"{out}: contains {path} itself, expected another folder for the shards and their csv")
     records, folders = read_folders(csv_paths)
     shards = {os.path.join(out, SHARD_NAME.format(number)): folders[start : start + per_shard]

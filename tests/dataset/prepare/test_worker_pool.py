@@ -19,6 +19,8 @@ ROOT = Path(__file__).resolve().parents[3]
 def work(job):
     if job == "crash":
         os.kill(os.getpid(), signal.SIGSEGV)
+    if job == "blocked signals":
+        return signal.pthread_sigmask(signal.SIG_BLOCK, [])
     if job == "input error":
         raise InputError("wrong input")
     if job == "bug":
@@ -43,6 +45,12 @@ def test_errors_are_raised_in_the_caller():
         list(run_jobs(work, [1, "input error"], 1))
     with pytest.raises(RuntimeError, match="KeyError: 'a bug'"):
         list(run_jobs(work, [1, "bug"], 1))
+
+
+def test_signals_to_all_processes_reach_the_caller_alone():
+    """Also from the first worker, with which Python starts a process that changes the blocked signals."""
+    results = [blocked for _, blocked in run_jobs(work, ["blocked signals"] * 4, 2)]
+    assert results == [{signal.SIGINT, signal.SIGTERM}] * 4
 
 
 def test_no_jobs():
