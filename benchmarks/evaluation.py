@@ -47,7 +47,7 @@ def print_extraction(quick: bool, folder: Path, device: torch.device) -> None:
         seconds = time_in_turns({
             "forward": lambda: [pool_levels(backbone, views, amp=amp) for _ in range(-(-clips // batch))],
             "extraction": lambda: extract_features(backbone, records, settings, DistContext(0, 1, device), batch=batch,
-                                             num_workers=workers, amp=amp),
+                                                   num_workers=workers, amp=amp),
             "one by one": lambda: extract_one_by_one(amp)}, 1, device_clock, clips)
         forward, ours, plain = seconds.values()
         rows.append(["float32" if amp == "off" else amp, *(f"{1 / np.median(times):.1f}" for times in seconds.values()),

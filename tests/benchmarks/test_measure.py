@@ -5,6 +5,7 @@ import itertools
 import pytest
 import torch
 
+from benchmarks import measure
 from benchmarks.measure import (HeldMemory, insert_between_markers, milliseconds, peak_mib, print_table, ratio,
                                 time_in_turns)
 
@@ -20,6 +21,13 @@ def test_jobs_run_in_turns_and_the_first_turn_is_not_counted() -> None:
 def test_ratio_is_the_median_over_turns() -> None:
     assert ratio([4, 10, 90], [2, 2, 3]) == 5
     assert milliseconds([0.5, 0.001234, 7]) == "500" and milliseconds([0.0012345]) == "1.23"
+
+
+def test_a_timed_table_compares_with_the_baseline(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = {"slow": [0.2, 0.4], "fast": [0.1, 0.1]}
+    monkeypatch.setattr(measure, "time_in_turns", lambda jobs, turns: seconds)
+    assert measure.print_timed_table(["job", "ms", "speed"], {}, 2, "slow", lambda _name, _times, speed: [speed]) == seconds
+    assert capsys.readouterr().out.splitlines()[2:] == ["| slow | 300 | 1.0 |", "| fast | 100 | 3.0 |", ""]
 
 
 def test_temporary_memory_of_a_job_counts() -> None:
