@@ -43,30 +43,30 @@ EXAMPLES = 3
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit status."""
     parser = OneLineParser(prog="check_data.py", description=__doc__)
-    parser.add_argument("csv", nargs="*", metavar="CSV", help="one csv file, or a training and a test set")
-    parser.add_argument("--train", nargs="+", default=[], metavar="CSV", help="csv files of the training side")
-    parser.add_argument("--test", nargs="+", default=[], metavar="CSV", help="csv files of the test side")
-    parser.add_argument("--classes", type=Path, metavar="FILE",
-                        help="classes.txt, one class per line (default: the one beside a csv, if there is one)")
-    parser.add_argument("--group_pattern", default=GROUP_PATTERN, metavar="REGEX",
-                        help="matched against a video's whole name; its first (...) is the group")
-    parser.add_argument("--seq", dest="clip_frames", type=int, metavar="T",
-                        help="find videos too short for pretraining with clips of T frames")
-    parser.add_argument("--sample", dest="num_clips", type=int, metavar="V", help="clips, for --seq (default: 2)")
-    parser.add_argument("--decode", action="store_true", help="decode every frame")
-    parser.add_argument("--workers", type=int, default=available_cores(), metavar="N", help="processes of --decode")
-    parser.add_argument("--report", type=Path, metavar="FILE", help="write all findings to this csv")
-    parser.add_argument("--fix", type=Path, metavar="OUT", help="cleaned csv; a folder for several csv files")
+    add = parser.add_argument
+    add("csv", nargs="*", metavar="CSV", help="one csv file, or a training and a test set")
+    add("--train", nargs="+", default=[], metavar="CSV", help="csv files of the training side")
+    add("--test", nargs="+", default=[], metavar="CSV", help="csv files of the test side")
+    add("--classes", type=Path, metavar="FILE",
+        help="classes.txt, one class per line (default: the one beside a csv, if there is one)")
+    add("--group_pattern", default=GROUP_PATTERN, metavar="REGEX",
+        help="matched against a video's whole name; its first (...) is the group")
+    add("--seq", dest="clip_frames", type=int, metavar="T",
+        help="find videos too short for pretraining with clips of T frames")
+    add("--sample", dest="num_clips", type=int, metavar="V", help="clips, for --seq (default: 2)")
+    add("--decode", action="store_true", help="decode every frame")
+    add("--workers", type=int, default=available_cores(), metavar="N", help="processes of --decode")
+    add("--report", type=Path, metavar="FILE", help="write all findings to this csv")
+    add("--fix", type=Path, metavar="OUT", help="cleaned csv; a folder for several csv files")
     flags = parser.parse_args(arguments)
     return exit_status_of(lambda: check_data(flags), parser.prog)
 
 
-def choose_sides(flags: argparse.Namespace) -> tuple[list[str], list[str]]:
-    """Returns the csv files of the training and the test side; InputError for flags that do not work together."""
+def check_data(flags: argparse.Namespace) -> int:
+    """Returns the exit status after printing, reporting and fixing the findings."""
     train, test = flags.train or flags.csv[:1], flags.test or flags.csv[1:]
     paths, fix = train + test, flags.fix
-    check_values(at_least={"--workers": (flags.workers, 1), "--seq": (flags.clip_frames, 1),
-                           "--sample": (flags.num_clips, 1)})
+    check_values({"--workers": (flags.workers, 1), "--seq": (flags.clip_frames, 1), "--sample": (flags.num_clips, 1)})
     if flags.csv and (flags.train or flags.test):
         raise InputError(f"{flags.csv[0]}: name all csv files by --train and --test, or none")
     if len(flags.csv) > 2:
@@ -79,17 +79,13 @@ def choose_sides(flags: argparse.Namespace) -> tuple[list[str], list[str]]:
         raise InputError("--sample: does nothing without --seq, the frames of a clip")
     if fix and len(paths) > 1 and (fix.suffix == ".csv" or len({Path(path).name for path in paths}) < len(paths)):
         raise InputError(f"--fix {fix}: must be a folder, for several csv files of different names")
-    for path in paths if fix else ():
-        if fixed_path(fix, path).resolve() == Path(path).resolve():
+    cleaned = {path: fix if fix.suffix == ".csv" else fix / Path(path).name for path in paths} if fix else {}
+    for path, out in cleaned.items():
+        if out.resolve() == Path(path).resolve():
             raise InputError(f"--fix {fix}: would replace {path}; name another file or folder")
-    return train, test
 
-
-def check_data(flags: argparse.Namespace) -> int:
-    """Returns the exit status after printing, reporting and fixing the findings."""
-    train, test = choose_sides(flags)
     group_of = group_finder(flags.group_pattern)
-    num_classes = {path: count_classes(flags.classes, path) for path in train + test}
+    num_classes = {path: count_classes(flags.classes, path) for path in paths}
     records, findings = {}, []
     for path in num_classes:
         records[path], bad_rows = read_rows(path)
@@ -121,8 +117,7 @@ def check_data(flags: argparse.Namespace) -> int:
         table = pd.DataFrame(findings, columns=DataFinding._fields).replace({"line": {0: ""}})
         write_text(flags.report, table.to_csv(index=False))
         print(f"{flags.report}: {len(findings):,} findings and notes")
-    for path in records if flags.fix else ():
-        out = fixed_path(flags.fix, path)
+    for path, out in cleaned.items():
         kept, done = fix_rows(records[path], inspections, [finding for finding in findings if finding.csv == path])
         if not kept:
             raise InputError(f"{path}: no usable video is left, {out} is not written")
@@ -130,11 +125,6 @@ def check_data(flags: argparse.Namespace) -> int:
         what = "; ".join(f"{reason} {number:,}" for reason, number in done.items()) or "nothing to fix"
         print(f"{out}: {len(kept):,} of {len(records[path]):,} readable lines of {path} kept ({what})")
     return 1 if found else 0
-
-
-def fixed_path(out: Path, csv_path: str) -> Path:
-    """Returns where --fix writes the cleaned csv."""
-    return out if out.suffix == ".csv" else out / Path(csv_path).name
 
 
 if __name__ == "__main__":

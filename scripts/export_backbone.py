@@ -20,6 +20,7 @@ from typing import Sequence
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it starts from any folder
 
 from eval.features.backbone import load_backbone
+from eval.result_card import make_out_dir
 from utils.checkpoint import FORMAT, write_checkpoint, write_safetensors
 from utils.cli import OneLineParser
 from utils.errors import InputError, exit_status_of
@@ -33,15 +34,10 @@ def export_backbone(weights: str, prefix: Path) -> int:
         raise InputError(f"{prefix}: is a folder; name the files in it, such as {prefix / 'backbone'}")
     backbone, info = load_backbone(weights, None, seed=0)
     state = {name: value.contiguous() for name, value in backbone.state_dict().items()}
-    configuration = {
-        "format": FORMAT, "kind": "backbone", "net": info["net"], "channels": backbone.channels,
-        "epochs_done": info["pretrained_epochs"], "checkpoint_sha256": info["checkpoint_sha256"],
-        "input": {"shape": "[M, 3, T, H, W]", **info["input"]},
-    }
-    try:
-        prefix.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{prefix.parent}: cannot make this folder: {error.strerror}") from error
+    configuration = {"format": FORMAT, "kind": "backbone", "net": info["net"], "channels": backbone.channels,
+                     "epochs_done": info["pretrained_epochs"], "checkpoint_sha256": info["checkpoint_sha256"],
+                     "input": {"shape": "[M, 3, T, H, W]", **info["input"]}}
+    make_out_dir(prefix.parent, "OUT")
     files = [prefix.with_name(f"{prefix.name}.safetensors")]
     write_safetensors(state, configuration, files[0])
     if info["net"] in ("r2plus1d18", "s3d"):

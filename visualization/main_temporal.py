@@ -104,10 +104,7 @@ def order_evidence(maps: Tensor) -> Tensor:
 
 
 def train_order_head(backbone: nn.Module, weights: dict, settings: OrderSettings, device: torch.device) -> nn.Linear:
-    """Returns the trained head; writes its run directory, then tests it on held-out videos, once.
-
-    `backbone` and `weights` as `load_backbone` returns them; the backbone does not change in a single bit.
-    """
+    """Returns the head trained on what `load_backbone` returns; writes its run directory, then tests it, once."""
     begin, out = time.monotonic(), Path(settings.out)
     path, state, lines = find_checkpoint(out, settings.resume)
     if state:

@@ -121,10 +121,7 @@ def decode_videos(inspections: Mapping[str, VideoInspection], num_workers: int) 
 
 
 def decode_video(path: str) -> tuple[int | None, tuple[tuple[str, str], ...]]:
-    """Returns (number of frames of a video file, None if it breaks off and for images; findings as (kind, detail)).
-
-    The detail is that of the first finding of its kind, with their number.
-    """
+    """Returns (frames of a file, None if it breaks off and for images; (kind, first detail and number) of findings)."""
     details: dict[str, list[str]] = {}
     count, first_size, of_file = 0, "", is_video_file(path)
     try:
@@ -182,10 +179,7 @@ def count_classes(given: Path | None, csv_path: str) -> int | None:
 def tabulate_rows(records: Mapping[str, Sequence[VideoRecord]], test: Sequence[str],
                   inspections: Mapping[str, VideoInspection], num_classes: Mapping[str, int | None],
                   group_of: Callable[[str], str | None]) -> pd.DataFrame:
-    """Returns a table with a row for each csv line: what the csv and the disk say of it (NA: not known).
-
-    `test`: csv files of the test side. `num_classes`: of each csv, None for its largest label + 1.
-    """
+    """Returns a table of what the csv and the disk say of each csv line (NA: not known); `test`: csv files of that side."""
     def video_name(path: str) -> str:  # the same for its frame folder, its file and its place in a shard
         name = os.path.basename(path)
         return os.path.splitext(name)[0] if names_video_file(name) else name
@@ -248,10 +242,7 @@ def check_classes(rows: pd.DataFrame) -> list[DataFinding]:
 
 def fix_rows(records: Sequence[VideoRecord], inspections: Mapping[str, VideoInspection],
              findings: Sequence[DataFinding]) -> tuple[list[VideoRecord], Counter[str]]:
-    """Returns (usable rows of a csv with the frame counts on disk; how many were dropped or corrected, by reason).
-
-    `findings` are those of this csv; the first one that asks for it drops a line.
-    """
+    """Returns (usable rows of a csv with the frame counts on disk; how many were dropped or corrected, by reason)."""
     dropped: dict[int, str] = {}
     for finding in findings:
         if finding.kind not in KEPT_BY_FIX:

@@ -38,8 +38,59 @@ from visualization.temporal_order import CLIP_DEFAULTS, OrderSettings, check_ord
 MAX_LISTED = 20  # events shown one by one
 
 
-def report_parser() -> OneLineParser:
-    """Returns the parser of `python -m visualization.report`."""
+def write_order_maps(run: RunDirectory, flags: argparse.Namespace, device: torch.device) -> None:
+    """Trains a temporal-order head on the newest checkpoint and writes videos of its maps, below the run directory."""
+    out = run.folder / f"order_{run.newest_checkpoint.stem}"
+    settings = OrderSettings(
+        str(run.newest_checkpoint), train_csv=flags.csv_file, test_csv=flags.test_csv, clip_frames=run.flags["clip_frames"],
+        img_dim=flags.cam_img_dim or CLIP_DEFAULTS["img_dim"], level=flags.cam_level or CLIP_DEFAULTS["level"],
+        batch=flags.batch, num_workers=flags.num_workers, out=str(out), resume="auto", num_videos=flags.max_cam_videos)
+    earlier = list_checkpoints(out / "checkpoints")
+    try:
+        check_order_settings(settings, "train")
+        backbone, weights = load_backbone(settings.weights, settings.net, settings.seed)
+        for step in (train_order_head, write_order_videos):
+            step(backbone.requires_grad_(False), weights, settings, device)
+    except InputError as error:
+        if not earlier:
+            raise
+        raise type(error)(f"--cam: {one_line(error)} (remove {out} to train a new head)") from error
+
+
+def write_report(context: DistContext, flags: argparse.Namespace) -> None:
+    """Writes the page that parsed flags ask for."""
+    check_values({"--max_videos": (flags.max_videos, 2), "--workers": (flags.num_workers, 0), **{
+        f"--{name}": (getattr(flags, name), 1)
+        for name in ("max_checkpoints", "prototypes", "neighbors", "max_cam_videos", "batch")}})
+    if flags.cam and not (flags.csv_file and flags.test_csv):
+        raise InputError("--cam: needs --csv_file, videos to train the order head on, and --test_csv, held-out ones")
+    if not flags.cam and (flags.cam_level or flags.cam_img_dim):
+        raise InputError("--cam_level, --cam_img_dim: for --cam; add it")
+    unused = [f"--{name}" for name in ("cam", "csv_file", "test_csv") if getattr(flags, name)]
+    if flags.logs_only and unused:
+        raise InputError(f"--logs_only: computes nothing with the network; leave {unused[0]} out")
+    require_h264()
+    run, out = RunDirectory(flags.run), flags.out or flags.run / "report.html"
+    if flags.cam:
+        write_order_maps(run, flags, context.device)
+    computed = network_sections(run, flags, context.device)
+    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True,
+                              lstrip_blocks=True)
+    page = environment.get_template("report.html.j2").render(
+        run=run, name=run.folder.resolve().name, max_listed=MAX_LISTED, **computed,
+        warnings=find_warnings(run, computed["measurement"]), checks=list_checks(run, computed["measurement"]),
+        configuration=configuration_section(run), events=event_table(run), curves=curve_section(run),
+        results=result_section(run), order=order_section(run, flags.max_cam_videos),
+        time=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"), commit=git_commit() or "unknown")
+    try:
+        write_atomically(out, page.encode("utf-8", "backslashreplace"))  # a name may hold bytes that are not UTF-8
+    except OSError as error:
+        raise InputError(f"--out {out}: cannot write there: {error.strerror}") from error
+    print(f"report: {out} ({out.stat().st_size / 1e6:.1f} MB, opens without a network)")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit status: 0 when the page is written; for others see `utils.errors`."""
     parser = OneLineParser(prog="python -m visualization.report", description=__doc__)
     parser.add_argument("run", type=Path, metavar="RUN_DIR", help="run directory of train.py")
     parser.add_argument("--out", type=Path, metavar="HTML", help="file to write (default: RUN_DIR/report.html)")
@@ -65,69 +116,6 @@ def report_parser() -> OneLineParser:
     add("--gpu", metavar="N|none", help="GPU to use; none: the CPU (default: the first there is)")
     add("--batch", type=int, default=32, metavar="M", help="clips in one forward of the network")
     add("--workers", dest="num_workers", type=int, default=4, help="DataLoader workers")
-    return parser
-
-
-def check_report_flags(flags: argparse.Namespace) -> None:
-    """Raises InputError for flags that cannot work."""
-    check_values({"--max_videos": (flags.max_videos, 2), "--workers": (flags.num_workers, 0), **{
-        f"--{name}": (getattr(flags, name), 1)
-        for name in ("max_checkpoints", "prototypes", "neighbors", "max_cam_videos", "batch")}})
-    if flags.cam and not (flags.csv_file and flags.test_csv):
-        raise InputError("--cam: needs --csv_file, videos to train the order head on, and --test_csv, held-out ones")
-    if not flags.cam and (flags.cam_level or flags.cam_img_dim):
-        raise InputError("--cam_level, --cam_img_dim: for --cam; add it")
-    unused = [f"--{name}" for name in ("cam", "csv_file", "test_csv") if getattr(flags, name)]
-    if flags.logs_only and unused:
-        raise InputError(f"--logs_only: computes nothing with the network; leave {unused[0]} out")
-
-
-def write_order_maps(run: RunDirectory, flags: argparse.Namespace, device: torch.device) -> None:
-    """Trains a temporal-order head on the newest checkpoint and writes videos of its maps, below the run directory."""
-    out = run.folder / f"order_{run.newest_checkpoint.stem}"
-    settings = OrderSettings(
-        str(run.newest_checkpoint), train_csv=flags.csv_file, test_csv=flags.test_csv, clip_frames=run.flags["clip_frames"],
-        img_dim=flags.cam_img_dim or CLIP_DEFAULTS["img_dim"], level=flags.cam_level or CLIP_DEFAULTS["level"],
-        batch=flags.batch, num_workers=flags.num_workers, out=str(out), resume="auto", num_videos=flags.max_cam_videos)
-    earlier = list_checkpoints(out / "checkpoints")
-    try:
-        check_order_settings(settings, "train")
-        backbone, weights = load_backbone(settings.weights, settings.net, settings.seed)
-        for step in (train_order_head, write_order_videos):
-            step(backbone.requires_grad_(False), weights, settings, device)
-    except InputError as error:
-        if not earlier:
-            raise
-        raise type(error)(f"--cam: {one_line(error)} (remove {out} to train a new head)") from error
-
-
-def write_report(context: DistContext, flags: argparse.Namespace) -> None:
-    """Writes the page that parsed flags ask for."""
-    check_report_flags(flags)
-    require_h264()
-    run, out = RunDirectory(flags.run), flags.out or flags.run / "report.html"
-    if flags.cam:
-        write_order_maps(run, flags, context.device)
-    computed = network_sections(run, flags, context.device)
-    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True,
-                              lstrip_blocks=True)
-    page = environment.get_template("report.html.j2").render(
-        run=run, name=run.folder.resolve().name, max_listed=MAX_LISTED, **computed,
-        warnings=find_warnings(run, computed["measurement"]), checks=list_checks(run, computed["measurement"]),
-        configuration=configuration_section(run), events=event_table(run), curves=curve_section(run),
-        results=result_section(run), order=order_section(run, flags.max_cam_videos),
-        time=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"), commit=git_commit() or "unknown")
-
-    try:
-        write_atomically(out, page.encode("utf-8", "backslashreplace"))  # a name may hold bytes that are not UTF-8
-    except OSError as error:
-        raise InputError(f"--out {out}: cannot write there: {error.strerror}") from error
-    print(f"report: {out} ({out.stat().st_size / 1e6:.1f} MB, opens without a network)")
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit status: 0 when the page is written; for others see `utils.errors`."""
-    parser = report_parser()
     flags = parser.parse_args(arguments)
     return run_and_report(lambda: DistContext(0, 1, choose_device(flags.gpu)), write_report, flags, parser.prog)
 

@@ -70,10 +70,7 @@ class Chart(NamedTuple):
 
 
 def draw_lines(axes: Axes, lines: Sequence[ChartLine], marks: Sequence[tuple[float, str]], percent: bool = False) -> None:
-    """Draws lines, and vertical `marks` (place, label) with a row above the plot for each label.
-
-    Non-finite values are gaps. `percent`: values are fractions.
-    """
+    """Draws lines with gaps at non-finite values, and vertical `marks` (place, label), each label in a row above."""
     for line in lines:
         values = np.where(np.isfinite(line.values), line.values, np.nan)
         label = f"{line.name}  {format_value(line.values[-1], percent)}" + (f" ({line.note})" if line.note else "")

@@ -55,10 +55,7 @@ def spread_evenly(length: int, most: int) -> list[int]:
 
 def measure_run(run: RunDirectory, records: Sequence[VideoRecord], flags: argparse.Namespace,
                 device: torch.device) -> Measurement:
-    """Measures the random start and at most `max_checkpoints` checkpoints, evenly spread, the newest among them.
-
-    InputError where there is no checkpoint, one does not fit, or no video can be read.
-    """
+    """Measures the random start and at most `max_checkpoints` checkpoints, evenly spread, the newest among them."""
     if not run.checkpoints:
         raise InputError(f"{run.folder}/checkpoints: holds no checkpoint")
     settings, states, skipped = ClipSettings(1, run.flags["clip_frames"], 1, run.flags["img_dim"]), [], []
@@ -106,10 +103,7 @@ def load_model(path: Path) -> MultiLevelModel:
 
 
 def prototype_scores(head: PrototypeHead, features: np.ndarray, device: torch.device) -> np.ndarray:
-    """Returns float32 [N, K]: cosine similarity of each video's embedding to each prototype, in eval mode.
-
-    `features` [N, C]: of the high level, mean over time and space of one clip: what the head gets in training.
-    """
+    """Returns float32 [N, K]: cosine similarity of each video's embedding, of its features [N, C], to each prototype."""
     head.to(device).eval()
     with torch.inference_mode():
         embeddings = F.normalize(head.projection(torch.from_numpy(features).to(device)), dim=1)

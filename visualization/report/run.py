@@ -83,10 +83,7 @@ class RunDirectory:
 
 
 def read_run(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Returns (config.json, with flags; lines of log.jsonl, without an unfinished last one) of a run directory.
-
-    InputError where a file is missing or is none of a run, with the line of a wrong one.
-    """
+    """Returns (config.json, with flags; lines of log.jsonl, without an unfinished last one) of a run directory."""
     path, lines = folder / "log.jsonl", []
     try:
         text, config = path.read_text(), json.loads((folder / "config.json").read_text())

@@ -232,10 +232,7 @@ def rank_section(measurement: Measurement) -> dict[str, Any]:
 
 def embedding_section(run: RunDirectory, measurement: Measurement, measured: ReportVideos, shown: ReportVideos,
                       flags: argparse.Namespace, device: torch.device) -> dict[str, str]:
-    """Returns t-SNE and PCA of the labelled videos `shown`; `measurement` has the features of the videos `measured`.
-
-    InputError where they have no labels, are too few, or have the same features.
-    """
+    """Returns t-SNE and PCA of the labelled videos `shown`; `measurement` has the features of the videos `measured`."""
     from visualization.embedding import LEAST_VIDEOS, draw_embedding, project_levels  # 0.8 s, for scikit-learn
 
     if shown.unlabelled:
