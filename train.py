@@ -28,7 +28,6 @@ import argparse
 import signal
 import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -77,20 +76,17 @@ class TrainingRun:
     log: RunLog
     saved: Path | None  # the newest checkpoint
     csv_sha256: str
-    lock: AbstractContextManager  # of the run directory, in the main process
+    lock: object  # of the run directory, in the main process; free when the run ends
 
 
 def pretrain(context: DistContext, flags: argparse.Namespace,
              build_monitor: Callable[[DistContext, argparse.Namespace], Callable] | None = None) -> int:
-    """Trains in this process; returns the exit status. `build_monitor` is needed with `--monitor_csv`."""
+    """Trains in this process up to `--epoch`, `--stop_after` or a request to stop; returns the exit status.
+
+    `build_monitor` is needed with `--monitor_csv`.
+    """
     run = build_run(context, flags, build_monitor)
-    with run.lock:
-        return train_epochs(run)
-
-
-def train_epochs(run: TrainingRun) -> int:
-    """Trains up to `--epoch`, `--stop_after` or a request to stop; returns the exit status."""
-    flags, context, progress, begin = run.flags, run.context, run.progress, run.progress.epoch
+    progress, begin = run.progress, run.progress.epoch
     if flags.dry_run:
         progress.epoch = min(max(flags.graph_start_epoch, flags.queue_start_epoch, 1), flags.epochs - 1)  # all is in use
     end = min(flags.epochs, begin + (flags.stop_after or flags.epochs))
@@ -150,9 +146,9 @@ def build_run(context: DistContext, flags: argparse.Namespace, build_monitor: Ca
     monitor = run_on_all_ranks(lambda: build_monitor(context, flags)) if flags.monitor_csv else None
 
     out = Path(flags.out or f"runs/{Path(flags.csv_file).stem}_{flags.net}")
-    lock, source, checkpoint, notes, progress, sums = nullcontext(), None, None, [], Progress(), None
+    lock, source, checkpoint, notes, progress, sums = None, None, None, [], Progress(), None
     if not flags.dry_run:
-        lock = run_on_all_ranks(lambda: hold_directory(out, flags.dist_timeout / 2) if context.is_main else nullcontext())
+        lock = run_on_all_ranks(lambda: hold_directory(out, flags.dist_timeout / 2) if context.is_main else None)
         source, checkpoint, notes = run_on_all_ranks(lambda: find_checkpoint(out, flags.resume))
     if checkpoint:
         progress, sums, differences = run_on_all_ranks(lambda: restore_pretraining(
@@ -177,13 +173,11 @@ def build_run(context: DistContext, flags: argparse.Namespace, build_monitor: Ca
                                         "videos": len(videos), "videos_too_short": num_dropped,
                                         "start_epoch": progress.epoch, "start_step": progress.step})
     log = RunLog(None if flags.dry_run else out, context.is_main, progress.total_steps)
-    for line in (
+    log.say("\n".join((
         f"{out}: {len(videos)} videos ({num_dropped} of {num_dropped + len(videos)} dropped: not more than "
         f"{flags.num_clips * flags.clip_frames} frames), {batches.steps_per_epoch} steps an epoch of "
         f"{batches.global_batch} videos ({batches.num_dropped} left out of each), {context.world_size} process(es) on "
-        f"{device_name(context.device)}", *notes,
-    ):
-        log.say(line)
+        f"{device_name(context.device)}", *notes)))
     run = TrainingRun(flags, context, out, batches, loader, model, optimizer, objective, stop, progress, meter,
                       PhaseTimer(flags.dry_run or 0, context.device), monitor, log, source, csv_sha256, lock)
     if epoch_is_over:
@@ -246,29 +240,21 @@ def train_one_epoch(run: TrainingRun, train_model: nn.Module) -> bool:
             if flags.save_steps and progress.step % flags.save_steps == 0 and not flags.dry_run:
                 save(run)
 
-    if not flags.dry_run:  # whose epochs are cut short
-        log_epoch(run)
-    return report.stop
-
-
-def log_epoch(run: TrainingRun) -> None:
-    """Logs the means of an epoch, and prints some of them."""
-    epoch, epochs = run.progress.epoch, run.flags.epochs
+    if flags.dry_run:  # whose epochs are cut short
+        return report.stop
     if not run.meter.steps:
         raise NonFiniteError(f"epoch {epoch + 1}: all of its steps had non-finite values")
     summary = {**run.meter.averages(), "lr": run.optimizer.param_groups[0]["lr"], **run.meter.speed()}
-    run.log.write("epoch", epoch, run.progress.total_steps, summary)
-    run.log.say(f"epoch {epoch + 1}/{epochs}  loss {summary['total']:.4f}  "
+    run.log.write("epoch", epoch, progress.total_steps, summary)
+    run.log.say(f"epoch {epoch + 1}/{flags.epochs}  loss {summary['total']:.4f}  "
                 f"instance top-1 {summary['accuracy_instance_high']:.3f}  "
                 f"prototypes in use {summary['prototypes_in_use']:.0f}  lr {summary['lr']:.1e}  "
                 f"{summary['samples_per_s']:.1f} videos/s  {summary['data_wait']:.0%} waiting for data")
+    return report.stop
 
 
 def run_monitor(run: TrainingRun) -> None:
-    """Runs the monitor and logs its values, after every `--monitor_every`-th epoch and the last.
-
-    The epoch's checkpoint is already written. If an earlier start ended in between, the monitor runs now.
-    """
+    """Logs the monitor's values after every `--monitor_every`-th epoch and the last, unless an earlier start did so."""
     progress, epochs = run.progress, run.flags.epochs
     due = progress.epoch > 0 and (progress.epoch % run.flags.monitor_every == 0 or progress.epoch == epochs)
     if not run.monitor or run.flags.dry_run or progress.step or not due or any(

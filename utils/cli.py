@@ -46,15 +46,15 @@ def add_launch_flags(parser: argparse.ArgumentParser) -> None:
 
 def add_published_launch_flags(group: argparse._ArgumentGroup) -> None:
     """Adds the launch flags that the official code has too."""
-    group.add_argument("--gpu", metavar="IDS",
-                       help="GPUs of this machine to use, such as 0,1,2,3; none: the CPU (default: all)")
-    group.add_argument("--multiprocessing-distributed", action="store_true",
-                       help="start one process per GPU of this machine, or --nproc CPU processes if it has none")
-    group.add_argument("--world-size", dest="num_nodes", type=int, default=1, metavar="N", help="number of machines")
-    group.add_argument("--rank", dest="node_rank", type=int, default=0, metavar="R", help="rank of this machine, from 0")
-    group.add_argument("--dist-url", metavar="URL",
-                       help=f"address of the rank-0 node (default: a free port on one machine, {DEFAULT_URL} on several)")
-    group.add_argument("--dist-backend", choices=("nccl", "gloo"), default="nccl", help="CPU processes always use gloo")
+    flag = group.add_argument
+    flag("--gpu", metavar="IDS", help="GPUs of this machine to use, such as 0,1,2,3; none: the CPU (default: all)")
+    flag("--multiprocessing-distributed", action="store_true",
+         help="start one process per GPU of this machine, or --nproc CPU processes if it has none")
+    flag("--world-size", dest="num_nodes", type=int, default=1, metavar="N", help="number of machines")
+    flag("--rank", dest="node_rank", type=int, default=0, metavar="R", help="rank of this machine, from 0")
+    flag("--dist-url", metavar="URL",
+         help=f"address of the rank-0 node (default: a free port on one machine, {DEFAULT_URL} on several)")
+    flag("--dist-backend", choices=("nccl", "gloo"), default="nccl", help="CPU processes always use gloo")
 
 
 def add_other_launch_flags(group: argparse._ArgumentGroup) -> None:
@@ -110,10 +110,10 @@ def check_values(at_least: Mapping[str, tuple[float | None, float]] = {}, positi
     from 0 to 1.
     """
     for flag, (value, least) in at_least.items():
-        if value is not None and not (value >= least and math.isfinite(value)):
+        if value is not None and not least <= value < math.inf:
             raise InputError(f"{flag} {value}: must be at least {least}")
     for flag, value in positive.items():
-        if value is not None and not (value > 0 and math.isfinite(value)):
+        if value is not None and not 0 < value < math.inf:
             raise InputError(f"{flag} {value}: must be positive")
     for flag, value in fraction.items():
         if value is not None and not 0 <= value <= 1:

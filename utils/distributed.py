@@ -16,6 +16,11 @@ from utils.errors import AgreedError, InputError, one_line
 T = TypeVar("T")
 
 
+def world_size() -> int:
+    """Returns the number of processes."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
 @dataclass(frozen=True)
 class DistContext:
     """Rank and device of this process; `control`: a CPU group for small messages, None for the default group."""
@@ -49,11 +54,6 @@ def gather_rows(rows: Tensor, all_gradients: bool = False) -> Tensor:
     return torch.cat(parts)
 
 
-def world_size() -> int:
-    """Returns the number of processes."""
-    return dist.get_world_size() if dist.is_initialized() else 1
-
-
 def average(values: Tensor) -> Tensor:
     """Returns `values` averaged over all processes."""
     if world_size() > 1:
@@ -81,12 +81,11 @@ def sum_counts(counts: list[int], context: DistContext) -> list[int]:
 
 def check_same_on_all_ranks(facts: dict[str, object], context: DistContext) -> None:
     """Raises AgreedError for the first of `facts` (name -> value) that is not the same in every process."""
-    everywhere = gather_objects(facts)
-    for name, value in everywhere[0].items():
-        other = next((rank for rank, theirs in enumerate(everywhere) if theirs[name] != value), None)
-        if other is not None:
-            raise AgreedError(f"{name}: {everywhere[other][name]} in process {other}, {value} in process 0; all must have "
-                              "the same")
+    first, *others = gather_objects(facts)
+    for name, value in first.items():
+        for rank, theirs in enumerate(others, start=1):
+            if theirs[name] != value:
+                raise AgreedError(f"{name}: {theirs[name]} in process {rank}, {value} in process 0; all must have the same")
 
 
 def share_buffers(module: nn.Module) -> None:
@@ -112,12 +111,6 @@ def average_gradients(model: nn.Module, context: DistContext) -> nn.Module:
         return model
     return DistributedDataParallel(model, device_ids=[context.device] if context.device.type == "cuda" else None,
                                    gradient_as_bucket_view=True)
-
-
-def wait_for_all() -> None:
-    """Returns once every process is here."""
-    if world_size() > 1:
-        dist.barrier()
 
 
 def run_on_all_ranks(work: Callable[[], T]) -> T:

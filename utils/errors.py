@@ -19,8 +19,7 @@ FAULT, MISTAKE, LOST, NOT_FINITE, STOPPED, INTERRUPTED = 1, 2, 3, 4, 75, 130
 class InputError(ValueError):
     """A user's mistake, in one line: what was given, what is accepted, and where (flag, path, csv line).
 
-    Entry points print it without a traceback and exit with `exit_status`. Every other exception is an error of this
-    project and keeps its traceback.
+    Programs print it without a traceback and exit with `exit_status`. Every other exception keeps its traceback.
     """
 
     exit_status = MISTAKE
@@ -45,8 +44,7 @@ class NonFiniteError(AgreedError):
 def one_line(error: InputError) -> str:
     """Returns the error's message as one line, also where it was raised in a DataLoader worker.
 
-    torch re-raises a worker's error in the main process with the worker's traceback as its message; the last line of that
-    is the class name and the message proper.
+    torch re-raises it with the worker's traceback as its message, whose last line is the class name and the message proper.
     """
     lines = str(error).strip().splitlines()
     return lines[-1].removeprefix(f"{InputError.__module__}.{InputError.__qualname__}: ") if lines else ""

@@ -31,10 +31,9 @@ def write_atomically(path: str | os.PathLike[str], content: bytes | str | Callab
     partial = path.with_name(path.name + ".partial")
     try:
         with open(partial, "wb") as file:
-            if callable(content):
-                content(file)
-            else:
-                file.write(content.encode() if isinstance(content, str) else content)
+            if isinstance(content, str):
+                content = content.encode()
+            content(file) if callable(content) else file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
@@ -113,8 +112,6 @@ def show_progress(items: Iterable[Item], total: int, doing: str, unit: str) -> I
     start = last = time.monotonic()
     for number, item in enumerate(items, start=1):
         yield item
-        now = time.monotonic()
-        if now - last >= SECONDS_BETWEEN_LINES:
+        if (now := time.monotonic()) - last >= SECONDS_BETWEEN_LINES:
             last = now
-            rate = number / (now - start)
-            print(f"{doing}: {number:,} of {total:,} {unit}, {rate:.1f}/s", file=sys.stderr, flush=True)
+            print(f"{doing}: {number:,} of {total:,} {unit}, {number / (now - start):.1f}/s", file=sys.stderr, flush=True)

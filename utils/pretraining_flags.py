@@ -35,8 +35,7 @@ def pretraining_parser() -> argparse.ArgumentParser:
     flag("--channel", dest="embedding_dim", type=int, default=128, metavar="D", help="embedding width")
     flag("--cluster", dest="num_prototypes", type=int, default=1000, metavar="K", help="number of prototypes")
     flag("--csv_file", default="kinetics.csv", metavar="FILE",
-         help="csv file with one video per line: frame_dir,number_of_frames[,label]; the header is optional, labels are "
-              "ignored, relative paths are relative to the csv file")
+         help="csv file with lines frame_dir,number_of_frames[,label]; labels are ignored, paths are relative to the file")
     flag("--epoch", dest="epochs", type=int, default=100, metavar="N", help="number of epochs")
     flag("--split", dest="graph_start_epoch", type=int, default=20, metavar="EPOCH",
          help="first epoch (from 0) with the graph constraint")
@@ -52,28 +51,23 @@ def pretraining_parser() -> argparse.ArgumentParser:
 
     flag = parser.add_argument_group("method").add_argument
     flag("--graph_reduction", choices=("row", "element"), default="row",
-         help="row: cross-entropy per video; element: mean over all pairs, as in the official code, N times smaller for N "
-              "videos")
+         help="row: cross-entropy per video; element: mean over all pairs, as in the official code (N times smaller)")
     flag("--queue", dest="queue_rows", type=int, default=1024, metavar="ROWS",
          help="number of past videos whose scores are used for the assignments")
     flag("--queue_start", dest="queue_start_epoch", type=int, default=10, metavar="EPOCH",
          help="first epoch (from 0) whose assignments use the queue")
     flag("--gather_gradient", choices=("local", "all"), default="local",
-         help="local: no gradient through candidates of other processes, as in the official code; all: the gradient of "
-              "one process with the whole batch")
+         help="local: none through other processes' candidates, as in the official code; all: that of the whole batch")
 
     flag = parser.add_argument_group("precision and speed").add_argument
     flag("--amp", choices=("off", "bf16"), default="off",
          help="bf16: autocast of the network to bfloat16; losses and Sinkhorn stay in float32")
     flag("--decode", choices=("full", "half"), default="full",
-         help="half: decode JPEG frames at half resolution where that is at least 5/6 of 200x150, crop to whole pixels; up "
-              "to 1.6 times as fast, about 1.5 grey levels off")
+         help="half: decode JPEGs at half resolution where that is at least 5/6 of 200x150; up to 1.6 times as fast")
     flag("--augment_on", choices=("cpu", "device"), default="cpu",
-         help="where the color augmentation runs: cpu: in the DataLoader workers; device: in batches on the training "
-              "device, for a GPU that waits for data")
+         help="color augmentation: in the DataLoader workers, or in batches on the device (for a GPU that waits for data)")
     flag("--checkpoint_activations", action="store_true",
-         help="recompute activations of the backbone in the backward pass: less memory, about a third more computation, the "
-              "same result")
+         help="recompute the backbone in the backward pass: a third more computation, less memory, same result")
     flag("--channels_last", action="store_true",
          help="channels-last memory format: for bf16 on GPUs, and on CPUs with s3d and r2plus1d18")
     flag("--compile", action="store_true", help="torch.compile the network; the first steps are slow")
@@ -97,8 +91,7 @@ def pretraining_parser() -> argparse.ArgumentParser:
          help="stop after this many epochs of this start; schedules still follow --epoch")
     flag("--log_every", type=int, default=20, metavar="STEPS", help="write a log line every N steps")
     flag("--monitor_csv", nargs=2, metavar=("TRAIN", "TEST"),
-         help="labelled csv files of a small data set: log how well frozen features of the backbone, one clip per video, "
-              "separate its classes (nearest-neighbor R@1, and top-1 of a ridge regression)")
+         help="labelled csv files of a small data set: log how well frozen features separate its classes (R@1, ridge top-1)")
     flag("--monitor_every", type=int, default=5, metavar="EPOCHS", help="run the monitor every N epochs")
     return parser
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from utils.distributed import DistContext, wait_for_all
+from utils.distributed import DistContext, gather_objects
 from utils.errors import STOPPED
 
 PHASES = ("data", "input", "forward", "objective", "backward", "checks", "optimizer")
@@ -69,7 +69,7 @@ def dry_run(timer: PhaseTimer, train_some: Callable[[], bool], read_sample: Call
     largest = largest_fitting(try_batch, flags.batch_per_gpu) if alone_on_gpu else None
     for line in describe_profile(timer.means(), steps_per_epoch, flags, context, sample_s, largest):
         say(line)
-    wait_for_all()
+    gather_objects(None)  # ends when every process is here
     return 0
 
 

@@ -5,9 +5,8 @@ Every decision is a function of what all processes know, so that all of them tak
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -19,8 +18,7 @@ from utils.files import write_atomically
 from utils.training_log import RunLog
 
 
-@dataclass(frozen=True)
-class StepReport:
+class StepReport(NamedTuple):
     """What one step met in all processes together, the same in each of them."""
 
     stop: bool                        # any process was asked to stop
@@ -32,10 +30,7 @@ def sync_step_status(stop: bool, bad_videos: dict[str, str], not_finite: dict[st
                      context: DistContext) -> StepReport:
     """Returns the report of a step, of each process's own findings. `videos`: the paths in this process's batch."""
     num_stop, num_bad, num_wrong = sum_counts([int(stop), len(bad_videos), len(not_finite)], context)
-    found: dict[str, str] = {}
-    if num_bad:
-        for theirs in gather_objects(bad_videos):
-            found |= theirs
+    found = {path: reason for part in gather_objects(bad_videos) for path, reason in part.items()} if num_bad else {}
     wrong = gather_objects({"values": not_finite, "videos": videos}) if num_wrong else []
     return StepReport(num_stop > 0, found, wrong)
 
@@ -92,15 +87,14 @@ class StepUndo:
         self.saved = [buffer.clone() for buffer in self.buffers]
         self.queue, self.rows = queue, None
 
+    @torch.no_grad()
     def save(self) -> None:
         """Saves the state before a step."""
-        for saved, buffer in zip(self.saved, self.buffers):
-            saved.copy_(buffer)
+        torch._foreach_copy_(self.saved, self.buffers)
         self.rows = self.queue.rows
 
+    @torch.no_grad()
     def restore(self) -> None:
         """Restores the saved state."""
-        with torch.no_grad():
-            for saved, buffer in zip(self.saved, self.buffers):
-                buffer.copy_(saved)
+        torch._foreach_copy_(self.buffers, self.saved)
         self.queue.rows = self.rows

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import cv2
 import numpy
@@ -27,18 +27,11 @@ from utils.files import file_sha256, write_atomically
 LIBRARIES = (torch, torchvision, numpy, cv2, simplejpeg)
 
 
-class NamedScalars(Protocol):
-    """The loss of a step: the total, the terms and the metrics by name, all scalar tensors."""
-
-    total: Tensor
-    terms: dict[str, Tensor]
-    metrics: dict[str, Tensor]
-
-
 class StepValues:
     """The scalars of one step in one tensor, copied to the host asynchronously; with "gradient_norm", the global L2 norm."""
 
-    def __init__(self, loss: NamedScalars, gradients: Sequence[Tensor]) -> None:
+    def __init__(self, loss: Any, gradients: Sequence[Tensor]) -> None:
+        """`loss`: has `total`, a scalar, and `terms` and `metrics`, scalars by name."""
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)).double())
         scalars = {"total": loss.total, **loss.terms, "gradient_norm": norm, **loss.metrics}
         self.names = list(scalars)
@@ -65,14 +58,11 @@ class EpochMeter:
     """Averages over the steps so far, throughput, and the fraction of time spent waiting for data."""
 
     def __init__(self, videos_per_step: int, device: torch.device) -> None:
-        self.videos_per_step = videos_per_step
-        self.device = device
+        self.videos_per_step, self.device = videos_per_step, device
         self.names: list[str] = []
         self.sums: Tensor | None = None
-        self.steps = 0
-        self.steps_before = 0  # of these, steps of an earlier start
-        self.waited_s = 0.0
-        self.begin = time.perf_counter()
+        self.steps = self.steps_before = 0  # steps so far, and those of an earlier start among them
+        self.waited_s, self.begin = 0.0, time.perf_counter()
 
     def time_waiting(self, batches: Iterable) -> Iterator:
         """Yields `batches`; the time until each arrives counts as waiting."""
@@ -92,9 +82,8 @@ class EpochMeter:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores the sums; throughput counts the steps from here on."""
-        self.names, self.steps = state["names"], state["steps"]
+        self.names, self.steps, self.steps_before = state["names"], state["steps"], state["steps"]
         self.sums = None if state["sums"] is None else state["sums"].to(self.device)
-        self.steps_before = self.steps
 
     def update(self, values: StepValues) -> None:
         """Adds a step's values."""
@@ -126,27 +115,26 @@ class RunLog:
         self.active, self.writes = active, active and folder is not None
         if not self.writes:
             return
-        self.path = folder / "log.jsonl"
-        lines, num_broken = self._lines()
-        kept = [line for step, _, line in lines if step <= steps_done]
-        self.monitored = {step for step, kind, _ in lines if kind == "monitor" and step <= steps_done}
+        self.path, kept, num_broken = folder / "log.jsonl", [], 0
+        self.monitored = set()
+        text = self.path.read_text(errors="replace") if self.path.exists() else ""
+        for line in text.splitlines(keepends=True):
+            if not line.endswith("\n"):
+                continue  # the last one, cut off by a kill
+            try:
+                values = json.loads(line)
+                step, kind = int(values["step"]), values["kind"]
+            except (ValueError, TypeError, KeyError):
+                num_broken += 1
+                continue
+            if step <= steps_done:
+                kept.append(line)
+                self.monitored |= {step} if kind == "monitor" else set()
         write_atomically(self.path, "".join(kept))
         if num_broken:
             self.say(f"{self.path}: {num_broken} line(s) could not be read and are left out")
         from torch.utils.tensorboard import SummaryWriter  # imported where it is used, as it is slow to import
         self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=steps_done + 1)
-
-    def _lines(self) -> tuple[list[tuple[int, str, str]], int]:
-        """Returns ((step, kind, line) of earlier starts, number of unreadable lines, without a truncated last one)."""
-        found, num_broken = [], 0
-        text = self.path.read_text(errors="replace") if self.path.exists() else ""
-        for line in text.splitlines(keepends=True):
-            try:
-                values = json.loads(line)
-                found.append((int(values["step"]), values["kind"], line))
-            except (ValueError, TypeError, KeyError):
-                num_broken += line.endswith("\n")
-        return [entry for entry in found if entry[2].endswith("\n")], num_broken
 
     def has_monitored(self, step: int) -> bool:
         """Returns whether an earlier start has logged the monitor after `step` steps."""
@@ -154,21 +142,21 @@ class RunLog:
 
     def write(self, kind: str, epoch: int, step: int, values: dict[str, float]) -> None:
         """Logs `values` of `kind` in `epoch` (from 0) after `step` steps of the run."""
-        if not self.writes:
-            return
-        self._append({"kind": kind, "epoch": epoch, "step": step, **values})
-        for name, value in values.items():
-            self.writer.add_scalar(f"{kind}/{name}", value, step)
+        if self.writes:
+            self.append({"kind": kind, "epoch": epoch, "step": step, **values})
+            for name, value in values.items():
+                self.writer.add_scalar(f"{kind}/{name}", value, step)
 
     def note(self, kind: str, epoch: int, step: int, facts: dict[str, str], line: str) -> None:
         """Logs an event of `kind` with its `facts`, and prints `line`."""
         if self.writes:
-            self._append({"kind": kind, "epoch": epoch, "step": step, **facts})
+            self.append({"kind": kind, "epoch": epoch, "step": step, **facts})
         self.say(line)
 
-    def _append(self, values: dict[str, Any]) -> None:
+    def append(self, entry: dict[str, Any]) -> None:
+        """Appends a line to log.jsonl."""
         with naming(self.path), open(self.path, "a") as file:
-            file.write(json.dumps(values) + "\n")
+            file.write(json.dumps(entry) + "\n")
 
     def sync(self) -> None:
         """Flushes the log to the disk, so that no checkpoint is newer than the log."""
@@ -209,8 +197,7 @@ def write_config(folder: Path, flags: dict[str, Any], facts: dict[str, Any]) -> 
 
     What earlier starts wrote is kept under "earlier_starts".
     """
-    path = folder / "config.json"
-    earlier = []
+    path, earlier = folder / "config.json", []
     if path.exists():
         try:
             last = json.loads(path.read_text())
@@ -218,15 +205,8 @@ def write_config(folder: Path, flags: dict[str, Any], facts: dict[str, Any]) -> 
         except (ValueError, TypeError, AttributeError):
             os.replace(path, path.with_suffix(".json.bad"))
             print(f"{path}: could not be read and is now {path.name}.bad", file=sys.stderr)
-    config = {
-        "flags": flags,
-        "command": [sys.executable, *sys.argv],
-        "csv_sha256": file_sha256(flags["csv_file"]),
-        "git_commit": git_commit(),
-        "versions": library_versions(),
-        **facts,
-        "earlier_starts": earlier,
-    }
+    config = {"flags": flags, "command": [sys.executable, *sys.argv], "csv_sha256": file_sha256(flags["csv_file"]),
+              "git_commit": git_commit(), "versions": library_versions(), **facts, "earlier_starts": earlier}
     write_atomically(path, json.dumps(config, indent=2) + "\n")
 
 
@@ -242,10 +222,9 @@ def device_name(device: torch.device) -> str:
 
 def git_commit() -> str | None:
     """Returns the commit of this checkout, "-dirty" with uncommitted changes; None outside one or without git."""
-    root = Path(__file__).resolve().parent.parent
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
-        result = subprocess.run(["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40",
-                                 "--exclude=*"], capture_output=True, text=True)
+        result = subprocess.run(command, capture_output=True, text=True)
     except FileNotFoundError:
         return None
     return result.stdout.strip() if result.returncode == 0 else None
