@@ -79,13 +79,9 @@ class TrainingRun:
     lock: object  # of the run directory, in the main process; free when the run ends
 
 
-def pretrain(context: DistContext, flags: argparse.Namespace,
-             build_monitor: Callable[[DistContext, argparse.Namespace], Callable] | None = None) -> int:
-    """Trains in this process up to `--epoch`, `--stop_after` or a request to stop; returns the exit status.
-
-    `build_monitor` is needed with `--monitor_csv`.
-    """
-    run = build_run(context, flags, build_monitor)
+def pretrain(context: DistContext, flags: argparse.Namespace) -> int:
+    """Trains in this process up to `--epoch`, `--stop_after` or a request to stop; returns the exit status."""
+    run = build_run(context, flags)
     progress, begin = run.progress, run.progress.epoch
     if flags.dry_run:
         progress.epoch = min(max(flags.graph_start_epoch, flags.queue_start_epoch, 1), flags.epochs - 1)  # all is in use
@@ -123,7 +119,7 @@ def pretrain(context: DistContext, flags: argparse.Namespace,
     return 0
 
 
-def build_run(context: DistContext, flags: argparse.Namespace, build_monitor: Callable | None) -> TrainingRun:
+def build_run(context: DistContext, flags: argparse.Namespace) -> TrainingRun:
     """Returns everything that a run needs, restored from the checkpoint that `--resume` finds."""
     stop = StopRequest()
     check_same_on_all_ranks({f"flag {name}": value for name, value in vars(flags).items() if name not in FLAGS_OF_A_MACHINE}
@@ -143,7 +139,7 @@ def build_run(context: DistContext, flags: argparse.Namespace, build_monitor: Ca
     optimizer = torch.optim.Adam(model.parameters(), flags.lr, weight_decay=flags.weight_decay, fused=True)
     objective = Objective(flags.queue_rows, flags.queue_start_epoch, flags.graph_start_epoch, flags.graph_threshold,
                           flags.graph_reduction)
-    monitor = run_on_all_ranks(lambda: build_monitor(context, flags)) if flags.monitor_csv else None
+    monitor = run_on_all_ranks(lambda: make_monitor(context, flags)) if flags.monitor_csv else None
 
     out = Path(flags.out or f"runs/{Path(flags.csv_file).stem}_{flags.net}")
     lock, source, checkpoint, notes, progress, sums = None, None, None, [], Progress(), None
@@ -310,7 +306,7 @@ def main(flags: argparse.Namespace) -> int:
             open(path).close()
         except OSError as error:
             raise InputError(f"{path}: cannot read the csv file: {error.strerror}") from error
-    return launch(partial(pretrain, build_monitor=make_monitor), flags, "train.py")
+    return launch(pretrain, flags, "train.py")
 
 
 if __name__ == "__main__":

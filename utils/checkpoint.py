@@ -50,8 +50,8 @@ class Progress:
 def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Returns the checkpoint at `path`, on the CPU; InputError if it cannot be read.
 
-    Only tensors and plain values are accepted (`weights_only`), so an untrusted file runs no code. A file with suffix
-    ".safetensors" must have been written by `write_safetensors`: its weights are under "model".
+    Only tensors and plain values are accepted, so an untrusted file runs no code. A ".safetensors" file must have been
+    written by `write_safetensors`: its weights are under "model".
     """
     try:
         if Path(path).suffix == ".safetensors":
@@ -60,9 +60,8 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
             return {**configuration, "model": safetensors.torch.load_file(path)}
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as file:
-                damaged = file.testzip()  # torch.load does not compare checksums
-            if damaged:
-                raise ValueError(f"{damaged} is damaged")
+                if damaged := file.testzip():  # torch.load does not compare checksums
+                    raise ValueError(f"{damaged} is damaged")
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise InputError(f"{path}: cannot read the checkpoint: {error.strerror or error}") from error
@@ -148,7 +147,7 @@ def find_checkpoint(out: Path, resume: str | None) -> tuple[Path | None, dict[st
     if resume is None and present:
         raise InputError(f"--out {out}: holds a run already ({present[0].name}); add --resume to resume it, or name another "
                          "directory")
-    damaged: list[str] = []
+    damaged = []
     for path in present:
         try:
             return path, read_checkpoint(path), damaged

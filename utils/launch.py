@@ -161,10 +161,8 @@ def run_and_report(enter: Callable[[], DistContext], worker: Worker, flags: argp
     try:
         context = enter()
         status = worker(context, flags) or 0
-    except AgreedError as error:
-        return report(error, program) if context.is_main else error.exit_status
-    except InputError as error:
-        return report(error, program)  # without destroying the group: other processes may be waiting in it for ever
+    except InputError as error:  # the group is not destroyed: other processes may be waiting in it for ever
+        return error.exit_status if isinstance(error, AgreedError) and not context.is_main else report(error, program)
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C may come a second time, forwarded
         if context is None or context.is_main:

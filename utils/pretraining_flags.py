@@ -19,8 +19,7 @@ def pretraining_parser() -> argparse.ArgumentParser:
 
     flag = parser.add_argument_group("published flags").add_argument
     flag("--net", choices=NETS, default="resnet18", help="backbone; resnet18 is r3d18")
-    flag("--seq", dest="clip_frames", type=int, default=16, metavar="T",
-         help="frames per clip; a multiple of 8 * --sample")
+    flag("--seq", dest="clip_frames", type=int, default=16, metavar="T", help="frames per clip; a multiple of 8 * --sample")
     flag("--sample", dest="num_clips", type=int, default=2, metavar="V",
          help="consecutive clips per video, at least 2; plus one overview clip")
     flag("--rate", dest="max_stride", type=float, default=3.0, metavar="FRAMES",
@@ -35,7 +34,7 @@ def pretraining_parser() -> argparse.ArgumentParser:
     flag("--channel", dest="embedding_dim", type=int, default=128, metavar="D", help="embedding width")
     flag("--cluster", dest="num_prototypes", type=int, default=1000, metavar="K", help="number of prototypes")
     flag("--csv_file", default="kinetics.csv", metavar="FILE",
-         help="csv file with lines frame_dir,number_of_frames[,label]; labels are ignored, paths are relative to the file")
+         help="csv lines: frame_dir,number_of_frames[,label], paths relative to the file; header optional, labels ignored")
     flag("--epoch", dest="epochs", type=int, default=100, metavar="N", help="number of epochs")
     flag("--split", dest="graph_start_epoch", type=int, default=20, metavar="EPOCH",
          help="first epoch (from 0) with the graph constraint")
@@ -63,7 +62,7 @@ def pretraining_parser() -> argparse.ArgumentParser:
     flag("--amp", choices=("off", "bf16"), default="off",
          help="bf16: autocast of the network to bfloat16; losses and Sinkhorn stay in float32")
     flag("--decode", choices=("full", "half"), default="full",
-         help="half: decode JPEGs at half resolution where that is at least 5/6 of 200x150; up to 1.6 times as fast")
+         help="half: JPEGs at half resolution where at least 5/6 of 200x150: up to 1.6 times as fast, 1.5 grey levels off")
     flag("--augment_on", choices=("cpu", "device"), default="cpu",
          help="color augmentation: in the DataLoader workers, or in batches on the device (for a GPU that waits for data)")
     flag("--checkpoint_activations", action="store_true",
