@@ -1,8 +1,8 @@
 """Data sets of videos, their batches, and the loader.
 
 Shapes: B videos in the batch of this rank, V clips of T frames, S = `img_dim`. Pixels stay uint8 RGB until they are on
-the device. All random draws of a sample come from (seed, epoch, index of the video), so that it depends neither on the worker or
-rank that reads it nor on their number.
+the device. All random draws of a sample come from (seed, epoch, index of the video), so that it depends neither on the
+worker or rank that reads it nor on their number.
 
 For an unreadable video, `read_or_replace` raises InputError, reads another video, or reports the reason, as the data set
 asks.
