@@ -39,17 +39,18 @@ from utils.errors import InputError, exit_status_of
 from utils.files import write_text
 
 EXAMPLES = 3
-DATA_SETS = {"ucf101": "folder of classInd.txt, trainlist0S.txt, testlist0S.txt",
-             "hmdb51": "folder of CLASS_test_splitS.txt",
-             "kinetics400": "folder of train.csv, val.csv (or validate.csv)",
-             "folder": ""}
+# name -> what its official lists are, and their reader (folder, splits) -> OfficialLists
+DATA_SETS = {"ucf101": ("folder of classInd.txt, trainlist0S.txt, testlist0S.txt", read_ucf101),
+             "hmdb51": ("folder of CLASS_test_splitS.txt", read_hmdb51),
+             "kinetics400": ("folder of train.csv, val.csv (or validate.csv)", lambda folder, _: read_kinetics400(folder)),
+             "folder": ("", None)}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit status."""
     parser = OneLineParser(prog="make_csv.py", description=__doc__)
     commands = parser.add_subparsers(dest="data_set", required=True, metavar="DATASET")
-    for name, lists in DATA_SETS.items():
+    for name, (lists, _) in DATA_SETS.items():
         command = commands.add_parser(name, prog=f"make_csv.py {name}", description=__doc__,
                                       help=lists or "a folder of videos for each class")
         add = command.add_argument
@@ -121,11 +122,8 @@ def read_lists(flags: argparse.Namespace) -> OfficialLists:
     """Returns the official lists; InputError if a file to write would replace one of them."""
     if not flags.annotations.is_dir():
         raise InputError(f"--annotations {flags.annotations}: no such folder")
-    if flags.data_set == "kinetics400":
-        lists = read_kinetics400(flags.annotations)
-    else:
-        read = read_ucf101 if flags.data_set == "ucf101" else read_hmdb51
-        lists = read(flags.annotations, list(dict.fromkeys(flags.split)))
+    _, read = DATA_SETS[flags.data_set]
+    lists = read(flags.annotations, list(dict.fromkeys(getattr(flags, "split", ()))))
     for name in lists.sets if flags.out.resolve() == flags.annotations.resolve() else ():
         if (path := flags.out / f"{name}.csv").exists():
             raise InputError(f"--out {flags.out}: {path} is an official list, which would be lost; name another folder")
