@@ -11,16 +11,12 @@ from utils.distributed import DistContext
 from utils.errors import InputError, exit_status_of
 
 
-def add_weight_flags(parser: argparse.ArgumentParser, required: bool = True) -> None:
-    """Adds the flags of what is evaluated, and of the seed."""
+def add_feature_flags(parser: argparse.ArgumentParser, extracted: bool = True) -> None:
+    """Adds the flags of weights, clips and reading; `extracted`: also those of features that are extracted once."""
     weights = parser.add_argument_group("weights")
-    weights.add_argument("--weights", required=required, metavar="CHECKPOINT|random", help="what to evaluate")
+    weights.add_argument("--weights", required=extracted, metavar="CHECKPOINT|random", help="what to evaluate")
     weights.add_argument("--net", help="architecture; needed for random weights, else read from the checkpoint")
     weights.add_argument("--seed", type=int, default=0, help="seed of random weights, and of every other draw")
-
-
-def add_clip_flags(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags of test clips, from which all features are extracted too."""
     clips = parser.add_argument_group("clips")
     clips.add_argument("--clips", default="10", metavar="N|windows",
                        help="N evenly spaced clips, or half-overlapping windows over the whole video")
@@ -30,6 +26,21 @@ def add_clip_flags(parser: argparse.ArgumentParser) -> None:
     clips.add_argument("--img_dim", type=int, default=112, metavar="S", help="side of a crop in px")
     clips.add_argument("--crops", type=int, choices=(1, 5, 10), default=1,
                        help="1: centre; 5: centre and corners; 10: these and their mirror images")
+    reading = parser.add_argument_group("reading")
+    reading.add_argument("--batch", type=int, default=32, metavar="M",
+                         help="clips in one forward without training; changes speed, and no more than the last bits of the "
+                              "results")
+    reading.add_argument("--workers", dest="num_workers", type=int, default=4,
+                         help="DataLoader workers of each process; changes speed alone")
+    reading.add_argument("--skip_bad", action="store_true",
+                         help="leave out and report videos that cannot be read (default: stop at the first)")
+    if extracted:
+        reading.add_argument("--amp", choices=("off", "bf16"), default="off",
+                             help="bf16: the backbone in bfloat16, which is faster and changes features by 0.2 to 1 %%; "
+                                  "their means, and all that is computed from them, in float32")
+        reading.add_argument("--feature_dir", metavar="DIR",
+                             help="keep features here, and use those kept for the same weights, csv, clips and precision; "
+                                  "frames that have changed under the same csv are not noticed")
 
 
 def add_levels_flag(group: argparse._ArgumentGroup, default: str) -> None:
@@ -47,32 +58,6 @@ def parse_levels(text: str) -> list[str]:
     return levels
 
 
-def add_reading_flags(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
-    """Adds the flags of how videos are read and passed to the network; returns their group."""
-    reading = parser.add_argument_group("reading")
-    reading.add_argument("--batch", type=int, default=32, metavar="M",
-                         help="clips in one forward without training; changes speed, and no more than the last bits of the "
-                              "results")
-    reading.add_argument("--workers", dest="num_workers", type=int, default=4,
-                         help="DataLoader workers of each process; changes speed alone")
-    reading.add_argument("--skip_bad", action="store_true",
-                         help="leave out and report videos that cannot be read (default: stop at the first)")
-    return reading
-
-
-def add_feature_flags(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags of every command that works on extracted features: weights, clips, extraction."""
-    add_weight_flags(parser)
-    add_clip_flags(parser)
-    reading = add_reading_flags(parser)
-    reading.add_argument("--amp", choices=("off", "bf16"), default="off",
-                         help="bf16: the backbone in bfloat16, which is faster and changes features by 0.2 to 1 %%; their "
-                              "means, and all that is computed from them, in float32")
-    reading.add_argument("--feature_dir", metavar="DIR",
-                         help="keep features here, and use those kept for the same weights, csv, clips and precision; "
-                              "frames that have changed under the same csv are not noticed")
-
-
 def read_clip_settings(flags: argparse.Namespace) -> ClipSettings:
     """Returns the clip settings of `flags`; InputError for a value that cannot work."""
     check_values({"--seq": (flags.clip_frames, 8), "--ds": (flags.stride, 1), "--img_dim": (flags.img_dim, 32)})
@@ -83,7 +68,7 @@ def read_clip_settings(flags: argparse.Namespace) -> ClipSettings:
 
 
 def check_feature_flags(flags: argparse.Namespace) -> None:
-    """InputError for a value, among csv files, weights, clips and extraction, that cannot work."""
+    """Raises InputError for a value, among csv files, weights, clips and reading, that cannot work."""
     find_splits(flags)
     read_clip_settings(flags)
     check_values({"--batch": (flags.batch, 1), "--workers": (flags.num_workers, 0), "--seed": (flags.seed, 0)})
@@ -93,10 +78,9 @@ def run_command(
     parser: OneLineParser, check: Callable[[argparse.Namespace], None],
     worker: Callable[[DistContext, argparse.Namespace], None], arguments: Sequence[str] | None,
 ) -> int:
-    """Returns the exit status of an evaluation: 0, or 2 after a one-line error; others see `utils.errors`.
+    """Returns the exit status (see `utils.errors`) of `worker(context, flags)`, a function of a module, in all processes.
 
-    `check(flags)` raises InputError for flags that cannot work, before any process starts; then `worker(context, flags)`, a
-    function of a module, runs in each.
+    `check(flags)` raises InputError for flags that cannot work, before any process starts.
     """
     flags = parser.parse_args(arguments)
 

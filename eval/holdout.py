@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dataset.records import VideoRecord
+from utils.cli import compile_group_pattern
 from utils.errors import InputError
 
 AUTO, NONE = "auto", "none"
@@ -45,28 +46,23 @@ def add_group_flag(group: argparse._ArgumentGroup) -> None:
                             "video, whose first group is the name of the video's group")
 
 
-def group_pattern(group: str) -> re.Pattern[str] | None:
-    """Returns the regular expression of --group, None for "none"; InputError for any other text."""
-    if group in (AUTO, NONE):
-        return UCF101_GROUP if group == AUTO else None
-    try:
-        pattern = re.compile(group)
-    except re.error as error:
-        raise InputError(f"--group {group}: no regular expression: {error}") from error
-    if not pattern.groups:
-        raise InputError(f"--group {group}: needs a group in parentheses, the name of a video's group")
-    return pattern
+def check_holdout_flags(flag: str, fraction: float | None, group: str) -> None:
+    """Raises InputError for a fraction (of `flag`) or a --group that cannot work."""
+    if fraction is not None and not 0 < fraction < 1:
+        raise InputError(f"{flag} {fraction}: must be between 0 and 1")
+    if group not in (AUTO, NONE):
+        compile_group_pattern("--group", group)
 
 
 def find_groups(videos: Sequence[VideoRecord], group: str) -> tuple[list[str], str]:
-    """Returns (name of each video's group [N], how the groups were found); `group` is the flag's value.
+    """Returns (name of each video's group [N], how the groups were found) for a value of --group.
 
     A group of UCF-101 is within a class; one of a pattern may span classes.
     """
     paths = [video.path for video in videos]  # a video that is listed twice stays on one side
-    pattern = group_pattern(group)
-    if pattern is None:
+    if group == NONE:
         return paths, "none: every video on its own"
+    pattern = UCF101_GROUP if group == AUTO else compile_group_pattern("--group", group)
     found = [match and match[1] for match in map(pattern.search, (
         PurePath(path).stem if group == AUTO else path for path in paths))]
     missing = [path for path, name in zip(paths, found) if name is None]

@@ -37,9 +37,9 @@ from eval.cli import (add_feature_flags, add_levels_flag, check_feature_flags, p
 from eval.features.extract import level_vectors
 from eval.features.csv_features import SplitFeatures, read_split_features
 from eval.features.probe_heads import DECAY_AT, LrAndDecay, ProbeRecipe, fit_probe
-from eval.holdout import add_group_flag, draw_holdout, group_pattern
-from eval.metrics import accuracies, add_classes_flag, class_names, confusion_matrix, draw_confusion, per_class
-from eval.result_card import SplitResult, build_card, markdown_table, write_card
+from eval.holdout import add_group_flag, check_holdout_flags, draw_holdout
+from eval.metrics import add_classes_flag, class_names, measure_classes
+from eval.result_card import SplitResult, build_card, write_card
 from eval.splits import EvalSplit, add_split_flags
 from utils.cli import OneLineParser, add_launch_flags, check_values
 from utils.distributed import DistContext
@@ -54,7 +54,7 @@ def probe_split(split: SplitFeatures, levels: Sequence[str], flags: argparse.Nam
     names = class_names(flags.classes, split.split.train_csv, classes)
     holdout = draw_holdout(split.train.records, flags.group, flags.holdout, flags.seed)
     print(holdout.line(), flush=True)
-
+    suffix = "" if split.split.name is None else f"_split_{split.split.name}"
     metrics: dict[str, dict[str, float]] = {}
     details: dict[str, Any] = {**split.counts(), "num_classes": len(classes), "holdout": holdout.facts, "chosen": {},
                                "holdout_top1": {}, "per_class": {}}
@@ -63,18 +63,14 @@ def probe_split(split: SplitFeatures, levels: Sequence[str], flags: argparse.Nam
         pair, holdout_top1, heads = fit_probe(level_vectors(split.train.features, level), targets, len(classes),
                                               holdout.held, pairs, recipe, context.device)
         [scores] = heads.scores(level_vectors(split.test.features, level))
-        matrix = confusion_matrix(test_targets, scores.argmax(axis=1), len(classes))
-        metrics[level] = accuracies(scores, test_targets)
-        details["per_class"][level] = per_class(matrix, names)
+        metrics[level], details["per_class"][level] = measure_classes(
+            scores, test_targets, names, level, Path(flags.out) / f"confusion_{level}{suffix}.png")
         details["holdout_top1"][level] = [{"lr": lr, "weight_decay": weight_decay, "top1": top1}
                                           for (lr, weight_decay), top1 in zip(pairs, holdout_top1)]
         (lr, weight_decay), best = pair, holdout_top1[pairs.index(pair)]
         details["chosen"][level] = {"lr": lr, "weight_decay": weight_decay, "holdout_top1": best}
         print(f"{level}: lr {lr:g}, weight decay {weight_decay:g} chosen of {len(pairs)} pairs, {100 * best:.1f} % of "
               f"the held-out videos right ({time.monotonic() - start:.1f} s)", flush=True)
-        suffix = "" if split.split.name is None else f"_split_{split.split.name}"
-        draw_confusion(Path(flags.out) / f"confusion_{level}{suffix}.png", matrix, names,
-                       f"{level}: top-1 {100 * metrics[level]['top1']:.1f} %")
     return SplitResult(split.split, metrics, details)
 
 
@@ -100,8 +96,7 @@ def probe_features(context: DistContext, flags: argparse.Namespace) -> None:
                 "holdout": flags.holdout, "group": flags.group, "seed": flags.seed, "skip_bad": flags.skip_bad,
                 "amp": flags.amp}
     card = build_card("linear probe on features", results, settings, weights, context.device, time.monotonic() - start)
-    print(f"wrote {write_card(Path(flags.out), card)}\n")
-    print(markdown_table(card, ("clips", "crops", "seed")), flush=True)
+    write_card(Path(flags.out), card, ("clips", "crops", "seed"))
 
 
 def probe_grid(flags: argparse.Namespace) -> list[LrAndDecay]:
@@ -124,9 +119,7 @@ def check_linear_probe_flags(flags: argparse.Namespace) -> None:
     """InputError for flags that cannot work."""
     parse_levels(flags.levels)
     check_feature_flags(flags)
-    group_pattern(flags.group)
-    if not 0 < flags.holdout < 1:
-        raise InputError(f"--holdout {flags.holdout}: must be between 0 and 1")
+    check_holdout_flags("--holdout", flags.holdout, flags.group)
     check_values({"--epochs": (flags.epochs, 1), "--batch_size": (flags.batch_size, 1)})
     for lr, weight_decay in probe_grid(flags):
         check_values({"--wd": (weight_decay, 0)}, positive={"--lr": lr})

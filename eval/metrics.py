@@ -5,18 +5,13 @@ Shapes: N videos; K classes.
 from __future__ import annotations
 
 import argparse
-import csv
-import io
-from collections.abc import Iterable, Sequence
-from functools import partial
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dataset.records import VideoRecord
 from utils.errors import InputError
-from utils.files import write_atomically
 
 TOP = (1, 5)
 CLASS_FILE = "classes.txt"
@@ -90,6 +85,14 @@ def draw_confusion(path: Path, matrix: np.ndarray, names: dict[int, str], title:
     save_figure(figure, path)
 
 
+def measure_classes(scores: np.ndarray, labels: np.ndarray, names: dict[int, str], level: str,
+                    figure: Path) -> tuple[dict[str, float], list[dict[str, Any]]]:
+    """Returns (`accuracies`, `per_class` rows) of scores [N, K] and classes [N]; writes the figure of their confusions."""
+    found, matrix = accuracies(scores, labels), confusion_matrix(labels, scores.argmax(axis=1), len(names))
+    draw_confusion(figure, matrix, names, f"{level}: top-1 {100 * found['top1']:.1f} %")
+    return found, per_class(matrix, names)
+
+
 def add_classes_flag(group: argparse._ArgumentGroup) -> None:
     """Adds the flag --classes."""
     group.add_argument("--classes", metavar="FILE",
@@ -113,19 +116,3 @@ def class_names(file: str | None, train_csv: str, labels: Iterable[int]) -> dict
         raise InputError(f"{path}: names {len(names)} class(es), one a line, but {train_csv} has labels up to "
                          f"{labels[-1]}")
     return {label: names[label].strip() for label in labels}
-
-
-def write_probabilities(path: Path, records: Sequence[VideoRecord], probabilities: np.ndarray) -> None:
-    """Writes an npz file: "videos" (paths) [N], "classes" [N] and "probabilities" float32 [N, K]."""
-    write_atomically(path, partial(np.savez, videos=np.array([record.path for record in records]),
-                                   classes=np.array([record.label for record in records]),
-                                   probabilities=probabilities.astype(np.float32)))
-
-
-def write_per_class(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Writes the rows of `per_class` as csv; a class never mistaken has an empty `taken_for`."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_atomically(path, text.getvalue())

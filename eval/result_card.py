@@ -84,10 +84,10 @@ def make_out_dir(out: Path, flag: str = "--out") -> None:
         raise InputError(f"{flag} {out}: cannot make this folder: {error.strerror}") from error
 
 
-def write_card(out: Path, card: dict[str, Any], name: str = CARD) -> Path:
-    """Returns the path of the card `name`, written whole into the folder `out`; an earlier one is replaced."""
+def write_card(out: Path, card: dict[str, Any], shown: tuple[str, ...], name: str = CARD) -> None:
+    """Writes the card `name`, whole, into the folder `out`, and prints its path and its `markdown_table`."""
     write_atomically(out / name, json.dumps(card, indent=2, allow_nan=False) + "\n")
-    return out / name
+    print(f"wrote {out / name}\n\n{markdown_table(card, shown)}", flush=True)
 
 
 def read_card(path: Path) -> dict[str, Any]:

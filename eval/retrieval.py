@@ -36,7 +36,7 @@ from eval.cli import (add_feature_flags, add_levels_flag, check_feature_flags, p
                       run_command)
 from eval.features.extract import LEVEL_CHOICES, ClipSettings, Rows, level_vectors
 from eval.features.csv_features import SplitFeatures, read_split_features
-from eval.result_card import SplitResult, build_card, markdown_table, write_card
+from eval.result_card import SplitResult, build_card, write_card
 from eval.splits import add_split_flags
 from utils.cli import OneLineParser, add_launch_flags, check_values
 from utils.distributed import DistContext
@@ -148,8 +148,7 @@ def retrieve(context: DistContext, flags: argparse.Namespace) -> None:
                 "skip_bad": flags.skip_bad, "amp": flags.amp, "picture_level": pictured}
     out = Path(flags.out)
     card = build_card("retrieval", results, settings, weights, context.device, time.monotonic() - start)
-    print(f"wrote {write_card(out, card)}\n")
-    print(markdown_table(card, ("clips", "crops", "centering", "seed")), flush=True)
+    write_card(out, card, ("clips", "crops", "centering", "seed"))
     # Last, so that a frame that cannot be read does not cost the result.
     train, test = splits[0].train.records, splits[0].test.records[:flags.picture_queries]
     neighbors = ranked[0][1][pictured][:len(test), :flags.picture_neighbors]

@@ -118,3 +118,14 @@ def check_values(at_least: Mapping[str, tuple[float | None, float]] = {}, positi
     for flag, value in fraction.items():
         if value is not None and not 0 <= value <= 1:
             raise InputError(f"{flag} {value}: must be between 0 and 1")
+
+
+def compile_group_pattern(flag: str, pattern: str) -> re.Pattern[str]:
+    """Returns the regular expression of a flag, whose first (...) is the name of a video's group; else InputError."""
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise InputError(f"{flag} {pattern}: not a regular expression: {error}") from error
+    if not compiled.groups:
+        raise InputError(f"{flag} {pattern}: needs a group in parentheses, the name of a video's group")
+    return compiled

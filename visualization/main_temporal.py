@@ -44,7 +44,7 @@ from dataset.transforms import FinetuneAugmentation, scale_clips
 from dataset.videos import LabelledVideos, build_loader
 from eval.features.backbone import load_backbone
 from eval.features.extract import FULL_FLOAT32
-from eval.result_card import CARD, SplitResult, build_card, make_out_dir, markdown_table, write_card
+from eval.result_card import CARD, SplitResult, build_card, make_out_dir, write_card
 from eval.splits import EvalSplit
 from utils.checkpoint import (checkpoint_path, find_checkpoint, list_checkpoints, read_checkpoint, reading_entries,
                               save_checkpoint)
@@ -172,8 +172,7 @@ def evaluate_order_head(backbone: nn.Module, weights: dict, settings: OrderSetti
     choices = {**asdict(settings.clip_settings), "epochs": state["epochs_done"], **state["training"]}
     card = build_card("temporal_order", [result], choices, weights, device, time.monotonic() - begin)
     make_out_dir(Path(settings.out))
-    print(f"wrote {write_card(Path(settings.out), card, card_name)}\n")
-    print(markdown_table(card, ("clips", "clip_frames", "img_dim", "seed")), flush=True)
+    write_card(Path(settings.out), card, ("clips", "clip_frames", "img_dim", "seed"), card_name)
 
 
 def find_head(weights: dict, settings: OrderSettings,

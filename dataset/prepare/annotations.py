@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from utils.cli import compile_group_pattern
 from utils.errors import InputError
 
 GROUP_PATTERN = r"(.+_g\d+)_c\d+"  # clips cut from one recording: v_Archery_g03_c05 is of the group v_Archery_g03
@@ -111,12 +112,7 @@ def read_kinetics400(folder: Path) -> OfficialLists:
 
 def group_finder(pattern: str) -> Callable[[str], str | None]:
     """Returns a function from a video's name to its group, the pattern's first (...), or None where it does not match."""
-    try:
-        compiled = re.compile(pattern)
-    except re.error as error:
-        raise InputError(f"--group_pattern {pattern}: not a regular expression: {error}") from error
-    if not compiled.groups:
-        raise InputError(f"--group_pattern {pattern}: needs a group in parentheses, as {GROUP_PATTERN} has")
+    compiled = compile_group_pattern("--group_pattern", pattern)
     return lambda name: match[1] if (match := compiled.fullmatch(name)) else None
 
 

@@ -13,10 +13,12 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import nn
 
@@ -28,14 +30,13 @@ from eval.cli import read_clip_settings
 from eval.features.backbone import load_backbone, new_backbone, read_input
 from eval.features.extract import ClipSettings, predict
 from eval.holdout import draw_holdout
-from eval.metrics import (accuracies, class_names, confusion_matrix, draw_confusion, per_class, write_per_class,
-                          write_probabilities)
-from eval.result_card import CARD, SplitResult, build_card, make_out_dir, markdown_table, read_card, write_card
+from eval.metrics import accuracies, class_names, measure_classes
+from eval.result_card import CARD, SplitResult, build_card, make_out_dir, read_card, write_card
 from eval.splits import EvalSplit, find_splits, read_split
 from utils.checkpoint import reading_entries
 from utils.distributed import DistContext, place_model, run_on_all_ranks
 from utils.errors import STOPPED, InputError
-from utils.files import file_sha256
+from utils.files import file_sha256, write_atomically
 from utils.training_log import device_name
 
 RECIPE_FLAGS = ("batch_per_gpu", "lr", "weight_decay", "lr_decay_epochs", "amp", *HOLDOUT_FLAGS)
@@ -109,8 +110,7 @@ def train_and_test(context: DistContext, flags: argparse.Namespace, task: Classi
         weights = weights or trained.checkpoint["weights"]
     if context.is_main:
         card = build_card(task.name, results, settings, weights, context.device, time.monotonic() - start)
-        print(f"wrote {write_card(out, card)}\n")
-        print(markdown_table(card, ("clips", "crops", "epochs", "seed")), flush=True)
+        write_card(out, card, ("clips", "crops", "epochs", "seed"))
     return 0
 
 
@@ -209,13 +209,11 @@ def test_split(context: DistContext, flags: argparse.Namespace, task: Classifier
     tested = [video for index, video in enumerate(videos.test) if index not in skipped]
     metrics, tables = {}, {}
     for level, rows in probabilities.items():
-        metrics[level] = accuracies(rows, labels)
-        matrix = confusion_matrix(labels, rows.argmax(axis=1), len(videos.names))
-        tables[level] = per_class(matrix, videos.names)
-        write_probabilities(folder / f"probabilities_{level}.npz", tested, rows)
-        write_per_class(folder / f"per_class_{level}.csv", tables[level])
-        draw_confusion(folder / f"confusion_{level}.png", matrix, videos.names,
-                       f"{level}: top-1 {100 * metrics[level]['top1']:.1f} %")
+        metrics[level], tables[level] = measure_classes(rows, labels, videos.names, level, folder / f"confusion_{level}.png")
+        write_atomically(folder / f"per_class_{level}.csv", pd.DataFrame(tables[level], dtype=object).to_csv(index=False))
+        write_atomically(folder / f"probabilities_{level}.npz", partial(  # paths [N], classes [N], float32 [N, K]
+            np.savez, videos=np.array([video.path for video in tested]), classes=labels,
+            probabilities=rows.astype(np.float32)))
     return SplitResult(videos.csv_files, metrics, {
         "num_test_videos": len(tested), "skipped_test_videos": list(skipped.values()),
         "num_test_videos_shorter_than_clip": settings.count_short(tested), "per_class": tables,

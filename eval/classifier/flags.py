@@ -4,8 +4,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-from eval.cli import add_clip_flags, add_reading_flags, add_weight_flags, read_clip_settings
-from eval.holdout import add_group_flag, group_pattern
+from eval.cli import add_feature_flags, check_feature_flags
+from eval.holdout import add_group_flag, check_holdout_flags
 from eval.metrics import add_classes_flag
 from eval.splits import add_split_flags, find_splits
 from utils.cli import OneLineParser, add_launch_flags, check_values
@@ -24,7 +24,7 @@ def classifier_parser(command: str, description: str, *, epochs: int, lr: float,
     """Returns the parser of `python -m COMMAND`, with all flags that both commands have; the rest are its defaults."""
     parser = OneLineParser(prog=f"python -m {command}", description=description)
     add_split_flags(parser)
-    add_weight_flags(parser, required=False)
+    add_feature_flags(parser, extracted=False)
     training = parser.add_argument_group("training")
     training.add_argument("--epochs", type=int, default=epochs, metavar="N",
                           help="passes over the training videos; the state after the last one is tested")
@@ -59,8 +59,6 @@ def classifier_parser(command: str, description: str, *, epochs: int, lr: float,
                           "crop) after each epoch; nothing is chosen by it (default: train on all)")
     add_group_flag(run)
     add_classes_flag(run)
-    add_clip_flags(parser)
-    add_reading_flags(parser)
     add_launch_flags(parser)
     return parser
 
@@ -78,16 +76,23 @@ def read_decay_epochs(text: str) -> tuple[int, ...]:
 def check_training_flags(flags: argparse.Namespace, parser: OneLineParser) -> None:
     """Raises InputError for a value that cannot work among the flags of both commands."""
     several = len(find_splits(flags)) > 1
-    read_clip_settings(flags)
+    check_feature_flags(flags)
     check_values({"--epochs": (flags.epochs, 1), "--train_batch": (flags.batch_per_gpu, 2), "--wd": (flags.weight_decay, 0),
                   "--save_every": (flags.save_every, 1), "--stop_after": (flags.stop_after, 1),
-                  "--log_every": (flags.log_every, 1), "--batch": (flags.batch, 1), "--workers": (flags.num_workers, 0),
-                  "--seed": (flags.seed, 0)}, positive={"--lr": flags.lr})
-    if flags.val_holdout is not None and not 0 < flags.val_holdout < 1:
-        raise InputError(f"--val_holdout {flags.val_holdout}: must be between 0 and 1")
-    group_pattern(flags.group)
+                  "--log_every": (flags.log_every, 1)}, positive={"--lr": flags.lr})
+    check_holdout_flags("--val_holdout", flags.val_holdout, flags.group)
     if flags.test_only:
-        check_test_only(flags, parser, several)
+        for name, flag in TRAINING_FLAGS.items():
+            default = parser.get_default(name)
+            default = read_decay_epochs(default) if name == "lr_decay_epochs" else default
+            if getattr(flags, name, default) != default:
+                raise InputError(f"{flag} {getattr(flags, name)}: is for training, and --test_only {flags.test_only} trains "
+                                 "nothing; leave it out")
+        if flags.resume:
+            raise InputError(f"--test_only {flags.test_only}: trains nothing; leave --resume out")
+        if several:
+            raise InputError(f"--test_only {flags.test_only}: is the state of one split, but --splits names several; test "
+                             "one, or a whole run by --resume")
         return
     if several and flags.resume not in (None, "auto"):
         raise InputError(f"--resume {flags.resume}: is the state of one split, but --splits names several; give "
@@ -98,18 +103,3 @@ def check_training_flags(flags: argparse.Namespace, parser: OneLineParser) -> No
     if late:
         print(f"warning: --lr_decay {','.join(map(str, late))} is not before the end, --epochs {flags.epochs}: the "
               "learning rates do not decay there", file=sys.stderr, flush=True)
-
-
-def check_test_only(flags: argparse.Namespace, parser: OneLineParser, several: bool) -> None:
-    """Raises InputError for flags that contradict `--test_only`; `several`: whether `--splits` names several."""
-    for name, flag in TRAINING_FLAGS.items():
-        default = parser.get_default(name)
-        default = read_decay_epochs(default) if name == "lr_decay_epochs" else default
-        if getattr(flags, name, default) != default:
-            raise InputError(f"{flag} {getattr(flags, name)}: is for training, and --test_only {flags.test_only} trains "
-                             "nothing; leave it out")
-    if flags.resume:
-        raise InputError(f"--test_only {flags.test_only}: trains nothing; leave --resume out")
-    if several:
-        raise InputError(f"--test_only {flags.test_only}: is the state of one split, but --splits names several; test "
-                         "one, or a whole run by --resume")

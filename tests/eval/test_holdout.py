@@ -77,7 +77,7 @@ def test_groups_of_ucf101_are_within_a_class():
 @pytest.mark.parametrize(("group", "message"), [
     (r"person(\d+)", "does not match 1 of 3 training videos, such as /v/v_A_g01_c01"),
     (r"/(x)?", "does not match 3 of 3"),
-    ("person(", "no regular expression"), ("person", "needs a group in parentheses"),
+    ("person(", "not a regular expression"), ("person", "needs a group in parentheses"),
     ("auto", "1 of 3 names end with _gNN_cNN"),
 ])
 def test_a_pattern_that_is_wrong_or_does_not_match_every_video_is_one_line(group, message):

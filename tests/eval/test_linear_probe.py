@@ -140,7 +140,7 @@ def test_mistakes_are_one_line(color_set, tmp_path, capsys):
     cases = [
         (["--lr", "0.1,x"], "--lr 0.1,x: must be numbers"), (["--lr", "0.1,0"], "--lr 0.0: must be positive"),
         (["--wd", "1e-3,-1"], "--wd -1.0"), (["--wd", "0.01,1e-2"], "names a number twice"),
-        (["--holdout", "1"], "--holdout 1.0: must be between"), (["--group", "g(\\d+"], "--group g(\\d+: no regular"),
+        (["--holdout", "1"], "--holdout 1.0: must be between"), (["--group", "g(\\d+"], "--group g(\\d+: not a regular"),
         (["--group", "g(\\d+)"], "does not match 18 of 18"), (["--epochs", "0"], "--epochs 0"),
         (["--batch_size", "0"], "--batch_size 0"), (["--levels", "top"], "--levels top"),
         (["--classes", str(color_set / "train_{split}.csv")], "cannot read the class names"),
