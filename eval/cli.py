@@ -68,8 +68,10 @@ def read_clip_settings(flags: argparse.Namespace) -> ClipSettings:
 
 
 def check_feature_flags(flags: argparse.Namespace) -> None:
-    """Raises InputError for a value, among csv files, weights, clips and reading, that cannot work."""
+    """Raises InputError for a value, among csv files, levels, clips and reading, that cannot work."""
     find_splits(flags)
+    if "levels" in flags:
+        parse_levels(flags.levels)
     read_clip_settings(flags)
     check_values({"--batch": (flags.batch, 1), "--workers": (flags.num_workers, 0), "--seed": (flags.seed, 0)})
 

@@ -117,7 +117,6 @@ def parse_numbers(flag: str, text: str) -> list[float]:
 
 def check_linear_probe_flags(flags: argparse.Namespace) -> None:
     """InputError for flags that cannot work."""
-    parse_levels(flags.levels)
     check_feature_flags(flags)
     check_holdout_flags("--holdout", flags.holdout, flags.group)
     check_values({"--epochs": (flags.epochs, 1), "--batch_size": (flags.batch_size, 1)})

@@ -159,7 +159,6 @@ def retrieve(context: DistContext, flags: argparse.Namespace) -> None:
 
 def check_retrieval_flags(flags: argparse.Namespace) -> None:
     """InputError for flags that cannot work."""
-    parse_levels(flags.levels)
     check_feature_flags(flags)
     check_values({"--picture_queries": (flags.picture_queries, 1), "--picture_neighbors": (flags.picture_neighbors, 1)})
 

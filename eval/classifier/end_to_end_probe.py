@@ -34,12 +34,6 @@ def probe_end_to_end(context: DistContext, flags: argparse.Namespace) -> int:
         {"optimizer": "SGD", "momentum": MOMENTUM, "dropout": None, "normalization": "L2, then batch norm"}))
 
 
-def check_probe_flags(flags: argparse.Namespace) -> None:
-    """Raises InputError for a value that cannot work."""
-    parse_levels(flags.levels)
-    check_training_flags(flags, end_to_end_parser())
-
-
 def end_to_end_parser() -> OneLineParser:
     """Returns the parser of `python -m eval.linear_probe --end_to_end`."""
     parser = classifier_parser("eval.linear_probe --end_to_end", __doc__, epochs=100, lr=0.1, lr_decay="60,80",
@@ -52,4 +46,5 @@ def end_to_end_parser() -> OneLineParser:
 
 def main(arguments: Sequence[str]) -> int:
     """Returns the exit status, see `utils.errors`."""
-    return run_command(end_to_end_parser(), check_probe_flags, probe_end_to_end, arguments)
+    parser = end_to_end_parser()
+    return run_command(parser, partial(check_training_flags, parser=parser), probe_end_to_end, arguments)

@@ -12,10 +12,10 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -24,7 +24,7 @@ from torch import nn
 
 from dataset.records import VideoRecord
 from eval.classifier.model import VideoClassifier, level_channels, parameter_groups
-from eval.classifier.state import HOLDOUT_FLAGS, KIND, SAME_TO_TEST, check_identity, load_classifier, read_finished
+from eval.classifier.state import HOLDOUT_FLAGS, KIND, SAME_TO_TEST, check_identity, read_finished
 from eval.classifier.training import TrainedClassifier, fit_classifier
 from eval.cli import read_clip_settings
 from eval.features.backbone import load_backbone, new_backbone, read_input
@@ -33,6 +33,7 @@ from eval.holdout import draw_holdout
 from eval.metrics import accuracies, class_names, measure_classes
 from eval.result_card import CARD, SplitResult, build_card, make_out_dir, read_card, write_card
 from eval.splits import EvalSplit, find_splits, read_split
+from models.convert import check_keys
 from utils.checkpoint import reading_entries
 from utils.distributed import DistContext, place_model, run_on_all_ranks
 from utils.errors import STOPPED, InputError
@@ -42,8 +43,19 @@ from utils.training_log import device_name
 RECIPE_FLAGS = ("batch_per_gpu", "lr", "weight_decay", "lr_decay_epochs", "amp", *HOLDOUT_FLAGS)
 
 
-@dataclass(frozen=True)
-class ClassifierTask:
+class ClassifierSplit(NamedTuple):
+    """The videos of a split, labelled by class from 0 to K - 1."""
+
+    csv_files: EvalSplit
+    names: dict[int, str]        # label in the csv -> name, in order of the classes
+    train: list[VideoRecord]
+    held_out: list[VideoRecord]  # training videos that are not trained on
+    test: list[VideoRecord]
+    digests: dict[str, str]      # of all training videos, see `digest_videos`
+    holdout: dict[str, Any]      # how `held_out` was drawn, for the card
+
+
+class ClassifierTask(NamedTuple):
     """How a classifier is built and trained. The result card gets `constants` and the values of `flags`, inner names."""
 
     name: str
@@ -65,31 +77,11 @@ class ClassifierTask:
                 "train_csv": videos.csv_files.train_csv}
 
 
-@dataclass(frozen=True)
-class ClassifierSplit:
-    """The videos of a split, labelled by class from 0 to K - 1; `names`: label in the csv -> name, in order of the classes.
-
-    `held_out`: training videos that are not trained on; `holdout`: how they were drawn, for the card; `digests` of all
-    training videos: see `digest_videos`.
-    """
-
-    csv_files: EvalSplit
-    names: dict[int, str]
-    train: list[VideoRecord]
-    held_out: list[VideoRecord]
-    test: list[VideoRecord]
-    digests: dict[str, str]
-    holdout: dict[str, Any]
-
-
 def train_and_test(context: DistContext, flags: argparse.Namespace, task: ClassifierTask) -> int:
-    """Trains, unless `--test_only`, and tests on each split; writes the run directories, result.json and the printed
-    table. Returns the exit status."""
+    """Returns the exit status; trains, unless `--test_only`, and tests on each split, and writes and prints the results."""
     start, out = time.monotonic(), Path(flags.out)
     results, settings, weights = [], None, None  # of each split; of the first split's training
-    finished = None
-    if flags.test_only:
-        finished, flags = run_on_all_ranks(lambda: read_finished(flags))
+    finished, flags = run_on_all_ranks(lambda: read_finished(flags)) if flags.test_only else (None, flags)
     # All csv files are read before training begins.
     splits = run_on_all_ranks(lambda: [read_classifier_split(split, flags) for split in find_splits(flags)])
     run_on_all_ranks(lambda: refuse_other_result(flags, task, out))
@@ -132,7 +124,7 @@ def read_classifier_split(split: EvalSplit, flags: argparse.Namespace) -> Classi
     """Returns the videos of a split, divided as the flags say."""
     records = read_split(split)
     digests = digest_videos(records["train"], records["test"])
-    names = class_names(flags.classes, split.train_csv, (video.label for video in records["train"]))
+    names = class_names(flags.classes, split.train_csv, [video.label for video in records["train"]])
     classes = {label: index for index, label in enumerate(names)}
     train, test = ([replace(video, label=classes[video.label]) for video in records[role]] for role in ("train", "test"))
     if flags.val_holdout is None:
@@ -161,7 +153,8 @@ def load_finished(checkpoint: dict[str, Any], path: str, task: ClassifierTask, v
         weights = checkpoint["weights"]
         model = task.build_model(new_backbone(weights["net"], path), len(videos.names), read_input(weights, path))
         trained = TrainedClassifier(model, checkpoint, Path(path))
-        load_classifier(trained.model, checkpoint)
+        check_keys(checkpoint["model"], model)
+        model.load_state_dict(checkpoint["model"])
         json.dumps(describe_training(trained, task))  # the card needs them after the test
     return trained
 
@@ -189,10 +182,8 @@ def train_split(context: DistContext, flags: argparse.Namespace, task: Classifie
 
 def classify(context: DistContext, flags: argparse.Namespace, model: VideoClassifier, records: Sequence[VideoRecord],
              settings: ClipSettings, label: str) -> tuple[dict[str, np.ndarray], np.ndarray, dict[int, str]]:
-    """Returns (level -> probabilities [N, K], classes [N] of the readable videos, index -> reason of the others).
-
-    The main process gets the probabilities, the others no level.
-    """
+    """Returns (level -> probabilities [N, K], in the main process; classes [N] of the readable videos; index -> reason of
+    the others)."""
     skipped: dict[int, str] = {}
     probabilities = predict(model, records, settings, context, scale=model.scale, batch=flags.batch,
                             num_workers=flags.num_workers, skipped=skipped if flags.skip_bad else None, label=label)

@@ -75,8 +75,8 @@ def read_decay_epochs(text: str) -> tuple[int, ...]:
 
 def check_training_flags(flags: argparse.Namespace, parser: OneLineParser) -> None:
     """Raises InputError for a value that cannot work among the flags of both commands."""
-    several = len(find_splits(flags)) > 1
     check_feature_flags(flags)
+    several = len(find_splits(flags)) > 1
     check_values({"--epochs": (flags.epochs, 1), "--train_batch": (flags.batch_per_gpu, 2), "--wd": (flags.weight_decay, 0),
                   "--save_every": (flags.save_every, 1), "--stop_after": (flags.stop_after, 1),
                   "--log_every": (flags.log_every, 1)}, positive={"--lr": flags.lr})

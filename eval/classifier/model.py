@@ -46,10 +46,8 @@ class VideoClassifier(nn.Module):
     def __init__(self, backbone: nn.Module, heads: Mapping[str, nn.Module], freeze_backbone: bool,
                  scale: Mapping[str, Sequence[float]] = IMAGENET) -> None:
         super().__init__()
-        self.scale = scale
-        self.backbone = backbone
-        self.heads = nn.ModuleDict(heads)
-        self.freeze_backbone = freeze_backbone
+        self.backbone, self.heads = backbone, nn.ModuleDict(heads)
+        self.freeze_backbone, self.scale = freeze_backbone, scale
         if freeze_backbone:
             backbone.requires_grad_(False)
 

@@ -44,10 +44,8 @@ def classifier_state(model: VideoClassifier, optimizer: torch.optim.Optimizer, p
 
     Resuming from it on a CPU is exact bit for bit with one process or two. More processes sum gradients in another order
     after a restart (DDP rebuilds its buckets in the first step), and GPUs in any order: the last bits differ there.
-
-    `identity`: "task", "net", "levels", "num_classes", "videos" and "frame_counts" (digests of the training csv),
-    "train_csv", "weights" (what training started from, see `load_backbone`), "trained_on" (the device), and
-    "skipped_held_out" (the reason for each unreadable held-out video).
+    `identity`: `ClassifierTask.identity`, "net", "weights" (what training started from, see `load_backbone`), "trained_on"
+    (the device), and "skipped_held_out" (the reason for each unreadable held-out video).
     """
     return {"format": FORMAT, "kind": KIND, **identity, "model": model.state_dict(),
             "optimizer": optimizer.state_dict(), "epochs_done": progress.epoch, "progress": asdict(progress),
@@ -55,8 +53,7 @@ def classifier_state(model: VideoClassifier, optimizer: torch.optim.Optimizer, p
 
 
 def read_finished(flags: argparse.Namespace) -> tuple[dict[str, Any], argparse.Namespace]:
-    """Returns the checkpoint of `--test_only`, and `flags` with those of its hold-out; InputError for one of a run that is
-    not finished."""
+    """Returns the checkpoint of `--test_only` and `flags` with its hold-out; InputError where its run is not finished."""
     path, checkpoint = flags.test_only, read_checkpoint(flags.test_only)
     with reading_entries(path, KIND):
         check_kind(checkpoint, KIND)
@@ -83,7 +80,8 @@ def restore_classifier(checkpoint: dict[str, Any], path: Path, model: VideoClass
         if len(checkpoint["random"]) != context.world_size:
             raise InputError(f"{path}: was trained by {len(checkpoint['random'])} process(es), not {context.world_size}: "
                               "its batches and random states cannot be continued")
-        load_classifier(model, checkpoint)
+        check_keys(checkpoint["model"], model)
+        model.load_state_dict(checkpoint["model"])
         optimizer.load_state_dict(checkpoint["optimizer"])
         decay_lr(optimizer, checkpoint["epochs_done"], flags.lr_decay_epochs)
         if any(value.shape not in (weight.shape, ()) for weight, values in optimizer.state.items()
@@ -96,18 +94,11 @@ def restore_classifier(checkpoint: dict[str, Any], path: Path, model: VideoClass
     return progress
 
 
-def load_classifier(model: VideoClassifier, checkpoint: Mapping[str, Any]) -> None:
-    """Loads the checkpoint's weights; ValueError or RuntimeError for missing and unknown ones, and other shapes."""
-    check_keys(checkpoint["model"], model)
-    model.load_state_dict(checkpoint["model"])
-
-
 def check_identity(checkpoint: Mapping[str, Any], path: str | Path, identity: Mapping[str, Any],
                    messages: Mapping[str, str]) -> None:
     """Raises InputError for the first entry, of those in `messages`, that differs from `identity`."""
     for name, message in messages.items():
         then, now = canonical(checkpoint[name]), canonical(identity[name])
-        same = then["checkpoint_sha256"] == now["checkpoint_sha256"] if name == "weights" else then == now
-        if not same:
+        if then != now if name != "weights" else then["checkpoint_sha256"] != now["checkpoint_sha256"]:
             raise InputError(message.format(path=path, then=then, now=now, csv=identity["train_csv"],
                                              then_csv=checkpoint["train_csv"]))
