@@ -35,7 +35,7 @@ from dataset.records import VideoRecord
 from eval.cli import (add_feature_flags, add_levels_flag, check_feature_flags, parse_levels, read_clip_settings,
                       run_command)
 from eval.features.extract import level_vectors
-from eval.features.csv_features import SplitFeatures, read_split_features
+from eval.features.csv_features import SplitFeatures, count_videos, read_split_features
 from eval.features.probe_heads import DECAY_AT, LrAndDecay, ProbeRecipe, fit_probe
 from eval.holdout import add_group_flag, check_holdout_flags, draw_holdout
 from eval.metrics import add_classes_flag, class_names, measure_classes
@@ -56,8 +56,8 @@ def probe_split(split: SplitFeatures, levels: Sequence[str], flags: argparse.Nam
     print(holdout.line(), flush=True)
     suffix = "" if split.split.name is None else f"_split_{split.split.name}"
     metrics: dict[str, dict[str, float]] = {}
-    details: dict[str, Any] = {**split.counts(), "num_classes": len(classes), "holdout": holdout.facts, "chosen": {},
-                               "holdout_top1": {}, "per_class": {}}
+    details: dict[str, Any] = {**count_videos(split.train, split.test), "num_classes": len(classes),
+                               "holdout": holdout.facts, "chosen": {}, "holdout_top1": {}, "per_class": {}}
     for level in levels:
         start = time.monotonic()
         pair, holdout_top1, heads = fit_probe(level_vectors(split.train.features, level), targets, len(classes),
@@ -75,16 +75,13 @@ def probe_split(split: SplitFeatures, levels: Sequence[str], flags: argparse.Nam
 
 
 def probe_features(context: DistContext, flags: argparse.Namespace) -> None:
-    """Everything from flags to result.json, the confusion figures and the printed table.
-
-    All processes extract features together; the main one does the rest.
-    """
+    """Everything from flags to result.json, the confusion figures and the printed table; all processes extract features
+    together, the main one does the rest."""
     def check_training_videos(split: EvalSplit, videos: Sequence[VideoRecord]) -> None:
         class_names(flags.classes, split.train_csv, {video.label for video in videos})
         draw_holdout(videos, flags.group, flags.holdout, flags.seed)
 
-    start = time.monotonic()
-    levels = parse_levels(flags.levels)
+    start, levels = time.monotonic(), parse_levels(flags.levels)
     splits, weights = read_split_features(flags, context, check_training_videos)
     if not context.is_main:
         return
@@ -116,7 +113,7 @@ def parse_numbers(flag: str, text: str) -> list[float]:
 
 
 def check_linear_probe_flags(flags: argparse.Namespace) -> None:
-    """InputError for flags that cannot work."""
+    """Raises InputError for flags that cannot work."""
     check_feature_flags(flags)
     check_holdout_flags("--holdout", flags.holdout, flags.group)
     check_values({"--epochs": (flags.epochs, 1), "--batch_size": (flags.batch_size, 1)})

@@ -11,7 +11,7 @@ import numpy as np
 from torch import nn
 
 from eval.features.extract import ClipSettings, extract_features, level_vectors
-from eval.features.probe_heads import Standardizer
+from eval.features.probe_heads import fit_standardizer
 from eval.retrieval import nearest, recall_at
 from eval.splits import EvalSplit, read_split
 from utils.distributed import DistContext, run_on_main
@@ -72,7 +72,7 @@ def ridge_scores(train: np.ndarray, targets: np.ndarray, test: np.ndarray) -> np
     Channels are standardized by the training videos; W = (X^T X / N + RIDGE I)^-1 X^T Y / N, with Y centered, so that the
     mean needs no penalty.
     """
-    standardize = Standardizer.of(train)
+    standardize = fit_standardizer(train)
     x, queries = (standardize(vectors).astype(np.float64) for vectors in (train, test))
     one_hot = np.eye(targets.max() + 1)[targets]
     share = one_hot.mean(axis=0)

@@ -35,7 +35,7 @@ from dataset.records import VideoRecord
 from eval.cli import (add_feature_flags, add_levels_flag, check_feature_flags, parse_levels, read_clip_settings,
                       run_command)
 from eval.features.extract import LEVEL_CHOICES, ClipSettings, Rows, level_vectors
-from eval.features.csv_features import SplitFeatures, read_split_features
+from eval.features.csv_features import count_videos, read_split_features
 from eval.result_card import SplitResult, build_card, write_card
 from eval.splits import add_split_flags
 from utils.cli import OneLineParser, add_launch_flags, check_values
@@ -91,19 +91,8 @@ def recall_at(neighbors: np.ndarray, query_labels: np.ndarray, gallery_labels: n
     return {f"R@{k}": float(hit[:, :k].any(axis=1).mean()) for k in KS if k <= neighbors.shape[1]}
 
 
-def rank_split(split: SplitFeatures, levels: Sequence[str], centering: str) -> tuple[dict[str, dict[str, float]], Rows]:
-    """Returns (level -> R@k, level -> neighbors [Q, K]) of one split."""
-    train_means, test_means = centering_means(split.train.features, split.test.features, centering)
-    num_neighbors = min(max(KS), len(split.train.records))
-    neighbors = {level: nearest(level_vectors(split.test.features, level, test_means),
-                                level_vectors(split.train.features, level, train_means), num_neighbors) for level in levels}
-    return {level: recall_at(found, split.test.labels, split.train.labels) for level, found in neighbors.items()}, neighbors
-
-
-def draw_neighbors(
-    path: Path, queries: Sequence[VideoRecord], neighbors: Sequence[Sequence[VideoRecord]],
-    settings: ClipSettings = ClipSettings(), skip_bad: bool = False,
-) -> None:
+def draw_neighbors(path: Path, queries: Sequence[VideoRecord], neighbors: Sequence[Sequence[VideoRecord]],
+                   settings: ClipSettings = ClipSettings(), skip_bad: bool = False) -> None:
     """Writes a figure with a row for each query: its frame with a grey border, its neighbors' green for hits, else red.
 
     The frame is the middle one of the middle clip of `settings`. One that cannot be read stays white, with a printed line,
@@ -131,18 +120,20 @@ def draw_neighbors(
 
 
 def retrieve(context: DistContext, flags: argparse.Namespace) -> None:
-    """Everything from flags to result.json, the figure (of the first split) and the printed table.
-
-    All processes extract features together; the main one does the rest.
-    """
-    start = time.monotonic()
-    levels = parse_levels(flags.levels)
+    """Everything from flags to result.json, the figure (of the first split) and the printed table; all processes extract
+    features together, the main one does the rest."""
+    start, levels = time.monotonic(), parse_levels(flags.levels)
     splits, weights = read_split_features(flags, context)
     if not context.is_main:
         return
-
-    ranked = [rank_split(split, levels, flags.centering) for split in splits]
-    results = [SplitResult(split.split, metrics, split.counts()) for split, (metrics, _) in zip(splits, ranked)]
+    results, found = [], []  # found: of each split, level -> neighbors [Q, K]
+    for split, train, test in splits:
+        train_means, test_means = centering_means(train.features, test.features, flags.centering)
+        num_neighbors = min(max(KS), len(train.records))
+        found.append({level: nearest(level_vectors(test.features, level, test_means),
+                                     level_vectors(train.features, level, train_means), num_neighbors) for level in levels})
+        metrics = {level: recall_at(neighbors, test.labels, train.labels) for level, neighbors in found[-1].items()}
+        results.append(SplitResult(split, metrics, count_videos(train, test)))
     pictured = flags.picture_level if flags.picture_level in levels else levels[0]
     settings = {**asdict(read_clip_settings(flags)), "centering": flags.centering, "seed": flags.seed,
                 "skip_bad": flags.skip_bad, "amp": flags.amp, "picture_level": pictured}
@@ -150,15 +141,15 @@ def retrieve(context: DistContext, flags: argparse.Namespace) -> None:
     card = build_card("retrieval", results, settings, weights, context.device, time.monotonic() - start)
     write_card(out, card, ("clips", "crops", "centering", "seed"))
     # Last, so that a frame that cannot be read does not cost the result.
-    train, test = splits[0].train.records, splits[0].test.records[:flags.picture_queries]
-    neighbors = ranked[0][1][pictured][:len(test), :flags.picture_neighbors]
-    draw_neighbors(out / "retrieval.png", test, [[train[index] for index in row] for row in neighbors],
+    gallery, queries = splits[0].train.records, splits[0].test.records[:flags.picture_queries]
+    neighbors = found[0][pictured][:len(queries), :flags.picture_neighbors]
+    draw_neighbors(out / "retrieval.png", queries, [[gallery[index] for index in row] for row in neighbors],
                    read_clip_settings(flags), flags.skip_bad)
     print(f"\nwrote {out / 'retrieval.png'} (level {pictured})")
 
 
 def check_retrieval_flags(flags: argparse.Namespace) -> None:
-    """InputError for flags that cannot work."""
+    """Raises InputError for flags that cannot work."""
     check_feature_flags(flags)
     check_values({"--picture_queries": (flags.picture_queries, 1), "--picture_neighbors": (flags.picture_neighbors, 1)})
 

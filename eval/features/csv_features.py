@@ -45,31 +45,24 @@ class StoredFeatures(NamedTuple):
     skipped: dict[int, str]
 
 
+to_text = partial(json.dumps, sort_keys=True)  # of a fingerprint, as it is written into the file
 KnownVideos = dict[tuple[str, int], tuple[StoredFeatures, int]]  # (path, number of frames) -> where its row is
 
 
-def feature_fingerprint(
-    weights: dict[str, Any], seed: int, csv_path: str, settings: ClipSettings, amp: str = "off"
-) -> dict[str, Any]:
-    """Returns all that the features depend on; `weights` as `load_backbone` returns them. Paths are relative to the csv's
-    folder."""
+def feature_fingerprint(weights: dict[str, Any], seed: int, csv_path: str, settings: ClipSettings,
+                        amp: str = "off") -> dict[str, Any]:
+    """Returns all that the features depend on, the csv's folder included, to which paths are relative."""
     return {
         "format": FEATURE_FORMAT, "net": weights["net"], "checkpoint_sha256": weights["checkpoint_sha256"],
         "random_seed": seed if weights["weights"] == RANDOM else None, "csv_sha256": file_sha256(csv_path),
         "csv_folder": os.path.dirname(os.path.abspath(csv_path)), "torch": torch.__version__,
         "opencv": cv2.__version__, "simplejpeg": simplejpeg.__version__, "av": decoder_version(), "amp": amp,
-        **asdict(settings),
-    }
+        **asdict(settings)}
 
 
 def store_path(feature_dir: str, fingerprint: dict[str, Any], name: str) -> Path:
     """Returns the file for these features: `name` and the fingerprint's digest."""
     return Path(feature_dir) / f"{name}_{hashlib.sha256(to_text(fingerprint).encode()).hexdigest()[:16]}.npz"
-
-
-def to_text(fingerprint: dict[str, Any]) -> str:
-    """Returns the fingerprint as it is written into the file."""
-    return json.dumps(fingerprint, sort_keys=True)
 
 
 def write_features(path: Path, fingerprint: dict[str, Any], features: Rows, skipped: dict[int, str]) -> None:
@@ -121,20 +114,18 @@ class SplitFeatures(NamedTuple):
     train: CsvFeatures
     test: CsvFeatures
 
-    def counts(self) -> dict[str, Any]:
-        """Returns the numbers of videos, for the result card."""
-        counts: dict[str, Any] = {"features_reused": self.train.reused and self.test.reused}
-        for role, videos in (("train", self.train), ("test", self.test)):
-            counts |= {f"num_{role}_videos": len(videos.records),
-                       f"num_{role}_videos_shorter_than_clip": videos.num_short,
-                       f"skipped_{role}_videos": videos.skipped}
-        return counts
+
+def count_videos(train: CsvFeatures, test: CsvFeatures) -> dict[str, Any]:
+    """Returns the numbers of videos, for the result card."""
+    counts: dict[str, Any] = {"features_reused": train.reused and test.reused}
+    for role, videos in (("train", train), ("test", test)):
+        counts |= {f"num_{role}_videos": len(videos.records), f"num_{role}_videos_shorter_than_clip": videos.num_short,
+                   f"skipped_{role}_videos": videos.skipped}
+    return counts
 
 
-def read_csv_features(
-    role: str, csv_path: str, records: Sequence[VideoRecord], backbone: nn.Module, weights: dict[str, Any],
-    flags: argparse.Namespace, context: DistContext, known: KnownVideos,
-) -> CsvFeatures | None:
+def read_csv_features(role: str, csv_path: str, records: Sequence[VideoRecord], backbone: nn.Module, weights: dict[str, Any],
+                      flags: argparse.Namespace, context: DistContext, known: KnownVideos) -> CsvFeatures | None:
     """Returns the videos of a csv on the main process, None on the others; all of them must call this.
 
     What is neither in `known`, which gets all rows on the main process, nor in `--feature_dir` is extracted; so is what was
@@ -184,23 +175,20 @@ def read_csv_features(
     return run_on_all_ranks(lambda: collect() if context.is_main else None)
 
 
-def read_split_features(
-    flags: argparse.Namespace, context: DistContext,
-    check: Callable[[EvalSplit, list[VideoRecord]], object] | None = None,
-) -> tuple[list[SplitFeatures], dict[str, Any]]:
+def read_split_features(flags: argparse.Namespace, context: DistContext,
+                        check: Callable[[EvalSplit, list[VideoRecord]], object] = lambda split, train: None,
+                        ) -> tuple[list[SplitFeatures], dict[str, Any]]:
     """Returns (features of each split on the main process and an empty list on the others, `load_backbone`'s entries).
 
-    All processes must call this. A video that several csv files list is extracted once. `check(split, training videos)`,
-    which raises InputError for what cannot be evaluated, is called, and the folders `--out` and `--feature_dir` are made,
-    before anything that takes long.
+    All processes must call this. A video that several csv files list is extracted once. Before anything that takes long,
+    `check(split, training videos)` is called, which raises InputError for what cannot be evaluated.
     """
     splits = find_splits(flags)
 
     def read_csv_files() -> list[dict[str, list[VideoRecord]]]:
         records = [read_split(split) for split in splits]
         for split, videos in zip(splits, records):
-            if check:
-                check(split, videos["train"])
+            check(split, videos["train"])
         make_out_dir(Path(flags.out))
         if flags.feature_dir is not None:
             make_out_dir(Path(flags.feature_dir), "--feature_dir")
@@ -213,14 +201,14 @@ def read_split_features(
     found = [SplitFeatures(split, *(
         read_csv_features(role, split.csv_files[role], videos, backbone, weights, flags, context, known)
         for role, videos in of_split.items())) for split, of_split in zip(splits, records)]
-    run_on_all_ranks(lambda: [check_readable(split) for split in found] if context.is_main else None)
+
+    def check_readable() -> None:
+        for split, train, test in found if context.is_main else ():
+            labels = {record.label for record in train.records}
+            lost = [record for record in test.records if record.label not in labels]
+            if lost:
+                raise InputError(f"{split.train_csv}: none of its videos of label {lost[0].label} can be read, but test "
+                                 f"videos of it can, such as {lost[0].path}: nothing could be learned about that class")
+
+    run_on_all_ranks(check_readable)
     return (found if context.is_main else []), weights
-
-
-def check_readable(split: SplitFeatures) -> None:
-    """InputError where `--skip_bad` left out all training videos of a class that is tested."""
-    labels = {record.label for record in split.train.records}
-    lost = [record for record in split.test.records if record.label not in labels]
-    if lost:
-        raise InputError(f"{split.split.train_csv}: none of its videos of label {lost[0].label} can be read, but test "
-                         f"videos of it can, such as {lost[0].path}: nothing could be learned about that class")

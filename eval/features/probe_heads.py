@@ -5,7 +5,7 @@ Shapes: N videos; C channels; K classes; G pairs of the grid; B videos of a step
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -31,48 +31,37 @@ class ProbeRecipe(NamedTuple):
     seed: int = 0
 
 
-class Standardizer(NamedTuple):
-    """Batch norm without affine part, by mean and scale [C] of all training videos; constant channels become 0."""
-
-    mean: np.ndarray
-    scale: np.ndarray
-
-    @classmethod
-    def of(cls, vectors: np.ndarray) -> Standardizer:
-        """Returns the standardizer of the vectors float32 [N, C]."""
-        variance = vectors.var(axis=0, dtype=np.float64)
-        raised = variance + RELATIVE_EPS * variance.mean()
-        return cls(vectors.mean(axis=0, dtype=np.float64), np.sqrt(np.where(raised > 0, raised, 1)))
-
-    def __call__(self, vectors: np.ndarray) -> np.ndarray:
-        """Returns the vectors float32 [N, C], standardized."""
-        return ((vectors - self.mean) / self.scale).astype(np.float32)
+def fit_standardizer(vectors: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Returns a function, vectors -> float32: batch norm without affine part, by mean and variance of all training vectors
+    float32 [N, C]. Constant channels become 0."""
+    mean, variance = vectors.mean(axis=0, dtype=np.float64), vectors.var(axis=0, dtype=np.float64)
+    raised = variance + RELATIVE_EPS * variance.mean()
+    scale = np.sqrt(np.where(raised > 0, raised, 1))
+    return lambda vectors: ((vectors - mean) / scale).astype(np.float32)
 
 
 class LinearHeads(NamedTuple):
     """Trained linear layers on standardized vectors: `weights` float32 [G, C + 1, K], the last row the bias."""
 
-    standardizer: Standardizer
+    standardize: Callable[[np.ndarray], np.ndarray]
     weights: Tensor
 
     def scores(self, vectors: np.ndarray) -> np.ndarray:
         """Returns logits float32 [G, N, K] of vectors [N, C]."""
         with one_thread():
-            return torch.matmul(with_ones(self.standardizer(vectors), self.weights.device), self.weights).cpu().numpy()
+            return torch.matmul(with_ones(self.standardize(vectors), self.weights.device), self.weights).cpu().numpy()
 
 
-def train_heads(
-    vectors: np.ndarray, targets: np.ndarray, num_classes: int, pairs: Sequence[LrAndDecay], recipe: ProbeRecipe,
-    device: torch.device,
-) -> LinearHeads:
+def train_heads(vectors: np.ndarray, targets: np.ndarray, num_classes: int, pairs: Sequence[LrAndDecay],
+                recipe: ProbeRecipe, device: torch.device) -> LinearHeads:
     """Returns a head for each pair, trained on vectors [N, C] of classes int64 [N], each as if it were alone.
 
     Weights start at zero (the loss is convex). All heads see the same batches, in an order drawn from `recipe.seed` and the
     epoch, and share one matrix product. Weight decay applies to weights and bias.
     """
-    standardizer = Standardizer.of(vectors)
+    standardize = fit_standardizer(vectors)
     with one_thread():
-        inputs, classes = with_ones(standardizer(vectors), device), torch.from_numpy(targets).to(device)
+        inputs, classes = with_ones(standardize(vectors), device), torch.from_numpy(targets).to(device)
         heads = [torch.zeros(inputs.shape[1], num_classes, device=device, requires_grad=True) for _ in pairs]
         optimizer = torch.optim.SGD([{"params": [head], "lr": lr, "weight_decay": weight_decay}
                                      for head, (lr, weight_decay) in zip(heads, pairs)], momentum=MOMENTUM)
@@ -85,7 +74,7 @@ def train_heads(
                 loss.backward()
                 optimizer.step()
             schedule.step()
-    return LinearHeads(standardizer, torch.stack(heads).detach())
+    return LinearHeads(standardize, torch.stack(heads).detach())
 
 
 def epoch_batches(num_videos: int, recipe: ProbeRecipe, epoch: int, device: torch.device) -> Sequence[Tensor]:
@@ -99,10 +88,8 @@ def with_ones(vectors: np.ndarray, device: torch.device) -> Tensor:
     return F.pad(torch.from_numpy(vectors), (0, 1), value=1).to(device)
 
 
-def fit_probe(
-    vectors: np.ndarray, targets: np.ndarray, num_classes: int, held: np.ndarray, pairs: Sequence[LrAndDecay],
-    recipe: ProbeRecipe, device: torch.device,
-) -> tuple[LrAndDecay, list[float | None], LinearHeads]:
+def fit_probe(vectors: np.ndarray, targets: np.ndarray, num_classes: int, held: np.ndarray, pairs: Sequence[LrAndDecay],
+              recipe: ProbeRecipe, device: torch.device) -> tuple[LrAndDecay, list[float | None], LinearHeads]:
     """Returns (pair chosen on the hold-out, every pair's top-1 there, the chosen pair's head trained on all videos).
 
     From training vectors float32 [N, C] of classes int64 [N]; `held` bool [N]: the hold-out among them.
@@ -114,10 +101,8 @@ def fit_probe(
     return pair, holdout_top1, heads
 
 
-def choose_pair(
-    vectors: np.ndarray, targets: np.ndarray, num_classes: int, held: np.ndarray, pairs: Sequence[LrAndDecay],
-    recipe: ProbeRecipe, device: torch.device,
-) -> tuple[LrAndDecay, list[float | None]]:
+def choose_pair(vectors: np.ndarray, targets: np.ndarray, num_classes: int, held: np.ndarray, pairs: Sequence[LrAndDecay],
+                recipe: ProbeRecipe, device: torch.device) -> tuple[LrAndDecay, list[float | None]]:
     """Returns (best pair on the held-out videos, every pair's top-1 there, None where training on the others diverged).
 
     Of equally good pairs the one with the larger weight decay, and of these the one with the smaller learning rate.

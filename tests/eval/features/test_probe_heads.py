@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from eval.metrics import accuracies
-from eval.features.probe_heads import ProbeRecipe, Standardizer, choose_pair, epoch_batches, train_heads
+from eval.features.probe_heads import ProbeRecipe, choose_pair, epoch_batches, fit_standardizer, train_heads
 from utils.errors import InputError
 
 CPU = torch.device("cpu")
@@ -53,11 +53,11 @@ def test_standardized_channels_have_mean_0_and_variance_1_whatever_the_scale_and
     vectors = np.random.default_rng(0).normal(3, 2, size=(50, 4)).astype(np.float32)
     vectors[:, 2] = 7
     for scale in (1, 1e-4):
-        standard = Standardizer.of(vectors * np.float32(scale))(vectors * np.float32(scale))
+        standard = fit_standardizer(vectors * np.float32(scale))(vectors * np.float32(scale))
         np.testing.assert_allclose(standard.mean(0), 0, atol=1e-3)
         np.testing.assert_allclose(standard.std(0)[[0, 1, 3]], 1, atol=1e-3)
         assert np.abs(standard[:, 2]).max() < 1e-3
-    assert (Standardizer.of(np.ones((3, 2), np.float32))(np.ones((3, 2), np.float32)) == 0).all()
+    assert (fit_standardizer(np.ones((3, 2), np.float32))(np.ones((3, 2), np.float32)) == 0).all()
 
 
 def test_vectors_that_encode_the_label_give_everything_and_shuffled_labels_give_chance():
