@@ -76,10 +76,8 @@ def check_feature_flags(flags: argparse.Namespace) -> None:
     check_values({"--batch": (flags.batch, 1), "--workers": (flags.num_workers, 0), "--seed": (flags.seed, 0)})
 
 
-def run_command(
-    parser: OneLineParser, check: Callable[[argparse.Namespace], None],
-    worker: Callable[[DistContext, argparse.Namespace], None], arguments: Sequence[str] | None,
-) -> int:
+def run_command(parser: OneLineParser, check: Callable[[argparse.Namespace], None],
+                worker: Callable[[DistContext, argparse.Namespace], int | None], arguments: Sequence[str] | None) -> int:
     """Returns the exit status (see `utils.errors`) of `worker(context, flags)`, a function of a module, in all processes.
 
     `check(flags)` raises InputError for flags that cannot work, before any process starts.

@@ -16,7 +16,7 @@ from typing import Any
 
 from eval.result_card import markdown_rows, percent, read_card
 from utils.cli import OneLineParser
-from utils.errors import InputError, report
+from utils.errors import exit_status_of
 
 ABOUT = ("net", "input", "pretrained_epochs", "weights_kind", "git_commit", "device", "trained_on")
 COUNTS = ("num_train_videos", "num_test_videos", "num_classes", "epochs_done")
@@ -25,10 +25,7 @@ HELD_OUT = ("groups", "fraction", "num_groups", "num_groups_held_out", "num_vide
 
 
 def comparison_rows(cards: Sequence[dict[str, Any]]) -> list[list[str]]:
-    """Returns a head, then a row for each level and card; metrics in per cent, "-" for one that the card lacks.
-
-    A card of several splits shows mean ± sample standard deviation over them.
-    """
+    """Returns a head, then a row for each level and card; metrics as `percent` shows them."""
     names = list(dict.fromkeys(name for card in cards for metrics in card["metrics"].values() for name in metrics))
     levels = list(dict.fromkeys(level for card in cards for level in card["metrics"]))
     return [["task", "weights", "net", "level", *names],
@@ -65,14 +62,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0, or 2 after a one-line error."""
     parser = OneLineParser(prog="python -m eval.compare", description="Print several result cards as one table.")
     parser.add_argument("cards", nargs="+", type=Path, metavar="RESULT", help="result.json, or the folder it is in")
-    try:
-        cards = [read_card(path) for path in parser.parse_args(arguments).cards]
-    except InputError as error:
-        return report(error, parser.prog)
-    print(markdown_rows(comparison_rows(cards)))
-    for line in card_differences(cards):
-        print(line)
-    return 0
+    flags = parser.parse_args(arguments)
+
+    def work() -> None:
+        cards = [read_card(path) for path in flags.cards]
+        print(markdown_rows(comparison_rows(cards)), *card_differences(cards), sep="\n")
+
+    return exit_status_of(work, parser.prog)
 
 
 if __name__ == "__main__":

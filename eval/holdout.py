@@ -32,10 +32,9 @@ class Holdout(NamedTuple):
 
     def line(self) -> str:
         """Returns what was held out, for the terminal."""
-        facts = self.facts
-        return (f"held out for choosing: {facts['num_videos_held_out']} of {len(self.held)} training videos, "
-                f"{facts['num_groups_held_out']} of {facts['num_groups']} groups ({facts['groups']}), "
-                f"{facts['num_classes_without_held_out_video']} class(es) with none")
+        return ("held out for choosing: {num_videos_held_out} of {num_videos} training videos, {num_groups_held_out} of "
+                "{num_groups} groups ({groups}), {num_classes_without_held_out_video} class(es) with none"
+                ).format(num_videos=len(self.held), **self.facts)
 
 
 def add_group_flag(group: argparse._ArgumentGroup) -> None:
@@ -79,8 +78,7 @@ def find_groups(videos: Sequence[VideoRecord], group: str) -> tuple[list[str], s
     return found, f"pattern {group}"
 
 
-def draw_holdout(videos: Sequence[VideoRecord], group: str, fraction: float, seed: int,
-                 flag: str = "--holdout") -> Holdout:
+def draw_holdout(videos: Sequence[VideoRecord], group: str, fraction: float, seed: int, flag: str = "--holdout") -> Holdout:
     """Returns about `fraction` of each class's videos, at least one, as far as whole groups allow, drawn from `seed`.
 
     Groups come in random order. One is held out if this brings the numbers held out of its classes nearer to what is

@@ -34,10 +34,8 @@ class SplitResult(NamedTuple):
     details: dict[str, Any]
 
 
-def build_card(
-    task: str, results: Sequence[SplitResult], settings: dict[str, Any], weights: dict[str, Any],
-    device: torch.device, duration_s: float,
-) -> dict[str, Any]:
+def build_card(task: str, results: Sequence[SplitResult], settings: dict[str, Any], weights: dict[str, Any],
+               device: torch.device, duration_s: float) -> dict[str, Any]:
     """Returns the card as a dictionary of plain values.
 
     `settings`: every choice that the numbers depend on, seed included; `weights`: as `load_backbone` returns them. Without
@@ -65,8 +63,7 @@ def build_card(
         "settings": settings, **details,
         "csv_files": {role: {"path": str(path), "sha256": file_sha256(path)} for role, path in csv_files.items()},
         "git_commit": git_commit(), "versions": {**library_versions(), "av": av.__version__},
-        "device": device_name(device), "duration_s": round(duration_s, 3), "command": [sys.executable, *sys.argv],
-    }
+        "device": device_name(device), "duration_s": round(duration_s, 3), "command": [sys.executable, *sys.argv]}
 
 
 def over_splits(results: Sequence[SplitResult], statistic: Callable[[list[float]], float]) -> Metrics:

@@ -72,10 +72,7 @@ def read_split(split: EvalSplit) -> dict[str, list[VideoRecord]]:
 
 
 def check_pair(train: Sequence[VideoRecord], test: Sequence[VideoRecord], train_csv: str, test_csv: str) -> None:
-    """InputError for a test label without training videos, a video in both lists, or class folders that contradict.
-
-    Training labels that no test video has, and gaps in the numbers, are accepted.
-    """
+    """Raises InputError for test labels without training videos, a video in both lists, or contradicting class folders."""
     train_labels, train_paths = {record.label for record in train}, {record.path for record in train}
     unknown = [record for record in test if record.label not in train_labels]
     if unknown:
@@ -98,11 +95,7 @@ def check_pair(train: Sequence[VideoRecord], test: Sequence[VideoRecord], train_
 
 
 def class_folders(records: Sequence[VideoRecord]) -> dict[str, int]:
-    """Returns folder name -> label where each class has its own folder, otherwise {}.
-
-    Also {} if no class has two videos: then every video may have its own folder.
-    """
+    """Returns folder name -> label where each class has its own folder, {} otherwise and if no class has two videos."""
     pairs = {(PurePath(record.path).parent.name, record.label) for record in records}
     folders = dict(pairs)
-    labels = {record.label for record in records}
-    return folders if len(pairs) == len(folders) == len(labels) < len(records) else {}
+    return folders if len(pairs) == len(folders) == len(set(folders.values())) < len(records) else {}

@@ -74,7 +74,7 @@ def read_decay_epochs(text: str) -> tuple[int, ...]:
 
 
 def check_training_flags(flags: argparse.Namespace, parser: OneLineParser) -> None:
-    """Raises InputError for a value that cannot work among the flags of both commands."""
+    """Raises InputError for a value, among the flags of both commands, that cannot work."""
     check_feature_flags(flags)
     several = len(find_splits(flags)) > 1
     check_values({"--epochs": (flags.epochs, 1), "--train_batch": (flags.batch_per_gpu, 2), "--wd": (flags.weight_decay, 0),

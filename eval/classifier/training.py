@@ -83,10 +83,10 @@ def fit_classifier(model: VideoClassifier, optimizer: torch.optim.Optimizer, vid
         write_config(out, {**vars(flags), "csv_file": identity["train_csv"]}, {
             "device": device_name(context.device), "processes": context.world_size, "start_epoch": progress.epoch})
     log = RunLog(out, context.is_main, progress.total_steps)
-    for line in (f"{out}: {len(videos)} training videos, {batches.steps_per_epoch} steps per epoch of "
-                 f"{batches.global_batch} ({batches.num_dropped} left out of each), {context.world_size} process(es) on "
-                 f"{device_name(context.device)}", *notes):
-        log.say(line)
+    log.say(f"{out}: {len(videos)} training videos, {batches.steps_per_epoch} steps per epoch of {batches.global_batch} "
+            f"({batches.num_dropped} left out of each), {context.world_size} process(es) on {device_name(context.device)}")
+    for note in notes:
+        log.say(note)
 
     train_model, stopped = average_gradients(model, context), False
     end = min(flags.epochs, progress.epoch + (flags.stop_after or flags.epochs))
@@ -97,7 +97,11 @@ def fit_classifier(model: VideoClassifier, optimizer: torch.optim.Optimizer, vid
         if progress.step < batches.steps_per_epoch:
             break
         progress.epoch, progress.step = progress.epoch + 1, 0
-        refuse_lost_class(videos, progress.bad_videos, identity["train_csv"])
+        left = {video.label for video in videos if video.path not in progress.bad_videos}
+        for video in videos:
+            if video.label not in left:
+                raise AgreedError(f"{identity['train_csv']}: none of its training videos of the class of {video.path} can "
+                                  f"be read: nothing could be learned about that class ({progress.bad_videos[video.path]})")
         if validate:
             share_buffers(model)
             values = validate()
@@ -115,31 +119,18 @@ def fit_classifier(model: VideoClassifier, optimizer: torch.optim.Optimizer, vid
     return TrainedClassifier(model, state, path, stopped)
 
 
-def refuse_lost_class(videos: Sequence[VideoRecord], bad_videos: Mapping[str, str], train_csv: str) -> None:
-    """Raises an AgreedError if `--skip_bad` left out all training videos of a class."""
-    left = {video.label for video in videos if video.path not in bad_videos}
-    lost = [video.path for video in videos if video.label not in left]
-    if lost:
-        raise AgreedError(f"{train_csv}: none of its training videos of the class of {lost[0]} can be read: nothing could "
-                          f"be learned about that class ({bad_videos[lost[0]]})")
-
-
 def train_classifier_epoch(model: VideoClassifier, train_model: nn.Module, optimizer: torch.optim.Optimizer,
                            loader: DataLoader, progress: Progress, stop: StopRequest, context: DistContext,
                            flags: argparse.Namespace, out: Path, log: RunLog) -> bool:
-    """Trains on every video once; returns whether a stop was requested, which may end the epoch early.
-
-    `train_model`: `model`, perhaps wrapped.
-    """
+    """Trains `train_model` (`model`, perhaps wrapped) on every video once; returns whether a stop was requested, which may
+    end the epoch early."""
     device, epoch, records = context.device, progress.epoch, loader.dataset.records
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=flags.amp == "bf16")
     meter = EpochMeter(flags.batch_per_gpu * context.world_size, device)
     train_model.train()
-
     for clips, labels, indices, reasons in log.progress(meter.time_waiting(loader), epoch, flags.epochs):
         # Input: uint8 [B, T, S, S, 3] -> float [B, 3, T, S, S].
         views = scale_clips(clips.to(device, non_blocking=True), **model.scale, channels_last=flags.channels_last)
-
         with autocast:
             logits = train_model(views)
         loss = classifier_loss(logits, labels.to(device, non_blocking=True))

@@ -63,11 +63,9 @@ class ClipSettings:
         return sum(record.num_frames < (self.clip_frames - 1) * self.stride + 1 for record in records)
 
 
-def extract_features(
-    backbone: nn.Module, records: Sequence[VideoRecord], settings: ClipSettings, context: DistContext, *,
-    scale: Mapping[str, Sequence[float]] = IMAGENET, batch: int = 32, num_workers: int = 0,
-    skipped: dict[int, str] | None = None, label: str = "features", amp: str = "off",
-) -> Rows:
+def extract_features(backbone: nn.Module, records: Sequence[VideoRecord], settings: ClipSettings, context: DistContext, *,
+                     scale: Mapping[str, Sequence[float]] = IMAGENET, batch: int = 32, num_workers: int = 0,
+                     skipped: dict[int, str] | None = None, label: str = "features", amp: str = "off") -> Rows:
     """Returns level -> float32 [N, C]: each video's mean, over its views, of the maps' means over time and space.
 
     See `mean_over_views` for order, processes and errors. `scale`: "input" of `load_backbone`. Another `batch` changes the
@@ -91,23 +89,19 @@ def pool_levels(backbone: nn.Module, views: Tensor, scale: Mapping[str, Sequence
 def level_vectors(features: Rows, level: str, means: Rows | None = None) -> np.ndarray:
     """Returns vectors float32 [N, C] of `level`; "concat" is low, mid and high side by side.
 
-    `means` (level -> [C]) are subtracted first. Every level is L2-normalized on its own, so that the three are equally
-    weighted in "concat" whatever their width and scale; a zero vector stays zero.
+    `means` (level -> [C]) are subtracted first; every level is L2-normalized on its own. A zero vector stays zero.
     """
-    parts = []
-    for name in (LEVELS if level == CONCAT else (level,)):
-        rows = features[name] - (means[name] if means else np.float32(0))
-        norms = np.sqrt(np.einsum("nc,nc->n", rows, rows, dtype=np.float64))[:, None]
-        rows /= np.where(norms > 0, norms, 1).astype(np.float32)
-        parts.append(rows)
-    return np.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
+    if level == CONCAT:
+        return np.concatenate([level_vectors(features, name, means) for name in LEVELS], axis=1)
+    rows = features[level] - (means[level] if means else np.float32(0))
+    norms = np.sqrt(np.einsum("nc,nc->n", rows, rows, dtype=np.float64))[:, None]
+    rows /= np.where(norms > 0, norms, 1).astype(np.float32)
+    return rows
 
 
-def predict(
-    model: nn.Module, records: Sequence[VideoRecord], settings: ClipSettings, context: DistContext, *,
-    scale: Mapping[str, Sequence[float]] = IMAGENET, batch: int, num_workers: int, skipped: dict[int, str] | None = None,
-    label: str = "test",
-) -> Rows:
+def predict(model: nn.Module, records: Sequence[VideoRecord], settings: ClipSettings, context: DistContext, *,
+            scale: Mapping[str, Sequence[float]] = IMAGENET, batch: int, num_workers: int,
+            skipped: dict[int, str] | None = None, label: str = "test") -> Rows:
     """Returns level -> probabilities float64 [N, K]: the softmax of each view, averaged over the video's clips and crops.
 
     Every clip has as many crops, so that the mean over all views is the mean over clips and then over crops. See
@@ -124,12 +118,10 @@ def predict(
     return rows
 
 
-def mean_over_views(
-    network: nn.Module, forward: Callable[[Tensor], Rows], what: str, records: Sequence[VideoRecord],
-    settings: ClipSettings, context: DistContext, *, batch: int, num_workers: int, skipped: dict[int, str] | None,
-    label: str, dtype: type[np.floating] = np.float64,
-    reduce: Callable[[np.ndarray], np.ndarray] = partial(np.mean, axis=0),
-) -> Rows:
+def mean_over_views(network: nn.Module, forward: Callable[[Tensor], Rows], what: str, records: Sequence[VideoRecord],
+                    settings: ClipSettings, context: DistContext, *, batch: int, num_workers: int,
+                    skipped: dict[int, str] | None, label: str, dtype: type[np.floating] = np.float64,
+                    reduce: Callable[[np.ndarray], np.ndarray] = partial(np.mean, axis=0)) -> Rows:
     """Returns level -> `dtype` [N, C]: each video's mean over its views of what `forward` gives of them.
 
     `forward`: uint8 views [M, T, S, S, 3] on the device -> level -> float64 [M, C]. It runs `network` in eval mode and full
@@ -146,7 +138,6 @@ def mean_over_views(
     bad: dict[int, str] = {}
     own = range(context.rank, len(records), context.world_size)
     loader = build_loader(settings.videos(records, skipped is not None), [[i] for i in own], num_workers, context.device)
-    crops = TestCrops(settings.img_dim, settings.crops)
 
     def readable() -> Iterator[tuple[int, TestViews]]:
         items = iter(tqdm(loader, desc=label, unit="video", leave=False, disable=None if context.is_main else True))
@@ -159,7 +150,7 @@ def mean_over_views(
                     if reason[0]:
                         bad[int(index)] = reason[0]
                     else:
-                        yield int(index), TestViews(frames[0], clips[0], crops)
+                        yield int(index), TestViews(frames[0], clips[0], TestCrops(settings.img_dim, settings.crops))
             except InputError as error:
                 problem = one_line(error)
             raise_first(problem)
@@ -170,8 +161,7 @@ def mean_over_views(
             rows = forward((torch.cat([views, black]) if len(black) else views).to(context.device, non_blocking=True))
             yield from ((index, {level: values[i] for level, values in rows.items()}) for i, index in enumerate(owners))
 
-    means: dict[int, Rows] = {}
-    problem = None
+    means, problem = {}, None  # index -> level -> [C]
     with torch.inference_mode(), torch.backends.cudnn.flags(**FULL_FLOAT32):
         for index, group in itertools.groupby(view_rows(), key=lambda view: view[0]):
             views = [rows for _, rows in group]
@@ -213,8 +203,7 @@ def gather_by_index(rows: dict[int, Rows], num_rows: int, skipped: Container[int
 
 def batch_views(videos: Iterable[tuple[int, Tensor | TestViews]], batch: int) -> Iterator[tuple[list[int], Tensor]]:
     """Yields (index of each view's video, views [M, ...]): the views of one video after the other, `batch` at a time."""
-    owners: list[int] = []
-    parts: list[Tensor] = []
+    owners, parts = [], []
     for index, views in videos:
         start = 0
         while start < len(views):
