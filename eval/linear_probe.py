@@ -35,7 +35,7 @@ from dataset.records import VideoRecord
 from eval.cli import (add_feature_flags, add_levels_flag, check_feature_flags, parse_levels, read_clip_settings,
                       run_command)
 from eval.features.extract import level_vectors
-from eval.features.csv_features import SplitFeatures, count_videos, read_split_features
+from eval.features.csv_features import SplitFeatures, read_split_features
 from eval.features.probe_heads import DECAY_AT, LrAndDecay, ProbeRecipe, fit_probe
 from eval.holdout import add_group_flag, check_holdout_flags, draw_holdout
 from eval.metrics import add_classes_flag, class_names, measure_classes
@@ -56,8 +56,8 @@ def probe_split(split: SplitFeatures, levels: Sequence[str], flags: argparse.Nam
     print(holdout.line(), flush=True)
     suffix = "" if split.split.name is None else f"_split_{split.split.name}"
     metrics: dict[str, dict[str, float]] = {}
-    details: dict[str, Any] = {**count_videos(split.train, split.test), "num_classes": len(classes),
-                               "holdout": holdout.facts, "chosen": {}, "holdout_top1": {}, "per_class": {}}
+    details: dict[str, Any] = {**split.counts, "num_classes": len(classes), "holdout": holdout.facts, "chosen": {},
+                               "holdout_top1": {}, "per_class": {}}
     for level in levels:
         start = time.monotonic()
         pair, holdout_top1, heads = fit_probe(level_vectors(split.train.features, level), targets, len(classes),
@@ -65,8 +65,8 @@ def probe_split(split: SplitFeatures, levels: Sequence[str], flags: argparse.Nam
         [scores] = heads.scores(level_vectors(split.test.features, level))
         metrics[level], details["per_class"][level] = measure_classes(
             scores, test_targets, names, level, Path(flags.out) / f"confusion_{level}{suffix}.png")
-        details["holdout_top1"][level] = [{"lr": lr, "weight_decay": weight_decay, "top1": top1}
-                                          for (lr, weight_decay), top1 in zip(pairs, holdout_top1)]
+        details["holdout_top1"][level] = [{"lr": lr, "weight_decay": decay, "top1": top1}
+                                          for (lr, decay), top1 in zip(pairs, holdout_top1)]
         (lr, weight_decay), best = pair, holdout_top1[pairs.index(pair)]
         details["chosen"][level] = {"lr": lr, "weight_decay": weight_decay, "holdout_top1": best}
         print(f"{level}: lr {lr:g}, weight decay {weight_decay:g} chosen of {len(pairs)} pairs, {100 * best:.1f} % of "
@@ -86,9 +86,9 @@ def probe_features(context: DistContext, flags: argparse.Namespace) -> None:
     if not context.is_main:
         return
     results = [probe_split(split, levels, flags, context) for split in splits]
+    lrs, decays = map(dict.fromkeys, zip(*probe_grid(flags)))
     settings = {**asdict(read_clip_settings(flags)), "epochs": flags.epochs, "batch_size": flags.batch_size,
-                "lr_decay_at": list(DECAY_AT), "lr_grid": parse_numbers("--lr", flags.lr),
-                "weight_decay_grid": parse_numbers("--wd", flags.weight_decay), "dropout": None,
+                "lr_decay_at": list(DECAY_AT), "lr_grid": list(lrs), "weight_decay_grid": list(decays), "dropout": None,
                 "normalization": "L2, then each channel standardized by the videos trained on",
                 "holdout": flags.holdout, "group": flags.group, "seed": flags.seed, "skip_bad": flags.skip_bad,
                 "amp": flags.amp}
@@ -97,19 +97,16 @@ def probe_features(context: DistContext, flags: argparse.Namespace) -> None:
 
 
 def probe_grid(flags: argparse.Namespace) -> list[LrAndDecay]:
-    """Returns every pair of --lr and --wd."""
-    return list(itertools.product(parse_numbers("--lr", flags.lr), parse_numbers("--wd", flags.weight_decay)))
-
-
-def parse_numbers(flag: str, text: str) -> list[float]:
-    """Returns the distinct numbers of a text such as "0.1,1"."""
-    try:
-        numbers = [float(part) for part in text.split(",")]
-    except ValueError as error:
-        raise InputError(f"{flag} {text}: must be numbers, such as 0.1,1") from error
-    if len(set(numbers)) < len(numbers):
-        raise InputError(f"{flag} {text}: names a number twice")
-    return numbers
+    """Returns every pair of --lr and --wd, lists of distinct numbers such as "0.1,1"."""
+    grid = []
+    for flag, text in (("--lr", flags.lr), ("--wd", flags.weight_decay)):
+        try:
+            grid.append([float(part) for part in text.split(",")])
+        except ValueError as error:
+            raise InputError(f"{flag} {text}: must be numbers, such as 0.1,1") from error
+        if len(set(grid[-1])) < len(grid[-1]):
+            raise InputError(f"{flag} {text}: names a number twice")
+    return list(itertools.product(*grid))
 
 
 def check_linear_probe_flags(flags: argparse.Namespace) -> None:

@@ -47,12 +47,17 @@ def build_card(task: str, results: Sequence[SplitResult], settings: dict[str, An
 
     from utils.training_log import device_name, git_commit, library_versions
 
+    def over_splits(statistic: Callable[[list[float]], float]) -> Metrics:
+        return {level: {name: float(statistic([result.metrics[level][name] for result in results])) for name in metrics
+                        if all(name in result.metrics[level] for result in results)}
+                for level, metrics in results[0].metrics.items()}
+
     if len(results) == 1 and results[0].split.name is None:
         found, details = {"metrics": results[0].metrics}, results[0].details
     else:
-        found = {"metrics": over_splits(results, mean)}
+        found = {"metrics": over_splits(mean)}
         if len(results) > 1:
-            found |= {"metrics_std": over_splits(results, stdev), "std": "sample (n - 1) over splits"}
+            found |= {"metrics_std": over_splits(stdev), "std": "sample (n - 1) over splits"}
         settings = {**settings, "splits": [result.split.name for result in results]}
         details = {"num_test_videos": sum(result.details["num_test_videos"] for result in results),
                    "per_split": {result.split.name: {"metrics": result.metrics, **result.details} for result in results}}
@@ -64,13 +69,6 @@ def build_card(task: str, results: Sequence[SplitResult], settings: dict[str, An
         "csv_files": {role: {"path": str(path), "sha256": file_sha256(path)} for role, path in csv_files.items()},
         "git_commit": git_commit(), "versions": {**library_versions(), "av": av.__version__},
         "device": device_name(device), "duration_s": round(duration_s, 3), "command": [sys.executable, *sys.argv]}
-
-
-def over_splits(results: Sequence[SplitResult], statistic: Callable[[list[float]], float]) -> Metrics:
-    """Returns `statistic` of each metric that all splits have."""
-    return {level: {name: float(statistic([result.metrics[level][name] for result in results])) for name in metrics
-                    if all(name in result.metrics[level] for result in results)}
-            for level, metrics in results[0].metrics.items()}
 
 
 def make_out_dir(out: Path, flag: str = "--out") -> None:

@@ -35,7 +35,7 @@ from dataset.records import VideoRecord
 from eval.cli import (add_feature_flags, add_levels_flag, check_feature_flags, parse_levels, read_clip_settings,
                       run_command)
 from eval.features.extract import LEVEL_CHOICES, ClipSettings, Rows, level_vectors
-from eval.features.csv_features import count_videos, read_split_features
+from eval.features.csv_features import read_split_features
 from eval.result_card import SplitResult, build_card, write_card
 from eval.splits import add_split_flags
 from utils.cli import OneLineParser, add_launch_flags, check_values
@@ -127,13 +127,13 @@ def retrieve(context: DistContext, flags: argparse.Namespace) -> None:
     if not context.is_main:
         return
     results, found = [], []  # found: of each split, level -> neighbors [Q, K]
-    for split, train, test in splits:
+    for split, train, test, counts in splits:
         train_means, test_means = centering_means(train.features, test.features, flags.centering)
         num_neighbors = min(max(KS), len(train.records))
         found.append({level: nearest(level_vectors(test.features, level, test_means),
                                      level_vectors(train.features, level, train_means), num_neighbors) for level in levels})
         metrics = {level: recall_at(neighbors, test.labels, train.labels) for level, neighbors in found[-1].items()}
-        results.append(SplitResult(split, metrics, count_videos(train, test)))
+        results.append(SplitResult(split, metrics, counts))
     pictured = flags.picture_level if flags.picture_level in levels else levels[0]
     settings = {**asdict(read_clip_settings(flags)), "centering": flags.centering, "seed": flags.seed,
                 "skip_bad": flags.skip_bad, "amp": flags.amp, "picture_level": pictured}

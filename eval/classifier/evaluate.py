@@ -129,16 +129,15 @@ def read_classifier_split(split: EvalSplit, flags: argparse.Namespace) -> Classi
     train, test = ([replace(video, label=classes[video.label]) for video in records[role]] for role in ("train", "test"))
     if flags.val_holdout is None:
         return ClassifierSplit(split, names, train, [], test, digests, {})
-    holdout = draw_holdout(train, flags.group, flags.val_holdout, flags.seed, "--val_holdout")
-    return ClassifierSplit(split, names, [train[i] for i in np.flatnonzero(~holdout.held)],
-                           [train[i] for i in np.flatnonzero(holdout.held)], test, digests, {"holdout": holdout.facts})
+    held, facts = draw_holdout(train, flags.group, flags.val_holdout, flags.seed, "--val_holdout")
+    kept, held_out = ([train[i] for i in np.flatnonzero(part)] for part in (~held, held))
+    return ClassifierSplit(split, names, kept, held_out, test, digests, {"holdout": facts})
 
 
 def digest_videos(train: Sequence[VideoRecord], test: Sequence[VideoRecord]) -> dict[str, str]:
-    """Returns SHA-256 of the training "videos" and their labels, wherever the data set lies, and of their "frame_counts".
+    """Returns SHA-256 of the training "videos" with their labels, wherever the data set lies, and of their "frame_counts".
 
-    Paths are relative to the folder that training and test videos have in common: frames/train/run/run_001 is not
-    frames/test/run/run_001.
+    Paths are relative to the folder common to all videos: frames/train/run/run_001 is not frames/test/run/run_001.
     """
     common = os.path.commonpath([video.path for video in (*train, *test)])
     texts = {"videos": "".join(f"{os.path.relpath(video.path, common)}\t{video.label}\n" for video in train),
@@ -195,10 +194,9 @@ def classify(context: DistContext, flags: argparse.Namespace, model: VideoClassi
 def test_split(context: DistContext, flags: argparse.Namespace, task: ClassifierTask, trained: TrainedClassifier,
                videos: ClassifierSplit, folder: Path) -> SplitResult:
     """Returns the metrics of each level, in the main process; writes per_class_, confusion_ and probabilities_LEVEL."""
-    settings, (_, details) = read_clip_settings(flags), describe_training(trained, task)
+    settings, (_, details), metrics, tables = read_clip_settings(flags), describe_training(trained, task), {}, {}
     probabilities, labels, skipped = classify(context, flags, trained.model, videos.test, settings, "test")
     tested = [video for index, video in enumerate(videos.test) if index not in skipped]
-    metrics, tables = {}, {}
     for level, rows in probabilities.items():
         metrics[level], tables[level] = measure_classes(rows, labels, videos.names, level, folder / f"confusion_{level}.png")
         write_atomically(folder / f"per_class_{level}.csv", pd.DataFrame(tables[level], dtype=object).to_csv(index=False))

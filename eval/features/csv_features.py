@@ -108,20 +108,12 @@ class CsvFeatures(NamedTuple):
 
 
 class SplitFeatures(NamedTuple):
-    """Training and test videos of one split."""
+    """Training and test videos of one split; `counts`: their numbers, for the result card."""
 
     split: EvalSplit
     train: CsvFeatures
     test: CsvFeatures
-
-
-def count_videos(train: CsvFeatures, test: CsvFeatures) -> dict[str, Any]:
-    """Returns the numbers of videos, for the result card."""
-    counts: dict[str, Any] = {"features_reused": train.reused and test.reused}
-    for role, videos in (("train", train), ("test", test)):
-        counts |= {f"num_{role}_videos": len(videos.records), f"num_{role}_videos_shorter_than_clip": videos.num_short,
-                   f"skipped_{role}_videos": videos.skipped}
-    return counts
+    counts: dict[str, Any]
 
 
 def read_csv_features(role: str, csv_path: str, records: Sequence[VideoRecord], backbone: nn.Module, weights: dict[str, Any],
@@ -132,7 +124,7 @@ def read_csv_features(role: str, csv_path: str, records: Sequence[VideoRecord], 
     stored as unreadable. The name of the stored file begins with `role`.
     """
     settings, keys = read_clip_settings(flags), [(record.path, record.num_frames) for record in records]
-    stored, new, fingerprint, path = None, None, {}, None
+    stored, new, path = None, None, None
     if context.is_main and flags.feature_dir is not None:
         fingerprint = feature_fingerprint(weights, flags.seed, csv_path, settings, flags.amp)
         path = store_path(flags.feature_dir, fingerprint, role)
@@ -198,17 +190,21 @@ def read_split_features(flags: argparse.Namespace, context: DistContext,
     backbone, weights = run_on_all_ranks(lambda: load_backbone(flags.weights, flags.net, flags.seed))
     check_same_on_all_ranks({"--weights, SHA-256": weights["checkpoint_sha256"]}, context)
     known: KnownVideos = {}
-    found = [SplitFeatures(split, *(
-        read_csv_features(role, split.csv_files[role], videos, backbone, weights, flags, context, known)
-        for role, videos in of_split.items())) for split, of_split in zip(splits, records)]
+    found = [[read_csv_features(role, split.csv_files[role], videos, backbone, weights, flags, context, known)
+              for role, videos in of_split.items()] for split, of_split in zip(splits, records)]
 
-    def check_readable() -> None:
-        for split, train, test in found if context.is_main else ():
-            labels = {record.label for record in train.records}
-            lost = [record for record in test.records if record.label not in labels]
-            if lost:
-                raise InputError(f"{split.train_csv}: none of its videos of label {lost[0].label} can be read, but test "
-                                 f"videos of it can, such as {lost[0].path}: nothing could be learned about that class")
+    def collect() -> list[SplitFeatures]:
+        results = []
+        for split, (train, test) in zip(splits, found):
+            labels, counts = {record.label for record in train.records}, {"features_reused": train.reused and test.reused}
+            for record in test.records:
+                if record.label not in labels:
+                    raise InputError(f"{split.train_csv}: none of its videos of label {record.label} can be read, but test "
+                                     f"videos of it can, such as {record.path}: nothing could be learned about that class")
+            for role, videos in (("train", train), ("test", test)):
+                counts |= {f"num_{role}_videos": len(videos.records), f"skipped_{role}_videos": videos.skipped,
+                           f"num_{role}_videos_shorter_than_clip": videos.num_short}
+            results.append(SplitFeatures(split, train, test, counts))
+        return results
 
-    run_on_all_ranks(check_readable)
-    return (found if context.is_main else []), weights
+    return run_on_all_ranks(lambda: collect() if context.is_main else []), weights
