@@ -13,34 +13,32 @@ from utils.errors import InputError, exit_status_of
 
 def add_feature_flags(parser: argparse.ArgumentParser, extracted: bool = True) -> None:
     """Adds the flags of weights, clips and reading; `extracted`: also those of features that are extracted once."""
-    weights = parser.add_argument_group("weights")
-    weights.add_argument("--weights", required=extracted, metavar="CHECKPOINT|random", help="what to evaluate")
-    weights.add_argument("--net", help="architecture; needed for random weights, else read from the checkpoint")
-    weights.add_argument("--seed", type=int, default=0, help="seed of random weights, and of every other draw")
-    clips = parser.add_argument_group("clips")
-    clips.add_argument("--clips", default="10", metavar="N|windows",
-                       help="N evenly spaced clips, or half-overlapping windows over the whole video")
-    clips.add_argument("--seq", dest="clip_frames", type=int, default=16, metavar="T", help="frames of a clip")
-    clips.add_argument("--ds", dest="stride", type=int, default=1,
-                       help="take every ds-th frame; 1 as in CoCLR (pretraining draws from 1 to --rate)")
-    clips.add_argument("--img_dim", type=int, default=112, metavar="S", help="side of a crop in px")
-    clips.add_argument("--crops", type=int, choices=(1, 5, 10), default=1,
-                       help="1: centre; 5: centre and corners; 10: these and their mirror images")
-    reading = parser.add_argument_group("reading")
-    reading.add_argument("--batch", type=int, default=32, metavar="M",
-                         help="clips in one forward without training; changes speed, and no more than the last bits of the "
-                              "results")
-    reading.add_argument("--workers", dest="num_workers", type=int, default=4,
-                         help="DataLoader workers of each process; changes speed alone")
-    reading.add_argument("--skip_bad", action="store_true",
-                         help="leave out and report videos that cannot be read (default: stop at the first)")
+    add = parser.add_argument_group("weights").add_argument
+    add("--weights", required=extracted, metavar="CHECKPOINT|random", help="what to evaluate")
+    add("--net", help="architecture; needed for random weights, else read from the checkpoint")
+    add("--seed", type=int, default=0, help="seed of random weights, and of every other draw")
+    add = parser.add_argument_group("clips").add_argument
+    add("--clips", default="10", metavar="N|windows",
+        help="N evenly spaced clips, or half-overlapping windows over the whole video")
+    add("--seq", dest="clip_frames", type=int, default=16, metavar="T", help="frames of a clip")
+    add("--ds", dest="stride", type=int, default=1,
+        help="take every ds-th frame; 1 as in CoCLR (pretraining draws from 1 to --rate)")
+    add("--img_dim", type=int, default=112, metavar="S", help="side of a crop in px")
+    add("--crops", type=int, choices=(1, 5, 10), default=1,
+        help="1: centre; 5: centre and corners; 10: these and their mirror images")
+    add = parser.add_argument_group("reading").add_argument
+    add("--batch", type=int, default=32, metavar="M",
+        help="clips in one forward without training; changes speed, and no more than the last bits of the results")
+    add("--workers", dest="num_workers", type=int, default=4, help="DataLoader workers of each process; changes speed alone")
+    add("--skip_bad", action="store_true",
+        help="leave out and report videos that cannot be read (default: stop at the first)")
     if extracted:
-        reading.add_argument("--amp", choices=("off", "bf16"), default="off",
-                             help="bf16: the backbone in bfloat16, which is faster and changes features by 0.2 to 1 %%; "
-                                  "their means, and all that is computed from them, in float32")
-        reading.add_argument("--feature_dir", metavar="DIR",
-                             help="keep features here, and use those kept for the same weights, csv, clips and precision; "
-                                  "frames that have changed under the same csv are not noticed")
+        add("--amp", choices=("off", "bf16"), default="off",
+            help="bf16: the backbone in bfloat16, which is faster and changes features by 0.2 to 1 %%; their means, and all "
+                 "that is computed from them, in float32")
+        add("--feature_dir", metavar="DIR",
+            help="keep features here, and use those kept for the same weights, csv, clips and precision; frames that have "
+                 "changed under the same csv are not noticed")
 
 
 def add_levels_flag(group: argparse._ArgumentGroup, default: str) -> None:

@@ -66,14 +66,13 @@ def check_finetune_flags(flags: argparse.Namespace) -> None:
 def finetune_parser() -> OneLineParser:
     """Returns the parser of `python -m eval.finetune`."""
     parser = classifier_parser("eval.finetune", __doc__, epochs=500, lr=1e-3, lr_decay="400,450", out="runs/finetune")
-    recipe = parser.add_argument_group("finetuning")
-    recipe.add_argument("--train", dest="trained_part", choices=(HEAD, ALL, SCRATCH), default=ALL,
-                        help="all: the backbone, at --backbone_lr, and the linear layer; head: the linear layer on a frozen "
-                             "backbone in eval mode (CoCLR's linear probe, with another head and optimizer, is "
-                             "eval.linear_probe --end_to_end); scratch: all from random weights, at --lr")
-    recipe.add_argument("--backbone_lr", type=float,
-                        help=f"learning rate of the backbone with --train all (default: {BACKBONE_LR:g})")
-    recipe.add_argument("--dropout", type=float, default=0.9, metavar="P", help="dropout probability before the head")
+    add = parser.add_argument_group("finetuning").add_argument
+    add("--train", dest="trained_part", choices=(HEAD, ALL, SCRATCH), default=ALL,
+        help="all: the backbone, at --backbone_lr, and the linear layer; head: the linear layer on a frozen backbone in "
+             "eval mode (CoCLR's linear probe, with another head and optimizer, is eval.linear_probe --end_to_end); "
+             "scratch: all from random weights, at --lr")
+    add("--backbone_lr", type=float, help=f"learning rate of the backbone with --train all (default: {BACKBONE_LR:g})")
+    add("--dropout", type=float, default=0.9, metavar="P", help="dropout probability before the head")
     return parser
 
 

@@ -124,17 +124,18 @@ def linear_probe_parser() -> OneLineParser:
     add_split_flags(parser)
     add_feature_flags(parser)
     protocol = parser.add_argument_group("protocol")
-    protocol.add_argument("--end_to_end", action="store_true",
-                          help="train on new clips and crops in every epoch; for its flags see --end_to_end --help")
+    add = protocol.add_argument
+    add("--end_to_end", action="store_true",
+        help="train on new clips and crops in every epoch; for its flags see --end_to_end --help")
     add_levels_flag(protocol, "high")
-    protocol.add_argument("--lr", default="0.1,0.2,0.5,1", metavar="LR,...",
-                          help="learning rates to choose from; a tenth after 60 %% and again after 80 %% of the epochs")
-    protocol.add_argument("--wd", dest="weight_decay", default="1e-4,1e-3,1e-2,1e-1", metavar="WD,...",
-                          help="weight decays (L2) to choose from")
-    protocol.add_argument("--epochs", type=int, default=100, metavar="N", help="passes over the training videos")
-    protocol.add_argument("--batch_size", type=int, default=256, metavar="B", help="videos in a step of SGD")
-    protocol.add_argument("--holdout", type=float, default=0.2, metavar="FRACTION",
-                          help="share of the training videos held out for the choice")
+    add("--lr", default="0.1,0.2,0.5,1", metavar="LR,...",
+        help="learning rates to choose from; a tenth after 60 %% and again after 80 %% of the epochs")
+    add("--wd", dest="weight_decay", default="1e-4,1e-3,1e-2,1e-1", metavar="WD,...",
+        help="weight decays (L2) to choose from")
+    add("--epochs", type=int, default=100, metavar="N", help="passes over the training videos")
+    add("--batch_size", type=int, default=256, metavar="B", help="videos in a step of SGD")
+    add("--holdout", type=float, default=0.2, metavar="FRACTION",
+        help="share of the training videos held out for the choice")
     add_group_flag(protocol)
     output = parser.add_argument_group("output")
     output.add_argument("--out", default="runs/linear_probe", metavar="DIR",

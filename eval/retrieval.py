@@ -163,13 +163,13 @@ def retrieval_parser() -> OneLineParser:
     add_levels_flag(protocol, ",".join(LEVEL_CHOICES))
     protocol.add_argument("--centering", choices=("none", "train", "each"), default="none",
                           help="mean to subtract: none, the training set's, or each set's own (as CoCLR does)")
-    output = parser.add_argument_group("output")
-    output.add_argument("--out", default="runs/retrieval", metavar="DIR",
-                        help="folder of result.json and retrieval.png; existing ones are replaced")
-    output.add_argument("--picture_level", choices=LEVEL_CHOICES, default="high",
-                        help="level shown in the figure; the first of --levels where it is not among them")
-    output.add_argument("--picture_queries", type=int, default=8, metavar="N", help="rows: the first test videos")
-    output.add_argument("--picture_neighbors", type=int, default=8, metavar="N", help="neighbors in a row")
+    add = parser.add_argument_group("output").add_argument
+    add("--out", default="runs/retrieval", metavar="DIR",
+        help="folder of result.json and retrieval.png; existing ones are replaced")
+    add("--picture_level", choices=LEVEL_CHOICES, default="high",
+        help="level shown in the figure; the first of --levels where it is not among them")
+    add("--picture_queries", type=int, default=8, metavar="N", help="rows: the first test videos")
+    add("--picture_neighbors", type=int, default=8, metavar="N", help="neighbors in a row")
     add_launch_flags(parser)
     return parser
 

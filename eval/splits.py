@@ -31,12 +31,12 @@ class EvalSplit(NamedTuple):
 
 def add_split_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of the csv files."""
-    data = parser.add_argument_group("data")
-    data.add_argument("--train_csv", required=True, metavar="CSV", help="training videos: frame_dir,number_of_frames,label")
-    data.add_argument("--test_csv", required=True, metavar="CSV", help="test videos, likewise")
-    data.add_argument("--splits", metavar="NAME,...",
-                      help="evaluate each split, such as 1,2,3, and print mean and sample standard deviation; its name "
-                           f"replaces {PLACEHOLDER} in --train_csv and --test_csv")
+    add = parser.add_argument_group("data").add_argument
+    add("--train_csv", required=True, metavar="CSV", help="training videos: frame_dir,number_of_frames,label")
+    add("--test_csv", required=True, metavar="CSV", help="test videos, likewise")
+    add("--splits", metavar="NAME,...",
+        help=f"evaluate each split, such as 1,2,3, and print mean and sample standard deviation; its name replaces "
+             f"{PLACEHOLDER} in --train_csv and --test_csv")
 
 
 def find_splits(flags: argparse.Namespace) -> list[EvalSplit]:

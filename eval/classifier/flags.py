@@ -25,38 +25,38 @@ def classifier_parser(command: str, description: str, *, epochs: int, lr: float,
     parser = OneLineParser(prog=f"python -m {command}", description=description)
     add_split_flags(parser)
     add_feature_flags(parser, extracted=False)
-    training = parser.add_argument_group("training")
-    training.add_argument("--epochs", type=int, default=epochs, metavar="N",
-                          help="passes over the training videos; the state after the last one is tested")
-    training.add_argument("--train_batch", dest="batch_per_gpu", type=int, default=32, metavar="B",
-                          help="clips per batch of each process (GPU), at least 2")
-    training.add_argument("--lr", type=float, default=lr, help="learning rate of the linear layer")
-    training.add_argument("--lr_decay", dest="lr_decay_epochs", type=read_decay_epochs, default=lr_decay,
-                          metavar="EPOCH,...", help="epochs (from 0) at which learning rates are multiplied by 0.1, or none")
-    training.add_argument("--wd", dest="weight_decay", type=float, default=1e-3, help="weight decay (L2)")
-    training.add_argument("--amp", choices=("off", "bf16"), default="off",
-                          help="bf16: train the network in bfloat16, losses in float32; tests are always in float32")
-    training.add_argument("--channels_last", action="store_true",
-                          help="channels-last memory format: for bf16 on GPUs, and for s3d and r2plus1d18 in bf16 on CPUs")
-
+    add = parser.add_argument_group("training").add_argument
+    add("--epochs", type=int, default=epochs, metavar="N",
+        help="passes over the training videos; the state after the last one is tested")
+    add("--train_batch", dest="batch_per_gpu", type=int, default=32, metavar="B",
+        help="clips per batch of each process (GPU), at least 2")
+    add("--lr", type=float, default=lr, help="learning rate of the linear layer")
+    add("--lr_decay", dest="lr_decay_epochs", type=read_decay_epochs, default=lr_decay, metavar="EPOCH,...",
+        help="epochs (from 0) at which learning rates are multiplied by 0.1, or none")
+    add("--wd", dest="weight_decay", type=float, default=1e-3, help="weight decay (L2)")
+    add("--amp", choices=("off", "bf16"), default="off",
+        help="bf16: train the network in bfloat16, losses in float32; tests are always in float32")
+    add("--channels_last", action="store_true",
+        help="channels-last memory format: for bf16 on GPUs, and for s3d and r2plus1d18 in bf16 on CPUs")
     run = parser.add_argument_group("run directory")
-    run.add_argument("--out", default=out, metavar="DIR",
-                     help="run directory, with a folder split_NAME for each of --splits; one that holds the result of "
-                          "another test is refused")
-    run.add_argument("--resume", nargs="?", const="auto", metavar="CHECKPOINT",
-                     help="resume from the newest checkpoint in --out, or from the given one; exact bit for bit on a CPU "
-                          "with one or two processes. A finished run is only tested")
-    run.add_argument("--test_only", metavar="CHECKPOINT",
-                     help="only test this checkpoint of a finished run; not with flags of training, nor with an --out that "
-                          "holds a result")
-    run.add_argument("--save_every", type=int, default=100, metavar="EPOCHS",
-                     help="keep the checkpoint of every N-th epoch besides the newest, which is written after each epoch")
-    run.add_argument("--stop_after", type=int, metavar="EPOCHS",
-                     help="stop after this many epochs of this start, before the test; schedules remain those of --epochs")
-    run.add_argument("--log_every", type=int, default=20, metavar="STEPS", help="steps between two lines of the log")
-    run.add_argument("--val_holdout", type=float, metavar="FRACTION",
-                     help="hold out this fraction of the training videos and log the accuracy on them (center clip and "
-                          "crop) after each epoch; nothing is chosen by it (default: train on all)")
+    add = run.add_argument
+    add("--out", default=out, metavar="DIR",
+        help="run directory, with a folder split_NAME for each of --splits; one that holds the result of another test is "
+             "refused")
+    add("--resume", nargs="?", const="auto", metavar="CHECKPOINT",
+        help="resume from the newest checkpoint in --out, or from the given one; exact bit for bit on a CPU with one or two "
+             "processes. A finished run is only tested")
+    add("--test_only", metavar="CHECKPOINT",
+        help="only test this checkpoint of a finished run; not with flags of training, nor with an --out that holds a "
+             "result")
+    add("--save_every", type=int, default=100, metavar="EPOCHS",
+        help="keep the checkpoint of every N-th epoch besides the newest, which is written after each epoch")
+    add("--stop_after", type=int, metavar="EPOCHS",
+        help="stop after this many epochs of this start, before the test; schedules remain those of --epochs")
+    add("--log_every", type=int, default=20, metavar="STEPS", help="steps between two lines of the log")
+    add("--val_holdout", type=float, metavar="FRACTION",
+        help="hold out this fraction of the training videos and log the accuracy on them (center clip and crop) after each "
+             "epoch; nothing is chosen by it (default: train on all)")
     add_group_flag(run)
     add_classes_flag(run)
     add_launch_flags(parser)

@@ -37,7 +37,7 @@ def test_an_unreadable_video_is_met_once_and_left_out_of_every_split(tmp_path, c
     sets, weights = read_split_features(flags(tmp_path, tmp_path / "out", *store), HERE)
     assert calls[1:] == [19, 12] and weights["net"] == "r3d10"
     for of_split, num_train, num_test in zip(sets, (18, 12), (12, 18)):
-        counts = of_split.counts()
+        counts = of_split.counts
         assert (counts["num_train_videos"], counts["num_test_videos"]) == (num_train, num_test)
         for videos in (of_split.train, of_split.test):
             assert len(videos.labels) == len(videos.features["low"]) and np.isfinite(videos.features["low"]).all()
@@ -53,7 +53,7 @@ def test_an_unreadable_video_is_met_once_and_left_out_of_every_split(tmp_path, c
     # What is stored as unreadable is tried again, once, and left out again or, without --skip_bad, reported.
     written = {path: path.stat().st_mtime_ns for path in (tmp_path / "store").iterdir()}
     sets, _ = read_split_features(flags(tmp_path, tmp_path / "out", *store), HERE)
-    assert calls[3:] == [1] and all(of_split.counts()["features_reused"] for of_split in sets)
+    assert calls[3:] == [1] and all(of_split.counts["features_reused"] for of_split in sets)
     assert [len(of_split.train.skipped) for of_split in sets] == [1, 0] and "absent" in sets[0].train.skipped[0]
     assert len(sets[0].train.records) == len(sets[0].train.features["low"]) == 18
     assert written == {path: path.stat().st_mtime_ns for path in (tmp_path / "store").iterdir()}
