@@ -25,10 +25,10 @@ UCF101_GROUP = re.compile(r"_g(\d+)_c\d+$")  # in the name of a video's folder o
 
 
 class Holdout(NamedTuple):
-    """`held`: bool [N], which videos are held out. `facts`: how they were drawn, for the result card."""
+    """Which training videos are held out."""
 
-    held: np.ndarray
-    facts: dict[str, Any]
+    held: np.ndarray       # bool [N]
+    facts: dict[str, Any]  # how they were drawn, for the result card
 
     def line(self) -> str:
         """Returns what was held out, for the terminal."""
@@ -65,17 +65,17 @@ def find_groups(videos: Sequence[VideoRecord], group: str) -> tuple[list[str], s
     found = [match and match[1] for match in map(pattern.search, (
         PurePath(path).stem if group == AUTO else path for path in paths))]
     missing = [path for path, name in zip(paths, found) if name is None]
-    if group == AUTO and len(missing) == len(videos):
+    if group != AUTO:
+        if missing:
+            raise InputError(f"--group {group}: does not match {len(missing)} of {len(videos)} training videos, such as "
+                             f"{missing[0]}")
+        return found, f"pattern {group}"
+    if len(missing) == len(videos):
         return paths, "auto: no _gNN_cNN in the names, every video on its own"
-    if missing and group == AUTO:
+    if missing:
         raise InputError(f"--group auto: {len(videos) - len(missing)} of {len(videos)} names end with _gNN_cNN as "
                          f"UCF-101's do, but {missing[0]} does not; give --group none, or a pattern for all")
-    if missing:
-        raise InputError(f"--group {group}: does not match {len(missing)} of {len(videos)} training videos, such as "
-                         f"{missing[0]}")
-    if group == AUTO:
-        return [f"{video.label} {name}" for video, name in zip(videos, found)], "auto: class and _gNN_, as in UCF-101"
-    return found, f"pattern {group}"
+    return [f"{video.label} {name}" for video, name in zip(videos, found)], "auto: class and _gNN_, as in UCF-101"
 
 
 def draw_holdout(videos: Sequence[VideoRecord], group: str, fraction: float, seed: int, flag: str = "--holdout") -> Holdout:

@@ -46,15 +46,10 @@ def per_class(matrix: np.ndarray, names: dict[int, str]) -> list[dict[str, Any]]
 
     `matrix`: confusion matrix; `names`: label in the csv -> name, in the order of the classes.
     """
-    labels, rows = list(names), []
-    for index in np.flatnonzero(matrix.sum(axis=1)).tolist():
-        wrong = matrix[index].copy()
-        wrong[index] = 0
-        rows.append({"class": labels[index], "videos": int(matrix[index].sum()),
-                     "top1": float(matrix[index, index] / matrix[index].sum()),
-                     "taken_for": labels[wrong.argmax()] if wrong.any() else None,
-                     "taken_for_videos": int(wrong.max()), "name": names[labels[index]]})
-    return rows
+    labels, totals, wrong = list(names), matrix.sum(axis=1), matrix * ~np.eye(len(matrix), dtype=bool)
+    return [{"class": labels[i], "videos": int(totals[i]), "top1": float(matrix[i, i] / totals[i]),
+             "taken_for": labels[wrong[i].argmax()] if wrong[i].any() else None, "taken_for_videos": int(wrong[i].max()),
+             "name": names[labels[i]]} for i in np.flatnonzero(totals).tolist()]
 
 
 def draw_confusion(path: Path, matrix: np.ndarray, names: dict[int, str], title: str) -> None:
@@ -113,6 +108,5 @@ def class_names(file: str | None, train_csv: str, labels: Iterable[int]) -> dict
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: class names: not UTF-8 text") from error
     if labels and len(names) <= labels[-1]:
-        raise InputError(f"{path}: names {len(names)} class(es), one a line, but {train_csv} has labels up to "
-                         f"{labels[-1]}")
+        raise InputError(f"{path}: names {len(names)} class(es), one a line, but {train_csv} has labels up to {labels[-1]}")
     return {label: names[label].strip() for label in labels}

@@ -50,11 +50,8 @@ GREEN, RED, GREY, WHITE = (0, 160, 0), (210, 0, 0), (150, 150, 150), (255, 255, 
 
 
 def centering_means(train: Rows, test: Rows, centering: str) -> tuple[Rows, Rows]:
-    """Returns the means to subtract from training and test features, level -> [C].
-
-    "none": zeros. "train": the training mean, from both. "each": each set's own mean (as CoCLR does, Han et al. 2020; the
-    features of a test video then depend on the others).
-    """
+    """Returns the means to subtract from training and test features, level -> [C]: zeros ("none"), the training mean from
+    both ("train"), or each set's own ("each", as CoCLR does, Han et al. 2020: test features then depend on each other)."""
     train_means, test_means = ({level: rows.mean(axis=0, dtype=np.float64).astype(np.float32) * (centering != "none")
                                 for level, rows in features.items()} for features in (train, test))
     return train_means, test_means if centering == "each" else train_means

@@ -22,8 +22,7 @@ def load_backbone(weights: str, net: str | None, seed: int) -> tuple[nn.Module, 
     """Returns (backbone on the CPU, its entries of the result card).
 
     The entries: "weights", "weights_kind" (the checkpoint's kind, or "random"), "net", "checkpoint_sha256", "input" (the
-    "mean" and "std" that clips must be scaled by: `scale_clips(clips, **info["input"])`), and "pretrained_epochs" (of a
-    classifier's checkpoint: those of the weights that its training started from).
+    "mean" and "std" for `scale_clips`), and "pretrained_epochs" (of a classifier: of the weights that it started from).
 
     `weights`: a checkpoint of this project of kind "model", "backbone" or "classifier"; or "random", which needs `net` and
     gives the weights that pretraining with this `seed` starts from. InputError for another `net` than the checkpoint's,

@@ -102,11 +102,8 @@ def level_vectors(features: Rows, level: str, means: Rows | None = None) -> np.n
 def predict(model: nn.Module, records: Sequence[VideoRecord], settings: ClipSettings, context: DistContext, *,
             scale: Mapping[str, Sequence[float]] = IMAGENET, batch: int, num_workers: int,
             skipped: dict[int, str] | None = None, label: str = "test") -> Rows:
-    """Returns level -> probabilities float64 [N, K]: the softmax of each view, averaged over the video's clips and crops.
-
-    Every clip has as many crops, so that the mean over all views is the mean over clips and then over crops. See
-    `mean_over_views` for order, processes and errors; no autocast. InputError where no video can be read.
-    """
+    """Returns level -> probabilities float64 [N, K]: the softmax of each view, averaged over the video's clips and crops (of
+    which every clip has as many). See `mean_over_views`; no autocast. InputError where no video can be read."""
     def probabilities(views: Tensor) -> Rows:
         logits = model(scale_clips(views, **scale))
         return {level: x.float().softmax(dim=1).double().cpu().numpy() for level, x in logits.items()}

@@ -90,10 +90,7 @@ def with_ones(vectors: np.ndarray, device: torch.device) -> Tensor:
 
 def fit_probe(vectors: np.ndarray, targets: np.ndarray, num_classes: int, held: np.ndarray, pairs: Sequence[LrAndDecay],
               recipe: ProbeRecipe, device: torch.device) -> tuple[LrAndDecay, list[float | None], LinearHeads]:
-    """Returns (pair chosen on the hold-out, every pair's top-1 there, the chosen pair's head trained on all videos).
-
-    From training vectors float32 [N, C] of classes int64 [N]; `held` bool [N]: the hold-out among them.
-    """
+    """Returns (pair chosen on the hold-out `held` bool [N], every pair's top-1 there, its head trained on all videos)."""
     pair, holdout_top1 = choose_pair(vectors, targets, num_classes, held, pairs, recipe, device)
     heads = train_heads(vectors, targets, num_classes, [pair], recipe, device)
     if not heads.weights.isfinite().all():
