@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 from torch import nn
 
-from eval.features.extract import ClipSettings, extract_features, level_vectors
+from eval.features.extract import ClipSettings, extract_features, keep_readable, level_vectors
 from eval.features.probe_heads import fit_standardizer
 from eval.retrieval import nearest, recall_at
 from eval.splits import EvalSplit, read_split
@@ -44,10 +44,9 @@ class Monitor:
         for role, videos in self.records.items():
             skipped: dict[int, str] = {}
             features = self.extract(backbone, videos, label=f"monitor, {role}", skipped=skipped)
-            kept = [index for index in range(len(videos)) if index not in skipped]
+            videos, features = keep_readable(videos, features, skipped)
             if self.context.is_main:
-                vectors_and_labels += [level_vectors({LEVEL: features[LEVEL][kept]}, LEVEL),
-                                       np.array([videos[index].label for index in kept])]
+                vectors_and_labels += [level_vectors(features, LEVEL), np.array([video.label for video in videos])]
             num_skipped += len(skipped)
         values = run_on_main(self.context, lambda: monitor_metrics(*vectors_and_labels))
         return {**values, "monitor_skipped": num_skipped} if num_skipped else values

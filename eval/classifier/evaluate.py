@@ -28,7 +28,7 @@ from eval.classifier.state import HOLDOUT_FLAGS, KIND, SAME_TO_TEST, check_ident
 from eval.classifier.training import TrainedClassifier, fit_classifier
 from eval.cli import read_clip_settings
 from eval.features.backbone import load_backbone, new_backbone, read_input
-from eval.features.extract import ClipSettings, predict
+from eval.features.extract import ClipSettings, Rows, keep_readable, predict
 from eval.holdout import draw_holdout
 from eval.metrics import accuracies, class_names, measure_classes
 from eval.result_card import CARD, SplitResult, build_card, make_out_dir, read_card, write_card
@@ -168,9 +168,8 @@ def train_split(context: DistContext, flags: argparse.Namespace, task: Classifie
     center, skipped_held_out = replace(read_clip_settings(flags), clips=1, crops=1), []
 
     def validate() -> dict[str, float]:
-        probabilities, labels, skipped = classify(context, flags, model, videos.held_out, center, "validation")
-        skipped_held_out[:] = skipped.values()
-        return {f"{metric}_{level}": value for level, rows in probabilities.items()
+        found, _, labels, skipped_held_out[:] = classify(context, flags, model, videos.held_out, center, "validation")
+        return {f"{metric}_{level}": value for level, rows in found.items()
                 for metric, value in accuracies(rows, labels).items()}
 
     identity = {**task.identity(videos), "net": weights["net"], "weights": weights,
@@ -180,23 +179,21 @@ def train_split(context: DistContext, flags: argparse.Namespace, task: Classifie
 
 
 def classify(context: DistContext, flags: argparse.Namespace, model: VideoClassifier, records: Sequence[VideoRecord],
-             settings: ClipSettings, label: str) -> tuple[dict[str, np.ndarray], np.ndarray, dict[int, str]]:
-    """Returns (level -> probabilities [N, K], in the main process; classes [N] of the readable videos; index -> reason of
-    the others)."""
+             settings: ClipSettings, label: str) -> tuple[Rows, list[VideoRecord], np.ndarray, list[str]]:
+    """Returns (level -> probabilities [N, K], in the main process; the readable videos; their classes [N]; why the others
+    cannot be read)."""
     skipped: dict[int, str] = {}
     probabilities = predict(model, records, settings, context, scale=model.scale, batch=flags.batch,
                             num_workers=flags.num_workers, skipped=skipped if flags.skip_bad else None, label=label)
-    kept = [index for index in range(len(records)) if index not in skipped]
-    return ({level: rows[kept] for level, rows in probabilities.items()},
-            np.array([records[index].label for index in kept]), skipped)
+    readable, probabilities = keep_readable(records, probabilities, skipped)
+    return probabilities, readable, np.array([video.label for video in readable]), list(skipped.values())
 
 
 def test_split(context: DistContext, flags: argparse.Namespace, task: ClassifierTask, trained: TrainedClassifier,
                videos: ClassifierSplit, folder: Path) -> SplitResult:
     """Returns the metrics of each level, in the main process; writes per_class_, confusion_ and probabilities_LEVEL."""
     settings, (_, details), metrics, tables = read_clip_settings(flags), describe_training(trained, task), {}, {}
-    probabilities, labels, skipped = classify(context, flags, trained.model, videos.test, settings, "test")
-    tested = [video for index, video in enumerate(videos.test) if index not in skipped]
+    probabilities, tested, labels, skipped = classify(context, flags, trained.model, videos.test, settings, "test")
     for level, rows in probabilities.items():
         metrics[level], tables[level] = measure_classes(rows, labels, videos.names, level, folder / f"confusion_{level}.png")
         write_atomically(folder / f"per_class_{level}.csv", pd.DataFrame(tables[level], dtype=object).to_csv(index=False))
@@ -204,7 +201,7 @@ def test_split(context: DistContext, flags: argparse.Namespace, task: Classifier
             np.savez, videos=np.array([video.path for video in tested]), classes=labels,
             probabilities=rows.astype(np.float32)))
     return SplitResult(videos.csv_files, metrics, {
-        "num_test_videos": len(tested), "skipped_test_videos": list(skipped.values()),
+        "num_test_videos": len(tested), "skipped_test_videos": skipped,
         "num_test_videos_shorter_than_clip": settings.count_short(tested), "per_class": tables,
         "num_classes": len(videos.names),
         "num_train_videos": len(videos.train) - len(details["skipped_train_videos"]), **videos.holdout, **details,

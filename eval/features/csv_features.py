@@ -27,7 +27,7 @@ from dataset.records import VideoRecord
 from dataset.video_file import decoder_version
 from eval.cli import read_clip_settings
 from eval.features.backbone import RANDOM, load_backbone
-from eval.features.extract import ClipSettings, Rows, extract_features
+from eval.features.extract import ClipSettings, Rows, extract_features, keep_readable
 from eval.result_card import make_out_dir
 from eval.splits import EvalSplit, find_splits, read_split
 from models.levels import LEVELS
@@ -159,10 +159,8 @@ def read_csv_features(role: str, csv_path: str, records: Sequence[VideoRecord], 
             ", the others are known already" if len(missing) < len(records) else "")
         print(f"{csv_path}: {len(records)} {role} videos, {len(skipped)} skipped as unreadable, features {origin}",
               flush=True)
-        kept = [index for index in range(len(records)) if index not in skipped]
-        readable = [records[index] for index in kept]
-        return CsvFeatures(readable, {level: rows[kept] if skipped else rows for level, rows in features.items()},
-                           list(skipped.values()), settings.count_short(readable), reused)
+        readable, features = keep_readable(records, features, skipped)
+        return CsvFeatures(readable, features, list(skipped.values()), settings.count_short(readable), reused)
 
     return run_on_all_ranks(lambda: collect() if context.is_main else None)
 

@@ -198,6 +198,14 @@ def gather_by_index(rows: dict[int, Rows], num_rows: int, skipped: Container[int
     return table
 
 
+def keep_readable(records: Sequence[VideoRecord], rows: Rows,
+                  skipped: Container[int]) -> tuple[list[VideoRecord], Rows]:
+    """Returns the videos and rows of all but the indices in `skipped`."""
+    kept = [index for index in range(len(records)) if index not in skipped]
+    return [records[index] for index in kept], {
+        level: values if len(kept) == len(records) else values[kept] for level, values in rows.items()}
+
+
 def batch_views(videos: Iterable[tuple[int, Tensor | TestViews]], batch: int) -> Iterator[tuple[list[int], Tensor]]:
     """Yields (index of each view's video, views [M, ...]): the views of one video after the other, `batch` at a time."""
     owners, parts = [], []
