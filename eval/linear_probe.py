@@ -55,7 +55,7 @@ def probe_split(split: SplitFeatures, levels: Sequence[str], flags: argparse.Nam
     holdout = draw_holdout(split.train.records, flags.group, flags.holdout, flags.seed)
     print(holdout.line(), flush=True)
     suffix = "" if split.split.name is None else f"_split_{split.split.name}"
-    metrics: dict[str, dict[str, float]] = {}
+    metrics = {}
     details: dict[str, Any] = {**split.counts, "num_classes": len(classes), "holdout": holdout.facts, "chosen": {},
                                "holdout_top1": {}, "per_class": {}}
     for level in levels:

@@ -21,10 +21,7 @@ RIDGE = 0.1  # penalty, in units of a channel's variance
 
 
 class Monitor:
-    """Retrieval and a linear classifier on features of one level, without any choice or random draw.
-
-    Every process makes one and calls it with the same weights. InputError for csv files that are no training and test set.
-    """
+    """Retrieval and a linear classifier on features of one level, without any choice or random draw; in every process."""
 
     def __init__(self, train_csv: str, test_csv: str, settings: ClipSettings, context: DistContext, *, batch: int = 32,
                  num_workers: int = 0) -> None:

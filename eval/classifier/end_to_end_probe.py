@@ -20,7 +20,6 @@ from eval.classifier.flags import check_training_flags, classifier_parser
 from eval.classifier.model import ProbeHead
 from eval.cli import add_levels_flag, parse_levels, run_command
 from eval.features.extract import LEVEL_CHOICES
-from utils.cli import OneLineParser
 from utils.distributed import DistContext
 
 MOMENTUM = 0.9
@@ -34,17 +33,11 @@ def probe_end_to_end(context: DistContext, flags: argparse.Namespace) -> int:
         {"optimizer": "SGD", "momentum": MOMENTUM, "dropout": None, "normalization": "L2, then batch norm"}))
 
 
-def end_to_end_parser() -> OneLineParser:
-    """Returns the parser of `python -m eval.linear_probe --end_to_end`."""
+def main(arguments: Sequence[str]) -> int:
+    """Returns the exit status, see `utils.errors`."""
     parser = classifier_parser("eval.linear_probe --end_to_end", __doc__, epochs=100, lr=0.1, lr_decay="60,80",
                                out="runs/linear_probe_end_to_end")
     probe = parser.add_argument_group("probe")
     probe.add_argument("--end_to_end", action="store_true", required=True, help="train the probe end to end")
     add_levels_flag(probe, ",".join(LEVEL_CHOICES))
-    return parser
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Returns the exit status, see `utils.errors`."""
-    parser = end_to_end_parser()
     return run_command(parser, partial(check_training_flags, parser=parser), probe_end_to_end, arguments)

@@ -99,7 +99,7 @@ def check_training_flags(flags: argparse.Namespace, parser: OneLineParser) -> No
                          "--resume alone")
     if flags.weights is None:
         raise InputError("--weights: name a checkpoint to start from, or random")
-    late = [epoch for epoch in flags.lr_decay_epochs if epoch >= flags.epochs]
+    late = ",".join(str(epoch) for epoch in flags.lr_decay_epochs if epoch >= flags.epochs)
     if late:
-        print(f"warning: --lr_decay {','.join(map(str, late))} is not before the end, --epochs {flags.epochs}: the "
+        print(f"warning: --lr_decay {late} is not before the end, --epochs {flags.epochs}: the "
               "learning rates do not decay there", file=sys.stderr, flush=True)

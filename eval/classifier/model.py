@@ -37,10 +37,9 @@ class ProbeHead(nn.Module):
 
 
 class VideoClassifier(nn.Module):
-    """One backbone and one head per level.
+    """One backbone and one head per level; `scale`: mean and std for `scale_clips` (not in the state).
 
-    A frozen backbone gets no gradient and stays in eval mode, so that its batch norm statistics do not change either;
-    the heads on it are trained independently of each other. `scale`: mean and std for `scale_clips` (not in the state).
+    A frozen backbone gets no gradient and stays in eval mode, so that its batch norm statistics do not change either.
     """
 
     def __init__(self, backbone: nn.Module, heads: Mapping[str, nn.Module], freeze_backbone: bool,

@@ -90,19 +90,10 @@ def with_ones(vectors: np.ndarray, device: torch.device) -> Tensor:
 
 def fit_probe(vectors: np.ndarray, targets: np.ndarray, num_classes: int, held: np.ndarray, pairs: Sequence[LrAndDecay],
               recipe: ProbeRecipe, device: torch.device) -> tuple[LrAndDecay, list[float | None], LinearHeads]:
-    """Returns (pair chosen on the hold-out `held` bool [N], every pair's top-1 there, its head trained on all videos)."""
-    pair, holdout_top1 = choose_pair(vectors, targets, num_classes, held, pairs, recipe, device)
-    heads = train_heads(vectors, targets, num_classes, [pair], recipe, device)
-    if not heads.weights.isfinite().all():
-        raise InputError(f"--lr {pair[0]}, --wd {pair[1]}: diverges on all training videos; give smaller ones")
-    return pair, holdout_top1, heads
+    """Returns (best pair on the hold-out `held` bool [N], every pair's top-1 there, its head trained on all videos).
 
-
-def choose_pair(vectors: np.ndarray, targets: np.ndarray, num_classes: int, held: np.ndarray, pairs: Sequence[LrAndDecay],
-                recipe: ProbeRecipe, device: torch.device) -> tuple[LrAndDecay, list[float | None]]:
-    """Returns (best pair on the held-out videos, every pair's top-1 there, None where training on the others diverged).
-
-    Of equally good pairs the one with the larger weight decay, and of these the one with the smaller learning rate.
+    Of equally good pairs the one with the larger weight decay, and of these the one with the smaller learning rate. The
+    top-1 of a pair whose training on the other videos diverged is None.
     """
     heads = train_heads(vectors[~held], targets[~held], num_classes, pairs, recipe, device)
     finite = heads.weights.isfinite().all(dim=2).all(dim=1).tolist()
@@ -110,7 +101,12 @@ def choose_pair(vectors: np.ndarray, targets: np.ndarray, num_classes: int, held
     if not any(finite):
         raise InputError(f"--lr, --wd: all {len(pairs)} pairs diverge; give smaller ones")
     best = max((i for i in range(len(pairs)) if finite[i]), key=lambda i: (correct[i], pairs[i][1], -pairs[i][0]))
-    return pairs[best], [count / int(held.sum()) if good else None for count, good in zip(correct, finite)]
+    holdout_top1 = [count / int(held.sum()) if good else None for count, good in zip(correct, finite)]
+
+    heads = train_heads(vectors, targets, num_classes, [pairs[best]], recipe, device)
+    if not heads.weights.isfinite().all():
+        raise InputError(f"--lr {pairs[best][0]}, --wd {pairs[best][1]}: diverges on all training videos; give smaller ones")
+    return pairs[best], holdout_top1, heads
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from eval.metrics import accuracies
-from eval.features.probe_heads import ProbeRecipe, choose_pair, epoch_batches, fit_standardizer, train_heads
+from eval.features.probe_heads import ProbeRecipe, epoch_batches, fit_probe, fit_standardizer, train_heads
 from utils.errors import InputError
 
 CPU = torch.device("cpu")
@@ -80,13 +80,13 @@ def test_the_best_pair_on_the_held_out_videos_is_chosen_and_ties_go_to_decay_the
     vectors, targets = blobs(200, 4, 0.05, 1)
     held = np.arange(200) % 5 == 0
     pairs = [(1.0, 1e-3), (0.5, 1e-2), (0.1, 1e-2), (0.1, 1e-3)]
-    pair, top1 = choose_pair(vectors, targets, 4, held, pairs, ProbeRecipe(epochs=5), CPU)
+    pair, top1, _ = fit_probe(vectors, targets, 4, held, pairs, ProbeRecipe(epochs=5), CPU)
     assert top1 == [1.0] * 4 and pair == (0.1, 1e-2)
 
     vectors, targets = blobs(300, 4, 2.5, 1)
     held, recipe = np.arange(300) % 3 == 0, ProbeRecipe(epochs=5, batch_size=32)
     pairs = [(0.1, 1e3 / 200), (0.1, 1e-2), (0.001, 1e-2)]
-    pair, top1 = choose_pair(vectors, targets, 4, held, pairs, recipe, CPU)
+    pair, top1, _ = fit_probe(vectors, targets, 4, held, pairs, recipe, CPU)
     heads = train_heads(vectors[~held], targets[~held], 4, pairs, recipe, CPU)
     expected = [float((scores.argmax(1) == targets[held]).mean()) for scores in heads.scores(vectors[held])]
     assert top1 == expected and len(set(expected)) > 1
@@ -96,10 +96,10 @@ def test_the_best_pair_on_the_held_out_videos_is_chosen_and_ties_go_to_decay_the
 def test_a_pair_that_diverges_is_not_chosen_and_a_grid_of_them_is_refused():
     vectors, targets = blobs(60, 3, 0.1, 1)
     held, recipe = np.arange(60) % 4 == 0, ProbeRecipe(epochs=60, batch_size=16)
-    pair, top1 = choose_pair(vectors, targets, 3, held, [(1e4, 1e4), (0.1, 1e-3)], recipe, CPU)
+    pair, top1, _ = fit_probe(vectors, targets, 3, held, [(1e4, 1e4), (0.1, 1e-3)], recipe, CPU)
     assert pair == (0.1, 1e-3) and top1[0] is None
     with pytest.raises(InputError, match="all 1 pairs diverge"):
-        choose_pair(vectors, targets, 3, held, [(1e4, 1e4)], recipe, CPU)
+        fit_probe(vectors, targets, 3, held, [(1e4, 1e4)], recipe, CPU)
 
 
 def test_the_number_of_threads_changes_no_bit_and_is_left_as_it_was():
