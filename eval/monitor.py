@@ -65,12 +65,10 @@ def monitor_metrics(train: np.ndarray, train_labels: np.ndarray, test: np.ndarra
 def ridge_scores(train: np.ndarray, targets: np.ndarray, test: np.ndarray) -> np.ndarray:
     """Returns scores float64 [Q, K] of test vectors [Q, C]: ridge regression of one-hot classes on training vectors [N, C].
 
-    Channels are standardized by the training videos; W = (X^T X / N + RIDGE I)^-1 X^T Y / N, with Y centered, so that the
-    mean needs no penalty.
+    Channels are standardized by the training videos; W = (X^T X / N + RIDGE I)^-1 X^T Y / N, with Y centered.
     """
-    standardize = fit_standardizer(train)
+    standardize, one_hot = fit_standardizer(train), np.eye(targets.max() + 1)[targets]
     x, queries = (standardize(vectors).astype(np.float64) for vectors in (train, test))
-    one_hot = np.eye(targets.max() + 1)[targets]
     share = one_hot.mean(axis=0)
     weights = np.linalg.solve(x.T @ x / len(x) + RIDGE * np.eye(x.shape[1]), x.T @ (one_hot - share) / len(x))
     return queries @ weights + share

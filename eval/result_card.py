@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from eval.splits import EvalSplit
 
 CARD = "result.json"
-# The part of the network whose output is the map of each level.
-RESNET_LAYERS = {"low": "layer2", "mid": "layer3", "high": "layer4"}
+RESNET_LAYERS = {"low": "layer2", "mid": "layer3", "high": "layer4"}  # whose outputs are the maps of the levels
 LAYERS_OF = {"s3d": {"low": "block 3c", "mid": "block 4f", "high": "block 5c"}}
 Metrics = dict[str, dict[str, float]]  # level -> metric -> fraction from 0 to 1
 

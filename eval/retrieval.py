@@ -92,8 +92,7 @@ def draw_neighbors(path: Path, queries: Sequence[VideoRecord], neighbors: Sequen
                    settings: ClipSettings = ClipSettings(), skip_bad: bool = False) -> None:
     """Writes a figure with a row for each query: its frame with a grey border, its neighbors' green for hits, else red.
 
-    The frame is the middle one of the middle clip of `settings`. One that cannot be read stays white, with a printed line,
-    given `skip_bad`, and is an InputError otherwise.
+    The frame is the middle one of the middle clip. With `skip_bad`, one that cannot be read stays white and is reported.
     """
     def tile(video: VideoRecord, color: tuple[int, int, int]) -> np.ndarray:
         clips = settings.sampler()(video.num_frames)

@@ -28,14 +28,12 @@ SAME_TO_TEST = {
     "task": "{path}: its task is {then}, not {now}",
     "num_classes": "{csv}: has {now} classes, {path} was trained for {then}: is it another data set?",
     "levels": "{path}: its levels are {then}, not {now}",
-    "videos": "{csv}: lists other videos or labels than {path} was trained on ({then_csv}): another data set or split?",
-}
+    "videos": "{csv}: lists other videos or labels than {path} was trained on ({then_csv}): another data set or split?"}
 SAME_TO_RESUME = SAME_TO_TEST | {
     "net": "{path}: its net is {then}, not {now}",
     "frame_counts": "{csv}: has other numbers of frames than {path} was trained with ({then_csv}): were the frames "
                     "extracted again?",
-    "weights": "--weights: {path} started from other weights ({then[weights]}, not {now[weights]})",
-}
+    "weights": "--weights: {path} started from other weights ({then[weights]}, not {now[weights]})"}
 
 
 def classifier_state(model: VideoClassifier, optimizer: torch.optim.Optimizer, progress: Progress,

@@ -37,12 +37,9 @@ Rows = dict[str, np.ndarray]  # level -> values
 
 @dataclass(frozen=True)
 class ClipSettings:
-    """Which pixels of a video the network sees; nothing is drawn at random.
+    """Which pixels of a video the network sees; nothing is drawn at random."""
 
-    `clips`: number of clips with evenly spaced starts, or "windows", each half a window after the one before.
-    """
-
-    clips: int | str = 10
+    clips: int | str = 10  # with evenly spaced starts; or "windows", each half a window after the one before
     clip_frames: int = 16
     stride: int = 1
     img_dim: int = 112
@@ -198,8 +195,7 @@ def gather_by_index(rows: dict[int, Rows], num_rows: int, skipped: Container[int
     return table
 
 
-def keep_readable(records: Sequence[VideoRecord], rows: Rows,
-                  skipped: Container[int]) -> tuple[list[VideoRecord], Rows]:
+def keep_readable(records: Sequence[VideoRecord], rows: Rows, skipped: Container[int]) -> tuple[list[VideoRecord], Rows]:
     """Returns the videos and rows of all but the indices in `skipped`."""
     kept = [index for index in range(len(records)) if index not in skipped]
     return [records[index] for index in kept], {
