@@ -79,9 +79,12 @@ class TrainingRun:
     lock: object  # of the run directory, in the main process; free when the run ends
 
 
-def pretrain(context: DistContext, flags: argparse.Namespace) -> int:
-    """Trains in this process up to `--epoch`, `--stop_after` or a request to stop; returns the exit status."""
-    run = build_run(context, flags)
+def pretrain(context: DistContext, flags: argparse.Namespace, make_monitor: Callable | None = None) -> int:
+    """Trains in this process up to `--epoch`, `--stop_after` or a request to stop; returns the exit status.
+
+    `make_monitor`: (context, flags) -> monitor of `--monitor_csv`.
+    """
+    run = build_run(context, flags, make_monitor)
     progress, begin = run.progress, run.progress.epoch
     if flags.dry_run:
         progress.epoch = min(max(flags.graph_start_epoch, flags.queue_start_epoch, 1), flags.epochs - 1)  # all is in use
@@ -119,11 +122,11 @@ def pretrain(context: DistContext, flags: argparse.Namespace) -> int:
     return 0
 
 
-def build_run(context: DistContext, flags: argparse.Namespace) -> TrainingRun:
+def build_run(context: DistContext, flags: argparse.Namespace, make_monitor: Callable | None) -> TrainingRun:
     """Returns everything that a run needs, restored from the checkpoint that `--resume` finds."""
     stop = StopRequest()
     check_same_on_all_ranks({f"flag {name}": value for name, value in vars(flags).items() if name not in FLAGS_OF_A_MACHINE}
-                            | {"--monitor_csv given": bool(flags.monitor_csv)}, context)
+                            | {"--monitor_csv given": bool(flags.monitor_csv)})
     videos, num_dropped = run_on_all_ranks(lambda: usable_for_pretraining(
         read_records(flags.csv_file, labelled=False), flags.num_clips, flags.clip_frames, flags.csv_file))
     csv_sha256 = file_sha256(flags.csv_file)
@@ -158,7 +161,7 @@ def build_run(context: DistContext, flags: argparse.Namespace) -> TrainingRun:
     # Also waits until every process has searched for checkpoints, before the main one writes anything.
     check_same_on_all_ranks({"--csv_file (SHA-256)": csv_sha256,
                              "newest checkpoint (is --out on a file system that all share?)":
-                             (progress.epoch, progress.step)}, context)
+                             (progress.epoch, progress.step)})
     meter = EpochMeter(batches.global_batch, context.device)
     if sums:
         meter.load_state_dict(sums)
@@ -306,7 +309,7 @@ def main(flags: argparse.Namespace) -> int:
             open(path).close()
         except OSError as error:
             raise InputError(f"{path}: cannot read the csv file: {error.strerror}") from error
-    return launch(pretrain, flags, "train.py")
+    return launch(partial(pretrain, make_monitor=make_monitor), flags, "train.py")
 
 
 if __name__ == "__main__":

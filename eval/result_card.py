@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from eval.splits import EvalSplit
 
 CARD = "result.json"
-RESNET_LAYERS = {"low": "layer2", "mid": "layer3", "high": "layer4"}  # whose outputs are the maps of the levels
-LAYERS_OF = {"s3d": {"low": "block 3c", "mid": "block 4f", "high": "block 5c"}}
 Metrics = dict[str, dict[str, float]]  # level -> metric -> fraction from 0 to 1
 
 
@@ -44,6 +42,7 @@ def build_card(task: str, results: Sequence[SplitResult], settings: dict[str, An
     """
     import av
 
+    from models.multilevel import level_layers
     from utils.training_log import device_name, git_commit, library_versions
 
     def over_splits(statistic: Callable[[list[float]], float]) -> Metrics:
@@ -63,7 +62,7 @@ def build_card(task: str, results: Sequence[SplitResult], settings: dict[str, An
     csv_files = {role if result.split.name is None else f"{role} {result.split.name}": path
                  for result in results for role, path in result.split.csv_files.items()}
     return {
-        "task": task, **found, **weights, "layers": LAYERS_OF.get(weights["net"], RESNET_LAYERS),
+        "task": task, **found, **weights, "layers": level_layers(weights["net"]),
         "settings": settings, **details,
         "csv_files": {role: {"path": str(path), "sha256": file_sha256(path)} for role, path in csv_files.items()},
         "git_commit": git_commit(), "versions": {**library_versions(), "av": av.__version__},

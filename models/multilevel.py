@@ -21,13 +21,18 @@ BACKBONES = {**RESNETS, "s3d": S3D, "resnet18": RESNETS["r3d18"]}  # the officia
 
 
 def build_backbone(net: str) -> nn.Module:
-    """Returns a freshly initialised backbone: `.channels` per level, forward [M, 3, T, H, W] -> LevelFeatures of maps.
+    """Returns a freshly initialised backbone: `.channels` and `.layers` per level, forward [M, 3, T, H, W] -> LevelFeatures of maps.
 
     ValueError unless `net` is a key of BACKBONES.
     """
     if net not in BACKBONES:
         raise ValueError(f"backbone {net!r}: choose among {', '.join(BACKBONES)}")
     return BACKBONES[net]()
+
+
+def level_layers(net: str) -> dict[str, str]:
+    """Returns level -> the part of the backbone whose output is its map, such as "layer2"."""
+    return getattr(BACKBONES[net], "func", BACKBONES[net]).layers
 
 
 class ModelOutput(NamedTuple):

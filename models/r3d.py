@@ -36,6 +36,7 @@ class ResNet3D(VideoResNet):
     """
 
     checkpoint_activations = False
+    layers = {"low": "layer2", "mid": "layer3", "high": "layer4"}
 
     def __init__(self, block: type[nn.Module], conv: type[nn.Module], depths: list[int], stem: type[nn.Module]):
         super().__init__(block, [conv] * 4, depths, stem, num_classes=1)

@@ -27,6 +27,7 @@ class S3D(nn.Module):
     checkpoint_activations = False
 
     channels = {"low": 480, "mid": 832, "high": 1024}
+    layers = {"low": "block 3c", "mid": "block 4f", "high": "block 5c"}
 
     def __init__(self) -> None:
         super().__init__()

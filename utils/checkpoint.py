@@ -1,4 +1,4 @@
-"""Checkpoints: replaced atomically, read without running code in them, found again to resume from."""
+"""Checkpoints: atomic writing, safe reading, and resuming."""
 from __future__ import annotations
 
 import argparse
@@ -27,13 +27,13 @@ if TYPE_CHECKING:  # evaluations read checkpoints without a training log
 
 FORMAT = "mfo"
 NAME = re.compile(r"epoch_(\d+)(?:_step_(\d+))?\.pt")
-# Flags that the shapes in a checkpoint follow from; a resumed run must have the same.
+# Flags that determine tensor shapes; they must not change on resume.
 FIXED_FLAGS = {"net": "--net", "embedding_dim": "--channel", "num_prototypes": "--cluster", "num_clips": "--sample"}
 # Flags that do not affect what a run computes.
 FREE_FLAGS = {"resume", "path", "out", "num_workers", "save_every", "save_steps", "stop_after", "log_every", "gpu", "nproc",
               "multiprocessing_distributed", "num_nodes", "node_rank", "dist_url", "dist_backend", "dist_timeout",
               "max_bad_fraction", "max_skips", "monitor_csv", "monitor_every", "dry_run", "checkpoint_activations"}
-DAMAGE = (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError)  # by reading damaged entries
+DAMAGE = (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError)  # raised when damaged entries are read
 
 
 @dataclass
@@ -41,9 +41,9 @@ class Progress:
     """Counts from the start of a run; saved in checkpoints by `asdict`, restored by `Progress(**saved)`."""
 
     epoch: int = 0          # whole epochs done
-    step: int = 0           # steps done in the epoch after them
+    step: int = 0           # steps done in the current epoch
     total_steps: int = 0
-    skipped_steps: int = 0  # of these, steps without an update, because of non-finite values
+    skipped_steps: int = 0  # of these, skipped because of non-finite values
     bad_videos: dict[str, str] = field(default_factory=dict)  # path -> reason of each unreadable video met
 
 
@@ -75,7 +75,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
-    """Writes a checkpoint atomically; InputError, with the size that it needs, where that fails."""
+    """Writes a checkpoint atomically; InputError with the needed size if that fails."""
     data = io.BytesIO()
     torch.save(checkpoint, data)
     write_or_explain(data.getbuffer(), path)
@@ -112,7 +112,7 @@ def list_checkpoints(folder: Path) -> list[tuple[tuple[int, int], Path]]:
 def prune_checkpoints(folder: Path, save_every: int, written: Path) -> None:
     """Deletes all checkpoints but the one just `written` and, of those before it, every `save_every`-th whole epoch's.
 
-    Later ones are truncated or count steps of another batch size. Partial files that a kill left are deleted too.
+    Later ones are damaged or from another batch size, so they go too, as do partial files of a killed run.
     """
     found = list_checkpoints(folder)
     [now] = [place for place, path in found if path == written]
@@ -131,7 +131,7 @@ def save_checkpoint(state: dict[str, Any], path: Path, save_every: int, log: Run
 
 
 def find_checkpoint(out: Path, resume: str | None) -> tuple[Path | None, dict[str, Any] | None, list[str]]:
-    """Returns (path, checkpoint, notes to print) to resume from; None twice for a new run.
+    """Returns (path, checkpoint, notes to print) to resume from; (None, None, []) for a new run.
 
     `resume` None: InputError if `out` holds checkpoints. "auto": the newest whole one in `out`; InputError if all are
     damaged. A path: InputError if `out` holds later checkpoints, or those of another run, which resuming would delete.
@@ -175,7 +175,7 @@ def set_random_state(state: dict[str, Tensor], device: torch.device) -> None:
 def pretraining_state(model: torch.nn.Module, optimizer: torch.optim.Optimizer, queue: Any, progress: Progress,
                       sums: dict[str, Any], global_batch: int, csv_sha256: str, flags: argparse.Namespace,
                       context: DistContext) -> dict[str, Any]:
-    """Returns all that resuming exactly needs. Every process must call this, each with its own `sums` of the epoch."""
+    """Returns everything needed to resume exactly. Every process must call this, each with its own `sums` of the epoch."""
     return {
         "format": FORMAT, "kind": "model", "net": flags.net, "embedding_dim": flags.embedding_dim,
         "num_prototypes": flags.num_prototypes, "model": model.state_dict(), "optimizer": optimizer.state_dict(),
@@ -190,8 +190,8 @@ def restore_pretraining(checkpoint: dict[str, Any], path: Path, model: torch.nn.
                         context: DistContext) -> tuple[Progress, dict[str, Any] | None, list[str]]:
     """Sets everything to the state of `checkpoint`; returns (progress, this process's sums, notes on what differs).
 
-    With another global batch or number of processes the position in the epoch is that of the videos seen (rounded down
-    to whole steps), and the sums of the epoch so far are None.
+    With another global batch or number of processes, the step in the epoch follows from the number of videos seen, rounded
+    down, and the sums of the epoch are None.
     """
     with reading_entries(path):
         check_kind(checkpoint, "model")
@@ -209,7 +209,7 @@ def restore_pretraining(checkpoint: dict[str, Any], path: Path, model: torch.nn.
         notes = [f"changed since: {name} {then[name]} -> {now[name]}" for name in sorted(now.keys() - FREE_FLAGS)
                  if name in then and canonical(then[name]) != canonical(now[name])]
         if checkpoint["csv_sha256"] != csv_sha256:
-            notes.append("changed since: the content of the csv; the order of its videos in the current epoch is another")
+            notes.append("changed since: the content of the csv; the order of its videos in the current epoch differs")
         if (len(processes), checkpoint["global_batch"]) != (context.world_size, global_batch):
             notes.append(f"changed since: {len(processes)} process(es) with {checkpoint['global_batch']} videos a step -> "
                          f"{context.world_size} with {global_batch}: random states and batches differ from an uninterrupted "

@@ -79,7 +79,7 @@ def sum_counts(counts: list[int], context: DistContext) -> list[int]:
     return total.tolist()
 
 
-def check_same_on_all_ranks(facts: dict[str, object], context: DistContext) -> None:
+def check_same_on_all_ranks(facts: dict[str, object]) -> None:
     """Raises AgreedError for the first of `facts` (name -> value) that is not the same in every process."""
     first, *others = gather_objects(facts)
     for name, value in first.items():

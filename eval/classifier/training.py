@@ -77,7 +77,7 @@ def fit_classifier(model: VideoClassifier, optimizer: torch.optim.Optimizer, vid
     # Also waits until every process has searched for checkpoints, before the main one writes anything.
     check_same_on_all_ranks({
         "--train_csv (videos)": identity["videos"], "--train_csv (numbers of frames)": identity["frame_counts"],
-        "newest checkpoint (is --out on a file system that all share?)": progress.epoch}, context)
+        "newest checkpoint (is --out on a file system that all share?)": progress.epoch})
     if context.is_main:
         (out / "checkpoints").mkdir(parents=True, exist_ok=True)
         write_config(out, {**vars(flags), "csv_file": identity["train_csv"]}, {

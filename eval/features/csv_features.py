@@ -186,7 +186,7 @@ def read_split_features(flags: argparse.Namespace, context: DistContext,
 
     records = run_on_main(context, read_csv_files)
     backbone, weights = run_on_all_ranks(lambda: load_backbone(flags.weights, flags.net, flags.seed))
-    check_same_on_all_ranks({"--weights, SHA-256": weights["checkpoint_sha256"]}, context)
+    check_same_on_all_ranks({"--weights, SHA-256": weights["checkpoint_sha256"]})
     known: KnownVideos = {}
     found = [[read_csv_features(role, split.csv_files[role], videos, backbone, weights, flags, context, known)
               for role, videos in of_split.items()] for split, of_split in zip(splits, records)]

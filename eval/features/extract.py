@@ -1,7 +1,7 @@
-"""All test views of many videos through a network: mean features, or class probabilities, of each video by dataset index.
+"""Runs a network on all test views of each video, and averages features or class probabilities over the views.
 
-Shapes: N videos, each of several views (clips x crops) of T frames; M views in one forward; S = `--img_dim`; C values that
-the network gives of a view: channels of a level, or classes.
+Shapes: N videos, each of several views (clips x crops) of T frames; M views in one forward; S = `--img_dim`; C outputs per
+view: channels of a level, or classes.
 """
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from utils.errors import AgreedError, InputError, one_line
 
 WINDOWS = "windows"
 FULL_FLOAT32 = {"enabled": True, "benchmark": False, "deterministic": True, "allow_tf32": False}  # cuDNN's flags
-CHECK_EVERY = 64  # videos that each process reads between two checks for errors in any process
-ROWS_AT_ONCE = 1024  # of each process, sent in one message
+CHECK_EVERY = 64  # videos per process between error checks
+ROWS_AT_ONCE = 1024  # rows that each process sends per message
 
 CONCAT = "concat"  # the three levels side by side
 LEVEL_CHOICES = (*LEVELS, CONCAT)
@@ -37,9 +37,9 @@ Rows = dict[str, np.ndarray]  # level -> values
 
 @dataclass(frozen=True)
 class ClipSettings:
-    """Which pixels of a video the network sees; nothing is drawn at random."""
+    """How test views are cut from a video; deterministic."""
 
-    clips: int | str = 10  # with evenly spaced starts; or "windows", each half a window after the one before
+    clips: int | str = 10  # with evenly spaced starts; or "windows": half-overlapping ones over the whole video
     clip_frames: int = 16
     stride: int = 1
     img_dim: int = 112
@@ -63,9 +63,9 @@ class ClipSettings:
 def extract_features(backbone: nn.Module, records: Sequence[VideoRecord], settings: ClipSettings, context: DistContext, *,
                      scale: Mapping[str, Sequence[float]] = IMAGENET, batch: int = 32, num_workers: int = 0,
                      skipped: dict[int, str] | None = None, label: str = "features", amp: str = "off") -> Rows:
-    """Returns level -> float32 [N, C]: each video's mean, over its views, of the maps' means over time and space.
+    """Returns level -> float32 [N, C]: feature maps averaged over time and space, then over the video's views.
 
-    See `mean_over_views` for order, processes and errors. `scale`: "input" of `load_backbone`. Another `batch` changes the
+    See `mean_over_views` for order, processes and errors. `scale`: the "input" that `load_backbone` returns. Another `batch` changes the
     last bits of float32. `amp` "bf16" runs the backbone in bfloat16 and pools in float32.
     """
     rows = mean_over_views(backbone, partial(pool_levels, backbone, scale=scale, amp=amp), "features", records, settings,
@@ -99,8 +99,10 @@ def level_vectors(features: Rows, level: str, means: Rows | None = None) -> np.n
 def predict(model: nn.Module, records: Sequence[VideoRecord], settings: ClipSettings, context: DistContext, *,
             scale: Mapping[str, Sequence[float]] = IMAGENET, batch: int, num_workers: int,
             skipped: dict[int, str] | None = None, label: str = "test") -> Rows:
-    """Returns level -> probabilities float64 [N, K]: the softmax of each view, averaged over the video's clips and crops (of
-    which every clip has as many). See `mean_over_views`; no autocast. InputError where no video can be read."""
+    """Returns level -> probabilities float64 [N, K]: the softmax of each view, averaged over the video's clips and crops.
+
+    See `mean_over_views`; no autocast. AgreedError if no video can be read.
+    """
     def probabilities(views: Tensor) -> Rows:
         logits = model(scale_clips(views, **scale))
         return {level: x.float().softmax(dim=1).double().cpu().numpy() for level, x in logits.items()}
@@ -116,16 +118,16 @@ def mean_over_views(network: nn.Module, forward: Callable[[Tensor], Rows], what:
                     settings: ClipSettings, context: DistContext, *, batch: int, num_workers: int,
                     skipped: dict[int, str] | None, label: str, dtype: type[np.floating] = np.float64,
                     reduce: Callable[[np.ndarray], np.ndarray] = partial(np.mean, axis=0)) -> Rows:
-    """Returns level -> `dtype` [N, C]: each video's mean over its views of what `forward` gives of them.
+    """Returns level -> `dtype` [N, C]: each video's mean over its views of the outputs of `forward`.
 
     `forward`: uint8 views [M, T, S, S, 3] on the device -> level -> float64 [M, C]. It runs `network` in eval mode and full
     float32 (no TF32), always on `batch` views, as other sizes are rounded differently; training modes are restored. Row i
-    belongs to records[i]; neither DataLoader workers nor processes of as many threads change a bit of it. Each process reads
-    every world_size-th video; all must call this. The main one gets all rows, the others no level.
+    belongs to records[i] and is bit-identical for any number of workers and of processes, given equal threads per process. Each
+    process reads every world_size-th video; all must call this. The main one gets all rows, the others no level.
 
     An unreadable video is an InputError in all processes; where `skipped` is given, its row is NaN, the dictionary gets
-    index -> reason in every process, and no level is returned if none can be read. Non-finite rows (`what` they are) are an
-    InputError. `reduce`: a video's views float64 [views, C] -> its row.
+    index -> reason in every process, and no level is returned if none can be read. Non-finite rows are an InputError, in which
+    `what` names them. `reduce`: a video's views float64 [views, C] -> its row.
     """
     in_training = [module for module in network.modules() if module.training]
     network.to(context.device).eval()
@@ -135,7 +137,7 @@ def mean_over_views(network: nn.Module, forward: Callable[[Tensor], Rows], what:
 
     def readable() -> Iterator[tuple[int, TestViews]]:
         items = iter(tqdm(loader, desc=label, unit="video", leave=False, disable=None if context.is_main else True))
-        # Equally many rounds in every process, which all learn of an error at the end of one.
+        # Every process runs the same number of rounds, and errors are shared after each.
         for start in range(0, -(-len(records) // context.world_size), CHECK_EVERY):
             problem = None
             try:
@@ -151,8 +153,8 @@ def mean_over_views(network: nn.Module, forward: Callable[[Tensor], Rows], what:
 
     def view_rows() -> Iterator[tuple[int, Rows]]:
         for owners, views in batch_views(readable(), batch):
-            black = views.new_zeros(batch - len(views), *views.shape[1:])
-            rows = forward((torch.cat([views, black]) if len(black) else views).to(context.device, non_blocking=True))
+            padding = views.new_zeros(batch - len(views), *views.shape[1:])
+            rows = forward((torch.cat([views, padding]) if len(padding) else views).to(context.device, non_blocking=True))
             yield from ((index, {level: values[i] for level, values in rows.items()}) for i, index in enumerate(owners))
 
     means, problem = {}, None  # index -> level -> [C]
@@ -178,7 +180,7 @@ def mean_over_views(network: nn.Module, forward: Callable[[Tensor], Rows], what:
 def gather_by_index(rows: dict[int, Rows], num_rows: int, skipped: Container[int], context: DistContext) -> Rows:
     """Returns level -> [N, C] in the main process, no level in the others, from every process's index -> level -> [C].
 
-    NaN for the indices of `skipped`; every other row must be that of exactly one process. All must call this; `rows` is
+    NaN for the indices of `skipped`; every other row must come from exactly one process. All must call this; `rows` is
     emptied, so that no row is held twice.
     """
     table: Rows = {}
@@ -191,7 +193,7 @@ def gather_by_index(rows: dict[int, Rows], num_rows: int, skipped: Container[int
                     if level not in table:
                         table[level] = np.full((num_rows, len(values)), np.nan, values.dtype)
                     table[level][index] = values
-    assert times_filled.tolist() == [int(index not in skipped) for index in range(num_rows)], "rows filled other than once"
+    assert times_filled.tolist() == [int(index not in skipped) for index in range(num_rows)], "a row was not filled exactly once"
     return table
 
 
