@@ -21,7 +21,7 @@ BACKBONES = {**RESNETS, "s3d": S3D, "resnet18": RESNETS["r3d18"]}  # the officia
 
 
 def build_backbone(net: str) -> nn.Module:
-    """Returns a freshly initialised backbone: `.channels` and `.layers` per level, forward [M, 3, T, H, W] -> LevelFeatures of maps.
+    """Returns a freshly initialised backbone: `.channels` and `.layers` per level, forward [M, 3, T, H, W] -> LevelFeatures.
 
     ValueError unless `net` is a key of BACKBONES.
     """

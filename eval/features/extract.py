@@ -65,8 +65,8 @@ def extract_features(backbone: nn.Module, records: Sequence[VideoRecord], settin
                      skipped: dict[int, str] | None = None, label: str = "features", amp: str = "off") -> Rows:
     """Returns level -> float32 [N, C]: feature maps averaged over time and space, then over the video's views.
 
-    See `mean_over_views` for order, processes and errors. `scale`: the "input" that `load_backbone` returns. Another `batch` changes the
-    last bits of float32. `amp` "bf16" runs the backbone in bfloat16 and pools in float32.
+    See `mean_over_views` for order, processes and errors. `scale`: the "input" that `load_backbone` returns. Another
+    `batch` changes the last bits of float32. `amp` "bf16" runs the backbone in bfloat16 and pools in float32.
     """
     rows = mean_over_views(backbone, partial(pool_levels, backbone, scale=scale, amp=amp), "features", records, settings,
                            context, batch=batch, num_workers=num_workers, skipped=skipped, label=label, dtype=np.float32)
@@ -122,12 +122,12 @@ def mean_over_views(network: nn.Module, forward: Callable[[Tensor], Rows], what:
 
     `forward`: uint8 views [M, T, S, S, 3] on the device -> level -> float64 [M, C]. It runs `network` in eval mode and full
     float32 (no TF32), always on `batch` views, as other sizes are rounded differently; training modes are restored. Row i
-    belongs to records[i] and is bit-identical for any number of workers and of processes, given equal threads per process. Each
-    process reads every world_size-th video; all must call this. The main one gets all rows, the others no level.
+    belongs to records[i] and is bit-identical for any number of workers and of processes, given equal threads per process.
+    Each process reads every world_size-th video; all must call this. The main one gets all rows, the others no level.
 
     An unreadable video is an InputError in all processes; where `skipped` is given, its row is NaN, the dictionary gets
-    index -> reason in every process, and no level is returned if none can be read. Non-finite rows are an InputError, in which
-    `what` names them. `reduce`: a video's views float64 [views, C] -> its row.
+    index -> reason in every process, and no level is returned if none can be read. Non-finite rows are an InputError, in
+    which `what` names them. `reduce`: a video's views float64 [views, C] -> its row.
     """
     in_training = [module for module in network.modules() if module.training]
     network.to(context.device).eval()
@@ -193,7 +193,8 @@ def gather_by_index(rows: dict[int, Rows], num_rows: int, skipped: Container[int
                     if level not in table:
                         table[level] = np.full((num_rows, len(values)), np.nan, values.dtype)
                     table[level][index] = values
-    assert times_filled.tolist() == [int(index not in skipped) for index in range(num_rows)], "a row was not filled exactly once"
+    expected = [int(index not in skipped) for index in range(num_rows)]
+    assert times_filled.tolist() == expected, "a row was not filled exactly once"
     return table
 
 
