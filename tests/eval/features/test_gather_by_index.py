@@ -68,4 +68,4 @@ def test_no_level_where_no_row_is_filled(monkeypatch):
                                              ([[0, 2], [1]], {2})])
 def test_a_row_filled_twice_or_never_is_noticed(monkeypatch, filled, skipped):
     for error in gather_everywhere(monkeypatch, 3, filled, skipped):
-        assert isinstance(error, AssertionError) and "other than once" in str(error)
+        assert isinstance(error, AssertionError) and "not filled exactly once" in str(error)
