@@ -4,7 +4,6 @@ Shapes: N videos; C channels; K classes; G pairs of the grid; B videos of a step
 """
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -57,24 +56,28 @@ def train_heads(vectors: np.ndarray, targets: np.ndarray, num_classes: int, pair
     """Returns a head for each pair, trained on vectors [N, C] of classes int64 [N], each as if it were alone.
 
     Weights start at zero (the loss is convex). All heads see the same batches, in an order drawn from `recipe.seed` and the
-    epoch, and share one matrix product. Weight decay applies to weights and bias.
+    epoch, and share one matrix product. Weight decay applies to weights and bias, momentum as in torch.optim.SGD. The
+    gradient is written out: autograd and torch.optim.SGD took 1.15 times as long and round differently, which at a learning
+    rate of 1 moved a top-1 on 112 videos by 5 points.
     """
     standardize = fit_standardizer(vectors)
-    with one_thread():
-        inputs, classes = with_ones(standardize(vectors), device), torch.from_numpy(targets).to(device)
-        heads = [torch.zeros(inputs.shape[1], num_classes, device=device, requires_grad=True) for _ in pairs]
-        optimizer = torch.optim.SGD([{"params": [head], "lr": lr, "weight_decay": weight_decay}
-                                     for head, (lr, weight_decay) in zip(heads, pairs)], momentum=MOMENTUM)
-        schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [math.ceil(part * recipe.epochs) for part in DECAY_AT])
+    with one_thread(), torch.inference_mode():
+        inputs = with_ones(standardize(vectors), device)
+        one_hot = torch.eye(num_classes, device=device)[torch.from_numpy(targets).to(device)]
+        weights = torch.zeros(inputs.shape[1], len(pairs), num_classes, device=device)  # [C + 1, G, K]
+        velocity = torch.zeros_like(weights)
+        lr, decay = (torch.tensor(values, device=device)[:, None] for values in zip(*pairs))
         for epoch in range(recipe.epochs):
+            epoch_lr = lr * 0.1 ** sum(epoch >= part * recipe.epochs for part in DECAY_AT)
             for batch in epoch_batches(len(inputs), recipe, epoch, device):
-                logits = (inputs[batch] @ torch.cat(heads, dim=1)).view(-1, num_classes)  # [B * G, K]
-                loss = F.cross_entropy(logits, classes[batch].repeat_interleave(len(heads)), reduction="sum") / len(batch)
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-            schedule.step()
-    return LinearHeads(standardize, torch.stack(heads).detach())
+                x = inputs[batch]
+                # Gradient of the mean cross-entropy: x^T (softmax - one-hot) / B.
+                errors = (x @ weights.flatten(1)).view(len(x), *weights.shape[1:]).softmax(dim=2)
+                errors -= one_hot[batch][:, None]
+                gradient = (x.T @ errors.flatten(1)).view_as(weights) / len(x)
+                velocity.mul_(MOMENTUM).add_(gradient).addcmul_(weights, decay)
+                weights.addcmul_(velocity, epoch_lr, value=-1)
+    return LinearHeads(standardize, weights.transpose(0, 1).contiguous())
 
 
 def epoch_batches(num_videos: int, recipe: ProbeRecipe, epoch: int, device: torch.device) -> Sequence[Tensor]:
