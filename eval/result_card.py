@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from eval.splits import EvalSplit
 
 CARD = "result.json"
+SHOWN_IF_GIVEN = ("shots",)  # settings that a card may lack
 Metrics = dict[str, dict[str, float]]  # level -> metric -> fraction from 0 to 1
 
 
@@ -59,6 +60,9 @@ def build_card(task: str, results: Sequence[SplitResult], settings: dict[str, An
         settings = {**settings, "splits": [result.split.name for result in results]}
         details = {"num_test_videos": sum(result.details["num_test_videos"] for result in results),
                    "per_split": {result.split.name: {"metrics": result.metrics, **result.details} for result in results}}
+    if results[0].split.shots:
+        num_shots, seeds = zip(*(result.split.shots for result in results))
+        settings = {**settings, "shots": num_shots[0], "shots_seeds": list(dict.fromkeys(seeds))}
     csv_files = {role if result.split.name is None else f"{role} {result.split.name}": path
                  for result in results for role, path in result.split.csv_files.items()}
     return {
@@ -107,6 +111,7 @@ def read_card(path: Path) -> dict[str, Any]:
 def markdown_table(card: dict[str, Any], shown: tuple[str, ...]) -> str:
     """Returns a Markdown table, a row for each level of the card: weights, `shown` settings, metrics in per cent."""
     names = list(next(iter(card["metrics"].values())))
+    shown = (*shown, *(name for name in SHOWN_IF_GIVEN if name in card["settings"]))
     return markdown_rows([["weights", "net", "level", *shown, "test videos", *names], *(
         [card["weights"], card["net"], level, *(str(card["settings"][name]) for name in shown),
          str(card["num_test_videos"]), *(percent(card, level, name) for name in names)] for level in card["metrics"])])

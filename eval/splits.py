@@ -1,27 +1,37 @@
 """The csv files that an evaluation reads: one pair of training and test videos, or a pair for each split.
 
 With `--splits 1,2,3` the paths hold `{split}`, such as `--train_csv train_{split}.csv`; every split is evaluated on its own,
-and the result card gives mean and standard deviation over them.
+and the result card gives mean and standard deviation over them. With `--shots N`, few-shot as in the SEVERE benchmark
+(Thoker et al. 2022), N training videos of each class are drawn; several `--shots_seeds` are evaluated as splits are.
 """
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
 from pathlib import PurePath
 from typing import NamedTuple
 
+import numpy as np
+
 from dataset.records import VideoRecord, read_records
+from utils.cli import check_values
 from utils.errors import InputError
 
 PLACEHOLDER = "{split}"
 
 
 class EvalSplit(NamedTuple):
-    """One pair of csv files. `name`: what replaces `{split}` in their paths, None without `--splits`."""
+    """One pair of csv files.
+
+    `name`: what replaces `{split}` in their paths, and the seed with `--shots_seeds`; None without both flags. `shots`:
+    (training videos of each class, seed that draws them); None: all.
+    """
 
     name: str | None
     train_csv: str
     test_csv: str
+    shots: tuple[int, int] | None = None
 
     @property
     def csv_files(self) -> dict[str, str]:
@@ -37,10 +47,33 @@ def add_split_flags(parser: argparse.ArgumentParser) -> None:
     add("--splits", metavar="NAME,...",
         help=f"evaluate each split, such as 1,2,3, and print mean and sample standard deviation; its name replaces "
              f"{PLACEHOLDER} in --train_csv and --test_csv")
+    add("--shots", type=int, metavar="N",
+        help="few-shot: use N training videos of each class, drawn by --seed before any hold-out; those of a smaller N are "
+             "among them (default: all)")
+    add("--shots_seeds", metavar="SEED,...",
+        help="draw the shots by each of these seeds, such as 0,1,2, and print mean and sample standard deviation; the other "
+             "draws are those of --seed")
 
 
 def find_splits(flags: argparse.Namespace) -> list[EvalSplit]:
-    """Returns the splits that the flags name, in order; without `--splits` one, of name None."""
+    """Returns the splits that the flags name, in order, each as often as there are `--shots_seeds`."""
+    splits = find_csv_splits(flags)
+    if flags.shots is None:
+        if flags.shots_seeds is not None:
+            raise InputError(f"--shots_seeds {flags.shots_seeds}: needs --shots, the number of videos of each class")
+        return splits
+    check_values({"--shots": (flags.shots, 1)})
+    if flags.shots_seeds is None:
+        return [split._replace(shots=(flags.shots, flags.seed)) for split in splits]
+    seeds = flags.shots_seeds.split(",")
+    if not all(re.fullmatch("0|[1-9][0-9]*", seed) for seed in seeds) or len(set(seeds)) < len(seeds):
+        raise InputError(f"--shots_seeds {flags.shots_seeds}: must be distinct numbers from 0, such as 0,1,2")
+    return [split._replace(name="_".join(filter(None, (split.name, "seed", seed))), shots=(flags.shots, int(seed)))
+            for split in splits for seed in seeds]
+
+
+def find_csv_splits(flags: argparse.Namespace) -> list[EvalSplit]:
+    """Returns the splits of `--splits`, in order; without it one, of name None."""
     paths = {"--train_csv": flags.train_csv, "--test_csv": flags.test_csv}
     if flags.splits is None:
         for flag, path in paths.items():
@@ -58,7 +91,7 @@ def find_splits(flags: argparse.Namespace) -> list[EvalSplit]:
 
 
 def read_split(split: EvalSplit) -> dict[str, list[VideoRecord]]:
-    """Returns role -> labelled videos; InputError where they cannot be training and test set of one data set."""
+    """Returns role -> labelled videos, training videos by `split.shots`; InputError unless they are of one data set."""
     records = {role: read_records(path, labelled=True) for role, path in split.csv_files.items()}
     for role, path in split.csv_files.items():
         labels: dict[str, int] = {}
@@ -68,7 +101,21 @@ def read_split(split: EvalSplit) -> dict[str, list[VideoRecord]]:
                                  f"{record.label}: a video counts once")
             labels[record.path] = record.label
     check_pair(records["train"], records["test"], split.train_csv, split.test_csv)
+    if split.shots:
+        records["train"] = draw_shots(records["train"], *split.shots, split.train_csv)
     return records
+
+
+def draw_shots(videos: Sequence[VideoRecord], shots: int, seed: int, train_csv: str) -> list[VideoRecord]:
+    """Returns `shots` videos of each label in their order, drawn from `seed`; those of fewer shots are among them."""
+    labels, rng, drawn = np.array([video.label for video in videos]), np.random.default_rng(seed), []
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        if len(members) < shots:
+            raise InputError(f"--shots {shots}: {train_csv} has only {len(members)} video(s) of label {label}, such as "
+                             f"{videos[members[0]].path}")
+        drawn += rng.permutation(members)[:shots].tolist()
+    return [videos[index] for index in sorted(drawn)]
 
 
 def check_pair(train: Sequence[VideoRecord], test: Sequence[VideoRecord], train_csv: str, test_csv: str) -> None:

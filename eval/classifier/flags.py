@@ -91,12 +91,12 @@ def check_training_flags(flags: argparse.Namespace, parser: OneLineParser) -> No
         if flags.resume:
             raise InputError(f"--test_only {flags.test_only}: trains nothing; leave --resume out")
         if several:
-            raise InputError(f"--test_only {flags.test_only}: is the state of one split, but --splits names several; test "
-                             "one, or a whole run by --resume")
+            raise InputError(f"--test_only {flags.test_only}: is the state of one split, but --splits or --shots_seeds "
+                             "names several; test one, or a whole run by --resume")
         return
     if several and flags.resume not in (None, "auto"):
-        raise InputError(f"--resume {flags.resume}: is the state of one split, but --splits names several; give "
-                         "--resume alone")
+        raise InputError(f"--resume {flags.resume}: is the state of one split, but --splits or --shots_seeds names several; "
+                         "give --resume alone")
     if flags.weights is None:
         raise InputError("--weights: name a checkpoint to start from, or random")
     late = ",".join(str(epoch) for epoch in flags.lr_decay_epochs if epoch >= flags.epochs)

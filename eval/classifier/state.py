@@ -21,14 +21,15 @@ KIND = "classifier"
 HOLDOUT_FLAGS = ("val_holdout", "group", "seed")
 # Flags that do not affect the trained weights, or whose content is compared instead of their text.
 FREE_IN_TRAINING = FREE_FLAGS | {"epochs", "clips", "crops", "batch", "test_only", "train_csv", "test_csv", "splits",
-                                 "weights", "net", "classes", "skip_bad"}
+                                 "shots", "shots_seeds", "weights", "net", "classes", "skip_bad"}
 SPELLING = {"clip_frames": "--seq", "stride": "--ds", **TRAINING_FLAGS}
 # What a run must have in common with the checkpoint that it tests, or resumes from, and the error where it has not.
 SAME_TO_TEST = {
     "task": "{path}: its task is {then}, not {now}",
     "num_classes": "{csv}: has {now} classes, {path} was trained for {then}: is it another data set?",
     "levels": "{path}: its levels are {then}, not {now}",
-    "videos": "{csv}: lists other videos or labels than {path} was trained on ({then_csv}): another data set or split?"}
+    "videos": "{csv}: lists other videos or labels than {path} was trained on ({then_csv}): another data set, split "
+              "or --shots?"}
 SAME_TO_RESUME = SAME_TO_TEST | {
     "net": "{path}: its net is {then}, not {now}",
     "frame_counts": "{csv}: has other numbers of frames than {path} was trained with ({then_csv}): were the frames "

@@ -50,14 +50,14 @@ KnownVideos = dict[tuple[str, int], tuple[StoredFeatures, int]]  # (path, number
 
 
 def feature_fingerprint(weights: dict[str, Any], seed: int, csv_path: str, settings: ClipSettings,
-                        amp: str = "off") -> dict[str, Any]:
+                        amp: str = "off", shots: tuple[int, int] | None = None) -> dict[str, Any]:
     """Returns all that the features depend on, the csv's folder included, to which paths are relative."""
     return {
         "format": FEATURE_FORMAT, "net": weights["net"], "checkpoint_sha256": weights["checkpoint_sha256"],
         "random_seed": seed if weights["weights"] == RANDOM else None, "csv_sha256": file_sha256(csv_path),
         "csv_folder": os.path.dirname(os.path.abspath(csv_path)), "torch": torch.__version__,
         "opencv": cv2.__version__, "simplejpeg": simplejpeg.__version__, "av": decoder_version(), "amp": amp,
-        **asdict(settings)}
+        **asdict(settings), **({"shots": shots} if shots else {})}
 
 
 def store_path(feature_dir: str, fingerprint: dict[str, Any], name: str) -> Path:
@@ -117,16 +117,17 @@ class SplitFeatures(NamedTuple):
 
 
 def read_csv_features(role: str, csv_path: str, records: Sequence[VideoRecord], backbone: nn.Module, weights: dict[str, Any],
-                      flags: argparse.Namespace, context: DistContext, known: KnownVideos) -> CsvFeatures | None:
+                      flags: argparse.Namespace, context: DistContext, known: KnownVideos,
+                      shots: tuple[int, int] | None = None) -> CsvFeatures | None:
     """Returns the videos of a csv on the main process, None on the others; all of them must call this.
 
     What is neither in `known`, which gets all rows on the main process, nor in `--feature_dir` is extracted; so is what was
-    stored as unreadable. The name of the stored file begins with `role`.
+    stored as unreadable. The name of the stored file begins with `role`. `shots`: how `records` were drawn from the csv.
     """
     settings, keys = read_clip_settings(flags), [(record.path, record.num_frames) for record in records]
     stored, new, path = None, None, None
     if context.is_main and flags.feature_dir is not None:
-        fingerprint = feature_fingerprint(weights, flags.seed, csv_path, settings, flags.amp)
+        fingerprint = feature_fingerprint(weights, flags.seed, csv_path, settings, flags.amp, shots)
         path = store_path(flags.feature_dir, fingerprint, role)
 
     def find_missing() -> list[int]:
@@ -188,7 +189,8 @@ def read_split_features(flags: argparse.Namespace, context: DistContext,
     backbone, weights = run_on_all_ranks(lambda: load_backbone(flags.weights, flags.net, flags.seed))
     check_same_on_all_ranks({"--weights, SHA-256": weights["checkpoint_sha256"]})
     known: KnownVideos = {}
-    found = [[read_csv_features(role, split.csv_files[role], videos, backbone, weights, flags, context, known)
+    found = [[read_csv_features(role, split.csv_files[role], videos, backbone, weights, flags, context, known,
+                                split.shots if role == "train" else None)
               for role, videos in of_split.items()] for split, of_split in zip(splits, records)]
 
     def collect() -> list[SplitFeatures]:

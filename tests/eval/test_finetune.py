@@ -158,6 +158,22 @@ def test_held_out_videos_are_logged_and_not_trained_on(colors, tmp_path):
     assert card["settings"]["backbone_lr"] is None, "--train head has none"
 
 
+def test_shots_of_each_seed_are_trained_on_before_the_hold_out_and_tested_again(colors, tmp_path, capsys):
+    flags = [*HEAD, "--epochs", "1", "--train_batch", "3", "--shots", "3", "--val_holdout", "0.3"]
+    assert finetune.main(arguments(colors, tmp_path / "run", *flags, "--shots_seeds", "0,4")) == 0
+    card = card_of(tmp_path / "run")
+    assert card["settings"]["shots"] == 3 and card["settings"]["shots_seeds"] == [0, 4] and "metrics_std" in card
+    for of_seed in card["per_split"].values():
+        assert (of_seed["num_train_videos"], of_seed["holdout"]["num_videos_held_out"]) == (6, 3)
+    checkpoint = tmp_path / "run/split_seed_4/checkpoints/epoch_0001.pt"
+    assert finetune.main(checked(colors, tmp_path / "other", checkpoint)) == 2
+    assert "another data set, split or --shots?" in capsys.readouterr().err
+    assert finetune.main(checked(colors, tmp_path / "again", checkpoint, "--shots", "3", "--shots_seeds", "4")) == 0
+    assert card_of(tmp_path / "again")["metrics"] == card["per_split"]["seed_4"]["metrics"]
+    assert finetune.main(arguments(colors, tmp_path / "run", *flags, "--shots_seeds", "4,0", "--resume")) == 0
+    assert card_of(tmp_path / "run")["per_split"] == card["per_split"]
+
+
 def test_unreadable_videos_stop_or_are_counted(colors, tmp_path, capsys):
     for role in ("train", "test"):
         (colors / f"bad_{role}.csv").write_text((colors / f"{role}.csv").read_text() + f"gone_{role},9,1\n")
@@ -241,13 +257,13 @@ def test_mistakes_are_one_line(colors, straight, tmp_path, capsys):
         (["--out", str(straight), "--resume", "--seed", "1"], "--seed 1: "),
         (["--out", str(straight), "--resume", "--epochs", "2"], "--epochs 2: "),
         (["--out", str(straight), "--resume", "--weights", newest], f"started from other weights (random, not {newest})"),
-        (["--out", str(straight), "--resume", "--train_csv", other_split], "another data set or split?"),
+        (["--out", str(straight), "--resume", "--train_csv", other_split], "another data set, split or --shots?"),
     ]
     tests = [
         (["--resume"], "--test_only"), (["--weights", newest], f"--weights {newest}: is for training"),
         (["--net", "r3d10"], "--net r3d10: is for training"), (["--lr", "0.1"], "--lr 0.1: is for training"),
         (["--train_csv", two_classes, "--test_csv", two_test], "has 2 classes, "),
-        (["--train_csv", other_split], "another data set or split?"),
+        (["--train_csv", other_split], "another data set, split or --shots?"),
         (["--test_only", str(colors / "train.csv")], "train.csv: not a whole checkpoint"),
         (["--out", str(straight)], f"--out {straight}: holds a result already (result.json); name another for --test_only"),
     ]

@@ -100,6 +100,26 @@ def test_several_splits(color_set, tmp_path, capsys):
         "confusion_high_split_1.png", "confusion_high_split_2.png"]
 
 
+@pytest.mark.usefixtures("backbone_that_sees_the_class")
+def test_shots_of_several_seeds_share_one_extraction(color_set, tmp_path, monkeypatch, capsys):
+    import eval.features.csv_features as csv_features
+    shown, extract = [], csv_features.extract_features
+    monkeypatch.setattr(csv_features, "extract_features", lambda backbone, records, *more, **named: (
+        shown.extend(record.path for record in records) or extract(backbone, records, *more, **named)))
+    store = ["--shots", "2", "--feature_dir", str(tmp_path / "store")]
+    assert linear_probe.main(arguments(color_set, tmp_path, *store, "--shots_seeds", "0,1,2")) == 0
+    assert len(shown) == len(set(shown)) > 24 and "| 2 |" in capsys.readouterr().out
+    card = read(tmp_path)
+    assert card["settings"]["shots"] == 2 and card["settings"]["shots_seeds"] == [0, 1, 2] and "metrics_std" in card
+    assert {name: of_seed["num_train_videos"] for name, of_seed in card["per_split"].items()} == {
+        f"seed_{seed}": 12 for seed in range(3)}
+    assert all(of_seed["holdout"]["num_videos_held_out"] == 6 for of_seed in card["per_split"].values())
+    assert linear_probe.main(arguments(color_set, tmp_path / "one", *store, "--seed", "2")) == 0
+    assert read(tmp_path / "one")["settings"]["shots_seeds"] == [2]
+    assert linear_probe.main(arguments(color_set, tmp_path, *store, "--shots", "4")) == 2
+    assert "--shots 4: " in capsys.readouterr().err
+
+
 def test_two_processes_give_the_card_of_one_and_agree_on_what_is_stored(color_set, tmp_path, dist_url, capsys):
     """The training features are stored already, the test features are not: one is read, the other extracted."""
     stores = {name: tmp_path / name / "features" for name in ("one", "two")}

@@ -6,12 +6,13 @@ import argparse
 import pytest
 
 from dataset.records import VideoRecord
-from eval.splits import EvalSplit, add_split_flags, check_pair, find_splits, read_split
+from eval.splits import EvalSplit, add_split_flags, check_pair, draw_shots, find_splits, read_split
 from utils.errors import InputError
 
 
 def flags(train: str, test: str, *more: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
+    parser.add_argument("--seed", type=int, default=7)
     add_split_flags(parser)
     return parser.parse_args(["--train_csv", train, "--test_csv", test, *more])
 
@@ -29,11 +30,38 @@ def test_splits_fill_the_placeholder_in_order():
     (("a.csv", "b_{split}.csv", "--splits", "1"), "--train_csv a.csv: lacks {split}"),
     (("a_{split}.csv", "b_{split}.csv", "--splits", "1,1"), "--splits 1,1: must be distinct"),
     (("a_{split}.csv", "b_{split}.csv", "--splits", "1,"), "--splits 1,: must be distinct"),
+    (("a.csv", "b.csv", "--shots_seeds", "1"), "--shots_seeds 1: needs --shots"),
+    (("a.csv", "b.csv", "--shots", "0"), "--shots 0: must be at least 1"),
+    (("a.csv", "b.csv", "--shots", "1", "--shots_seeds", "1,1"), "--shots_seeds 1,1: must be distinct numbers"),
+    (("a.csv", "b.csv", "--shots", "1", "--shots_seeds", "0,-1"), "--shots_seeds 0,-1: must be distinct numbers"),
 ])
 def test_what_does_not_fit_together_is_one_line(arguments, message):
     with pytest.raises(InputError) as caught:
         find_splits(flags(*arguments))
     assert str(caught.value).startswith(message) and "\n" not in str(caught.value)
+
+
+def test_shots_are_drawn_by_the_seed_and_several_seeds_are_several_splits():
+    assert find_splits(flags("a.csv", "b.csv", "--shots", "5")) == [EvalSplit(None, "a.csv", "b.csv", (5, 7))]
+    several = flags("a{split}.csv", "b{split}.csv", "--splits", "1,2", "--shots", "5", "--shots_seeds", "0,3")
+    assert find_splits(several) == [EvalSplit(f"{split}_seed_{seed}", f"a{split}.csv", f"b{split}.csv", (5, seed))
+                                    for split in "12" for seed in (0, 3)]
+
+
+def test_every_class_gives_the_same_number_of_shots_and_each_video_is_as_likely():
+    training = videos(*((f"/v/{number}", number % 3) for number in range(30)))
+    shown = dict.fromkeys((video.path for video in training), 0)
+    for seed in range(300):
+        drawn = draw_shots(training, 4, seed, "a.csv")
+        assert [video for video in training if video in drawn] == drawn and len(drawn) == 12
+        assert sorted(video.label for video in drawn) == [0] * 4 + [1] * 4 + [2] * 4
+        assert set(draw_shots(training, 2, seed, "a.csv")) < set(drawn)
+        for video in drawn:
+            shown[video.path] += 1
+    assert 80 < min(shown.values()) and max(shown.values()) < 160  # 120 expected, standard deviation 8.5
+    assert draw_shots(training, 10, 0, "a.csv") == training
+    with pytest.raises(InputError, match=r"^--shots 5: a.csv has only 2 video\(s\) of label 5, such as /ucf/Biking/v_3$"):
+        draw_shots(videos(*((f"/x/{number}", 0) for number in range(9))) + UCF[2:], 5, 0, "a.csv")
 
 
 def videos(*paths_and_labels: tuple[str, int]) -> list[VideoRecord]:
