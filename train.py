@@ -47,6 +47,7 @@ from utils.distributed import (DistContext, average_gradients, check_same_on_all
 from utils.errors import STOPPED, InputError, NonFiniteError, exit_status_of
 from utils.files import file_sha256, hold_directory
 from utils.launch import StopRequest, launch
+from utils.pretraining_flags import parse_loss_weights
 from utils.profiling import PhaseTimer, dry_run
 from utils.step_checks import StepUndo, handle_not_finite, note_bad_videos, require_finite_weights, sync_step_status
 from utils.training_log import EpochMeter, RunLog, StepValues, device_name, write_config
@@ -141,7 +142,7 @@ def build_run(context: DistContext, flags: argparse.Namespace, make_monitor: Cal
     model.backbone.checkpoint_activations = flags.checkpoint_activations
     optimizer = torch.optim.Adam(model.parameters(), flags.lr, weight_decay=flags.weight_decay, fused=True)
     objective = Objective(flags.queue_rows, flags.queue_start_epoch, flags.graph_start_epoch, flags.graph_threshold,
-                          flags.graph_reduction)
+                          flags.graph_reduction, parse_loss_weights(flags.loss_weights), flags.reversed_negatives == "on")
     monitor = run_on_all_ranks(lambda: make_monitor(context, flags)) if flags.monitor_csv else None
 
     out = Path(flags.out or f"runs/{Path(flags.csv_file).stem}_{flags.net}")

@@ -37,14 +37,16 @@ def instance_contrast(anchors: Tensor, candidates: Tensor, first_row: int) -> tu
 
 
 def motion_contrast(anchors: Tensor, candidates: Tensor, first_row: int,
-                    reversed_negatives: Tensor) -> tuple[Tensor, Tensor]:
+                    reversed_negatives: Tensor | None) -> tuple[Tensor, Tensor]:
     """Returns the loss and accuracy of `instance_contrast` with V further negatives for each anchor.
 
     These are the time-reversed features of the anchor's own video, `reversed_negatives` [B, V, D]. They are never
-    anchors, and those of other videos are not used.
+    anchors, and those of other videos are not used. None: the loss without them, `instance_contrast`.
     """
     anchors = unit(anchors)
     logits, positives = _similarities(anchors, candidates, first_row)
+    if reversed_negatives is None:
+        return _contrast(logits, positives, first_row)
     own_reversed = anchors @ unit(reversed_negatives).transpose(1, 2) / TEMPERATURE      # [B, V, V]
     return _contrast(torch.cat([logits, own_reversed], dim=2), positives, first_row)
 

@@ -5,7 +5,7 @@ V clips of a video, D embedding width, K prototypes.
 """
 from __future__ import annotations
 
-from typing import Callable, NamedTuple
+from typing import Callable, Mapping, NamedTuple
 
 import torch
 from torch import Tensor
@@ -38,19 +38,25 @@ class Objective:
 
     `queue_start_epoch` is the first epoch whose assignments use the queue, `graph_start_epoch` (`--split`) the first
     with the graph constraint, `graph_threshold` (`--thres`) the smallest off-diagonal similarity that makes an edge.
+    `weights` (`--loss_weights`) replaces some of TERM_WEIGHTS. A term of weight 0 is still computed and logged, and gives
+    gradients of 0; but without any weight on the graph terms there is no graph. `reversed_negatives` False: motion contrast
+    without the time-reversed features.
     """
 
     def __init__(self, queue_rows: int = 1024, queue_start_epoch: int = 10, graph_start_epoch: int = 20,
-                 graph_threshold: float = 0.05, graph_reduction: str = "row") -> None:
+                 graph_threshold: float = 0.05, graph_reduction: str = "row", weights: Mapping[str, float] = {},
+                 reversed_negatives: bool = True) -> None:
         self.queue = ScoreQueue(queue_rows)
         self.queue_start_epoch = queue_start_epoch
         self.graph_start_epoch = graph_start_epoch
         self.graph_threshold = graph_threshold
         self.graph_reduction = graph_reduction
+        self.weights = {**TERM_WEIGHTS, **weights}
+        self.reversed_negatives = reversed_negatives
 
     def uses_graph(self, epoch: int) -> bool:
         """Returns whether the graph constraint is on in `epoch` (0-based)."""
-        return epoch >= self.graph_start_epoch
+        return epoch >= self.graph_start_epoch and any(self.weights[f"graph_{level}"] for level in LEVELS)
 
     def __call__(self, output: ModelOutput, epoch: int, gather: Callable[[Tensor], Tensor], rank: int) -> Loss:
         """Returns the loss of this rank's videos; `gather` maps [B, ...] to every rank's rows [N, ...] in rank order."""
@@ -71,7 +77,8 @@ class Objective:
             local["instance_high"], gathered["instance_high"], own.start)
         for level, negatives in (("mid", output.reversed_mid), ("low", output.reversed_low)):
             terms[f"motion_{level}"], metrics[f"accuracy_motion_{level}"] = motion_contrast(
-                local[f"instance_{level}"], gathered[f"instance_{level}"], own.start, negatives)
+                local[f"instance_{level}"], gathered[f"instance_{level}"], own.start,
+                negatives if self.reversed_negatives else None)
         for level, embeddings in zip(LEVELS, output.timestamp):
             name = f"timestamp_{level}"
             terms[name], metrics[f"accuracy_{name}"] = timestamp_retrieval(embeddings)
@@ -89,7 +96,7 @@ class Objective:
             for level in LEVELS:
                 key = f"graph_{level}"
                 terms[key] = graph_contrast(adjacency, local[key][:, 0], gathered[key][:, 1], self.graph_reduction)
-        return Loss(weighted_total(terms), terms, metrics)
+        return Loss(weighted_total(terms, self.weights), terms, metrics)
 
     def assign(self, scores: Tensor, epoch: int) -> Tensor:
         """Returns assignments [N, V, K] of the gathered batch, computed with the queue from `queue_start_epoch` on."""
@@ -97,9 +104,9 @@ class Objective:
         return sinkhorn_knopp(rows if epoch >= self.queue_start_epoch else scores, len(scores))
 
 
-def weighted_total(terms: dict[str, Tensor]) -> Tensor:
-    """Returns the sum of the terms, each times its TERM_WEIGHTS."""
-    return sum(TERM_WEIGHTS[name] * term for name, term in terms.items())
+def weighted_total(terms: dict[str, Tensor], weights: Mapping[str, float] = TERM_WEIGHTS) -> Tensor:
+    """Returns the sum of the terms, each times its weight."""
+    return sum(weights[name] * term for name, term in terms.items())
 
 
 def cluster_statistics(assignments: Tensor, labels: Tensor) -> dict[str, Tensor]:

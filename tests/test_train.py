@@ -178,14 +178,19 @@ def test_launch_forms_of_two_processes_give_the_same_run(videos, tmp_path):
 
 
 def test_runs_side_by_side_on_one_machine_need_no_port(videos, tmp_path):
+    """The second without graph, timestamp retrieval and prototypes, whose heads then get no gradient, or one of 0."""
     flags = command("--csv_file", str(videos), *SMALL, "--stop_after", "1", "--multiprocessing-distributed", "--nproc", "2")
-    runs = [subprocess.Popen([*flags, "--out", name], cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.PIPE,
-                             stderr=subprocess.PIPE, text=True) for name in ("a", "b")]
+    ablation = "--split 0 --loss_weights graph=0,timestamp=0,prototype=0 --reversed_negatives off".split()
+    runs = [subprocess.Popen([*flags, "--out", name, *more], cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.PIPE,
+                             stderr=subprocess.PIPE, text=True) for name, more in (("a", ()), ("b", ablation))]
     outputs = [run.communicate(timeout=240) for run in runs]
     assert [run.returncode for run in runs] == [0, 0], outputs
     for (output, errors), name in zip(outputs, ("a", "b")):
         assert "2 process(es)" in output and "epoch 1/4" in output and not errors
         assert load(tmp_path / name, 1)["epochs_done"] == 1
+    epoch = log_values(tmp_path / "b")[-1]
+    assert "graph_high" not in epoch and epoch["timestamp_high"] > 0
+    assert epoch["total"] == pytest.approx(epoch["instance_high"] + 0.5 * epoch["motion_mid"] + 0.3 * epoch["motion_low"])
 
 
 @pytest.mark.parametrize("flags, named", [

@@ -219,8 +219,10 @@ def restore_pretraining(checkpoint: dict[str, Any], path: Path, model: torch.nn.
         own = processes[context.rank]
         set_random_state(own["random"], context.device)
         graph_start = then.get("graph_start_epoch", now["graph_start_epoch"])
-        if progress.step and (graph_start <= progress.epoch) != (now["graph_start_epoch"] <= progress.epoch):
-            notes.append("the graph constraint is switched within an epoch, whose means are those of the steps from here on")
+        switched = (graph_start <= progress.epoch) != (now["graph_start_epoch"] <= progress.epoch)
+        if progress.step and (switched or then.get("loss_weights") != now["loss_weights"]):
+            notes.append("the graph constraint or the loss weights change within an epoch, whose means are those of the "
+                         "steps from here on")
             return progress, None, notes
         return progress, own["sums"], notes
 

@@ -5,12 +5,17 @@ Standard library only, so that `--help` and a wrong flag answer before torch is 
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
 
 from utils.cli import (NETS, OneLineParser, add_other_launch_flags, add_published_launch_flags, check_launch_flags,
                        check_values)
 from utils.errors import InputError
+
+# The terms of models.objective.TERM_WEIGHTS, repeated here so that a wrong flag answers before torch is imported.
+LOSS_TERMS = ("instance_high", "motion_mid", "motion_low", "timestamp_high", "timestamp_mid", "timestamp_low", "prototype",
+              "graph_high", "graph_mid", "graph_low")
 
 
 def pretraining_parser() -> argparse.ArgumentParser:
@@ -51,6 +56,11 @@ def pretraining_parser() -> argparse.ArgumentParser:
     flag = parser.add_argument_group("method").add_argument
     flag("--graph_reduction", choices=("row", "element"), default="row",
          help="row: cross-entropy per video; element: mean over all pairs, as in the official code (N times smaller)")
+    flag("--loss_weights", metavar="TERM=W,...",
+         help="weights of loss terms, from 0, instead of the published ones: of a term as it is logged, such as "
+              "motion_low=0.5, or of all that have the part in their names, as graph=0 or low=0; the later entry counts")
+    flag("--reversed_negatives", choices=("on", "off"), default="on",
+         help="off: motion contrast without time-reversed features as negatives")
     flag("--queue", dest="queue_rows", type=int, default=1024, metavar="ROWS",
          help="number of past videos whose scores are used for the assignments")
     flag("--queue_start", dest="queue_start_epoch", type=int, default=10, metavar="EPOCH",
@@ -127,6 +137,7 @@ def check_pretraining_flags(flags: argparse.Namespace) -> None:
         positive={"--lr": flags.lr},
         fraction={"--thres": flags.graph_threshold, "--max_bad_fraction": flags.max_bad_fraction})
     check_launch_flags(flags)
+    parse_loss_weights(flags.loss_weights)
     step = 8 * flags.num_clips
     if flags.clip_frames < step or flags.clip_frames % step:
         raise InputError(f"--seq {flags.clip_frames}: must be a multiple of 8 * --sample = {step}, so that every level's "
@@ -142,3 +153,27 @@ def check_pretraining_flags(flags: argparse.Namespace) -> None:
                          "by --out")
     if flags.path and flags.resume != "auto":
         raise InputError(f"--path {flags.path}: --resume names {flags.resume} already")
+
+
+def parse_loss_weights(text: str | None) -> dict[str, float]:
+    """Returns the weight of each term that --loss_weights changes; InputError for a value that cannot work.
+
+    An entry TERM=W applies to the term of that name, or to all terms that have TERM among the `_`-separated parts of their
+    names: `graph` is `graph_high`, `graph_mid` and `graph_low`; `low` is `motion_low`, `timestamp_low` and `graph_low`. Of
+    several entries for a term the last one counts.
+    """
+    names = {term: {term, *term.split("_")} for term in LOSS_TERMS}
+    weights: dict[str, float] = {}
+    for entry in [] if text is None else text.split(","):
+        name, _, value = entry.partition("=")
+        named = [term for term in LOSS_TERMS if name in names[term]]
+        try:
+            weight = float(value) if named else math.nan
+        except ValueError:
+            weight = math.nan
+        if not 0 <= weight < math.inf:
+            accepted = sorted(set().union(*names.values()))
+            raise InputError(f"--loss_weights {entry}: must be TERM=W, W a finite number from 0, TERM one of "
+                             f"{', '.join(accepted)}")
+        weights |= dict.fromkeys(named, weight)
+    return weights

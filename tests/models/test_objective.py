@@ -63,6 +63,35 @@ def test_total_is_the_published_weighting():
     torch.testing.assert_close(loss.total, expected)
 
 
+def test_weights_replace_the_published_ones_and_zero_gives_no_gradient():
+    output = random_output(4)
+    loss = alone(Objective(graph_start_epoch=0, weights={"instance_high": 0.25, "timestamp_mid": 0.0, "graph_low": 2.0}),
+                 output, 0)
+    t = loss.terms
+    expected = (0.25 * t["instance_high"] + t["timestamp_high"] + 0.5 * t["motion_mid"]
+                + 0.3 * (t["motion_low"] + t["timestamp_low"]) + 0.5 * t["prototype"]
+                + t["graph_high"] + 0.5 * t["graph_mid"] + 2 * t["graph_low"])
+    torch.testing.assert_close(loss.total, expected)
+    off, on = torch.autograd.grad(loss.total, [output.timestamp.mid, output.timestamp.low])
+    assert off.count_nonzero() == 0 and on.count_nonzero() > 0
+
+
+def test_without_weight_on_its_terms_there_is_no_graph():
+    objective = Objective(graph_start_epoch=0, weights={f"graph_{level}": 0.0 for level in LEVELS})
+    assert not objective.uses_graph(5)
+    loss = alone(objective, random_output(4)._replace(graph_embeddings=None), 5)
+    assert not [name for name in loss.terms if name.startswith("graph")]
+    assert Objective(graph_start_epoch=0, weights={"graph_low": 0.0, "graph_mid": 0.0}).uses_graph(5)
+
+
+def test_motion_contrast_without_reversed_negatives_is_instance_contrast():
+    output = random_output(4)
+    loss = alone(Objective(reversed_negatives=False), output, 0)
+    for level in ("low", "mid"):
+        embeddings = getattr(output.instance, level)
+        torch.testing.assert_close(loss.terms[f"motion_{level}"], instance_contrast(embeddings, embeddings, 0)[0])
+
+
 def test_graph_terms_from_their_epoch_on_only():
     output = random_output(4)
     before = alone(Objective(graph_start_epoch=3), output._replace(graph_embeddings=None), 2)

@@ -7,8 +7,9 @@ import sys
 import pytest
 
 from models.multilevel import BACKBONES
+from models.objective import TERM_WEIGHTS
 from utils.cli import DEFAULT_URL, NETS
-from utils.pretraining_flags import parse_pretraining_flags
+from utils.pretraining_flags import LOSS_TERMS, parse_loss_weights, parse_pretraining_flags
 
 KINETICS = ("--train_batch 64 --workers 8 --cluster 1000 --epoch 100 --lr_decay 70 --thres 0.05 --csv_file kinetics.csv "
             "--multiprocessing-distributed --split 20")
@@ -66,6 +67,12 @@ def test_defaults_are_the_official_code_s():
     ("--stop_after 0", "--stop_after 0"),
     ("--dist_timeout 0", "--dist_timeout"),
     ("--dist-url localhost:10001", "--dist-url localhost:10001: must be tcp://HOST:PORT"),
+    ("--loss_weights graph", "--loss_weights graph: must be TERM=W"),
+    ("--loss_weights low=0,grap=0", "--loss_weights grap=0: must be TERM=W, W a finite number from 0, TERM one of graph, "),
+    ("--loss_weights low=-1", "--loss_weights low=-1"),
+    ("--loss_weights low=nan", "--loss_weights low=nan"),
+    ("--loss_weights low=inf", "--loss_weights low=inf"),
+    ("--loss_weights low=0,", "--loss_weights : must be"),
     ("--nproc 2", "--nproc 2: needs --multiprocessing-distributed"),
 ])
 def test_impossible_values_are_refused_by_name_in_one_line(line, named, capsys):
@@ -87,6 +94,15 @@ def test_resume_and_path():
     assert parse_pretraining_flags(["--resume"]).resume == "auto"
     assert parse_pretraining_flags(["--resume", "a.pt"]).resume == "a.pt"
     assert parse_pretraining_flags(["--resume", "--path", "a.pt"]).resume == "a.pt"
+
+
+def test_loss_weights_by_term_and_by_part():
+    assert set(LOSS_TERMS) == set(TERM_WEIGHTS)
+    assert parse_loss_weights(None) == {}
+    assert parse_loss_weights("motion_low=2") == {"motion_low": 2}
+    assert parse_loss_weights("low=0") == {"motion_low": 0, "timestamp_low": 0, "graph_low": 0}
+    assert parse_loss_weights("graph=0,prototype=.5,low=1") == {
+        "graph_high": 0, "graph_mid": 0, "graph_low": 1, "prototype": 0.5, "motion_low": 1, "timestamp_low": 1}
 
 
 def test_every_backbone_can_be_chosen():
