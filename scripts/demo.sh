@@ -15,7 +15,7 @@ SEED=${SEED:-0}
 LOOKS=${LOOKS:-shared}
 VIDEOS="$FOLDER/videos_$LOOKS"
 RUN="$FOLDER/run_${LOOKS}_seed$SEED"
-[ "$LOOKS" = unique ] && LOOK_FLAG=--unique_looks || LOOK_FLAG=
+[ "$LOOKS" = shared ] && LOOK_FLAG=--shared_looks || LOOK_FLAG=
 FEATURE_FLAGS=(--train_csv "$VIDEOS/train.csv" --test_csv "$VIDEOS/test.csv" --img_dim 32 --clips 4 --workers 2
                --seed "$SEED" --levels low,mid,high,concat --feature_dir "$RUN/features")
 

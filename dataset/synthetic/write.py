@@ -1,7 +1,7 @@
 """Data set of procedural action videos as JPEG frames and csv files: nothing needs to be downloaded.
 
     python -m dataset.synthetic data/demo
-    python -m dataset.synthetic data/hard --unique_looks --train_per_class 40
+    python -m dataset.synthetic data/pool --shared_looks --train_per_class 40
 """
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from dataset.synthetic.actions import CLASSES, render_video
 from utils.cli import OneLineParser, check_values, parse_size
 from utils.errors import InputError, exit_status_of
 
-JPEG_QUALITY = 90
-FORMAT = 1  # raised whenever the same settings would give other pixels
+JPEG_QUALITY = 95
+FORMAT = 2  # raised whenever the same settings would give other pixels
 
 
 def write_dataset(out: Path, settings: Mapping[str, Any], workers: int = 1) -> bool:
@@ -70,7 +70,7 @@ def _write_video(settings: Mapping[str, Any], root: Path, video: tuple[str, int,
     folder.mkdir(parents=True)
     seed = (settings["seed"], ("train", "test").index(split), label, number)
     size = parse_size(settings["size"], least_px=32)
-    frames = render_video(CLASSES[label], seed, settings["frames"], size, settings["unique_looks"])
+    frames = render_video(CLASSES[label], seed, settings["frames"], size, settings["shared_looks"])
     for index, frame in enumerate(frames):
         write_frame(folder, index, frame, JPEG_QUALITY)
 
@@ -84,13 +84,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = OneLineParser(prog="python -m dataset.synthetic",
                            description="Writes procedural action videos as JPEG frames and csv files.")
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to create; reused if it holds the same data set")
-    parser.add_argument("--train_per_class", type=int, default=20, help="training videos per class")
-    parser.add_argument("--test_per_class", type=int, default=8, help="test videos per class")
+    parser.add_argument("--train_per_class", type=int, default=30, help="training videos per class")
+    parser.add_argument("--test_per_class", type=int, default=10, help="test videos per class")
     parser.add_argument("--frames", type=int, default=64, help="frames per video")
-    parser.add_argument("--size", default="200x150", help="WIDTHxHEIGHT of the frames in px")
+    parser.add_argument("--size", default="100x75", help="WIDTHxHEIGHT of the frames in px")
     parser.add_argument("--seed", type=int, default=0, help="random seed, at least 0")
-    parser.add_argument("--unique_looks", action="store_true",
-                        help="give every video its own background, texture and colors: the hard variant")
+    parser.add_argument("--shared_looks", action="store_true",
+                        help="draw the videos' backgrounds, textures and colors from a pool of two each")
     parser.add_argument("--workers", type=int, default=available_cores(), help="number of worker processes")
     flags = vars(parser.parse_args(arguments))
     out, workers = flags.pop("out"), flags.pop("workers")

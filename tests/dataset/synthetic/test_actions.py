@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 
 from dataset.synthetic.actions import (
-    CLASSES, MOTIONS, PERIOD_FRAMES, POOL_PER_KIND, draw_appearance, draw_course, render_video,
+    CLASSES, POOL_PER_KIND, draw_appearance, draw_course, render_video,
 )
 
 SMALL = (100, 75)
 Videos = dict[str, list[tuple[np.ndarray, int]]]  # by split: video, label
 
 
-@pytest.mark.parametrize("unique_looks", [False, True])
-def test_a_video_depends_only_on_its_seed(unique_looks: bool) -> None:
-    first, again, other = (render_video("swing", seed, 4, (48, 36), unique_looks) for seed in (5, 5, 6))
+@pytest.mark.parametrize("shared_looks", [False, True])
+def test_a_video_depends_only_on_its_seed(shared_looks: bool) -> None:
+    first, again, other = (render_video("swing", seed, 4, (48, 36), shared_looks) for seed in (5, 5, 6))
     assert first.shape == (4, 36, 48, 3) and first.dtype == np.uint8
     assert np.array_equal(first, again) and not np.array_equal(first, other)
 
@@ -28,15 +28,15 @@ def test_a_longer_video_starts_like_the_shorter() -> None:
 
 
 def test_appearances_come_from_a_pool_unless_unique() -> None:
-    pool = {draw_appearance((0, number), False) for number in range(400)}
+    pool = {draw_appearance((0, number), shared=True) for number in range(400)}
     assert len(pool) == POOL_PER_KIND ** 3 == 8
-    own = [draw_appearance((0, number), True) for number in range(400)]
+    own = [draw_appearance((0, number)) for number in range(400)]
     for kind in ("background", "texture", "coloring"):
         assert len({getattr(appearance, kind) for appearance in own}) == 400
 
 
 def test_all_classes_share_every_draw_but_the_motion() -> None:
-    animated = {"slide": ["x", "y"], "spin": ["turn"], "pulse": ["length"], "merge": ["gap"],
+    animated = {"slide": ["x", "y"], "spin": ["turn"], "pulse": ["length"], "burst": ["gap"],
                 "swing": ["x", "y", "turn"]}
     courses = {name: draw_course(name, 8, 40, 4 / 3) for name in animated}
     for name, moved in animated.items():
@@ -51,43 +51,8 @@ def test_figure_stays_in_view_and_in_its_ranges(name: str) -> None:
         course = draw_course(name, seed, 64, 4 / 3)
         assert 0.1 < course["x"].min() and course["x"].max() < 4 / 3 - 0.1
         assert 0.1 < course["y"].min() and course["y"].max() < 0.9
-        assert 0.25 - 1e-9 <= course["length"].min() and course["length"].max() <= 0.45 + 1e-9
-        assert 0 <= course["gap"].min() and course["gap"].max() <= 0.9 + 1e-9
-
-
-def test_camera_drifts_slowly_in_every_class() -> None:
-    for seed in range(20):
-        course = draw_course("rock", seed, 64, 4 / 3)
-        step_px = 150 * np.hypot(np.diff(course["camera_x"]), np.diff(course["camera_y"]))
-        assert 0.2 < step_px.min() and step_px.max() < 1
-
-
-@pytest.mark.parametrize("forth, back", [("grow", "shrink"), ("speed_up", "slow_down"), ("split", "merge")])
-def test_pairs_differ_only_in_the_direction_of_time(forth: str, back: str) -> None:
-    cycles = np.linspace(-1.3, 2.6, 200)
-    natural, mirrored = MOTIONS[back](cycles), MOTIONS[forth](-cycles)
-    assert natural.keys() == mirrored.keys()
-    for key in natural:
-        np.testing.assert_allclose(natural[key], mirrored[key])
-        assert np.abs(natural[key] - MOTIONS[forth](cycles)[key]).max() > 0.1
-
-
-def test_a_clip_spans_half_a_period_of_the_pairs() -> None:
-    assert 15 / max(PERIOD_FRAMES) > 0.5
-
-
-def rising_share(video: np.ndarray) -> float:
-    """Fraction of the frames in which figure and distractors, recognized by their brightness, gain area."""
-    value = video.max(axis=-1)
-    area = ((value < 58) | (value > 207)).mean(axis=(1, 2))
-    return float((np.diff(area) > 0).mean())
-
-
-def test_reversed_grow_moves_like_shrink() -> None:
-    grow = [render_video("grow", seed, 64, SMALL) for seed in range(8)]
-    assert np.median([rising_share(video) for video in grow]) > 0.7
-    assert np.median([rising_share(video[::-1]) for video in grow]) < 0.3
-    assert np.median([rising_share(render_video("shrink", seed, 64, SMALL)) for seed in range(8)]) < 0.3
+        assert 0.36 - 1e-9 <= course["length"].min() and course["length"].max() <= 0.64 + 1e-9
+        assert 0 <= course["gap"].min() and course["gap"].max() <= 0.6 + 1e-9
 
 
 def color_histogram(video: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ TINY = "--train_per_class 2 --test_per_class 1 --frames 3 --size 48x36 --workers
 
 def settings(train_per_class: int, test_per_class: int, frames: int) -> dict[str, object]:
     return {"train_per_class": train_per_class, "test_per_class": test_per_class, "frames": frames, "size": "48x36",
-            "seed": 0, "unique_looks": False}
+            "seed": 0, "shared_looks": False}
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +125,7 @@ def test_anything_else_at_out_is_refused_and_unchanged(kind: str, tiny_set: Path
     elif kind == "file":
         out.write_text("mine")
     else:
-        out, flags = tiny_set, [*TINY, "--unique_looks"]
+        out, flags = tiny_set, [*TINY, "--shared_looks"]
     before = contents(tiny_set)
     assert main([str(out), *flags]) == 2
     error = capsys.readouterr().err
