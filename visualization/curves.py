@@ -12,7 +12,8 @@ from utils.cli import OneLineParser
 from utils.errors import InputError, exit_status_of
 from utils.figures import check_figure_path, save_figure
 from utils.launch import print_any_name
-from visualization.report.run import read_run
+from visualization.report.figures import ChartLine, draw_lines
+from visualization.report.run import RunDirectory
 
 PANELS = {
     "contrast": ("instance_high", "motion_mid", "motion_low"),
@@ -23,38 +24,28 @@ PANELS = {
                                   "accuracy_prototype"),
 }
 CHANGES = {"graph on (--split)": "graph_start_epoch", "queue on": "queue_start_epoch", "lr / 10": "lr_decay_epoch"}
-MARK_STYLES = (":", "--", "-.")
 
 
-def schedule_marks(flags: Mapping[str, Any]) -> list[tuple[float, str]]:
-    """Returns (place, name) of what changes during a run, not from its start: between two epochs, which count from 1."""
-    return [(flags[name] + 0.5, label) for label, name in CHANGES.items() if 0 < flags.get(name, 0) < flags["epochs"]]
+def schedule_marks(flags: Mapping[str, Any], epochs_done: int) -> list[tuple[float, str]]:
+    """Returns (place, name) of what has changed during a run, not from its start: between two epochs, counted from 1."""
+    return [(flags[name] + 0.5, label) for label, name in CHANGES.items() if 0 < flags.get(name, 0) < epochs_done]
 
 
-def draw_loss_curves(run: Path) -> Figure:
+def draw_loss_curves(run: RunDirectory) -> Figure:
     """Returns the figure of a run's loss terms and retrieval accuracies over epochs, and of what changes on the way."""
-    config, lines = read_run(run)
-    flags, epochs = config["flags"], [line for line in lines if line["kind"] == "epoch"]
-    if not epochs:
-        raise InputError(f"{run}/log.jsonl: no finished epoch in it")
-    if not any(name in line for names in PANELS.values() for name in names for line in epochs):
-        raise InputError(f"{run}/log.jsonl: no loss of pretraining in it: not a run of train.py")
+    if not run.epochs_done:
+        raise InputError(f"{run.folder}/log.jsonl: no finished epoch in it")
     figure = Figure(figsize=(11, 7), layout="tight")
     axes = figure.subplots(2, 2, sharex=True)
-    numbers = [line["epoch"] + 1 for line in epochs]
     for panel, (title, names) in zip(axes.flat, PANELS.items()):
-        for name in names:
-            values = [line.get(name) for line in epochs]
-            if any(value is not None for value in values):
-                panel.plot(numbers, [float("nan") if value is None else value for value in values], marker=".",
-                           label=name.removeprefix("accuracy_"))
-        for (place, label), style in zip(schedule_marks(flags), MARK_STYLES):
-            panel.axvline(place, color="grey", linestyle=style, label=label)
-        panel.set(title=title, xlabel="epoch" if panel in axes[1] else "")
-        panel.legend(fontsize=8)
+        lines = [ChartLine(name.removeprefix("accuracy_"), *run.series(name)) for name in names if any(run.series(name))]
+        draw_lines(panel, lines, schedule_marks(run.flags, run.epochs_done))
+        panel.set(xlabel="epoch" if panel in axes[1] else "")
+        panel.set_title(title, pad=30)
+        if lines:
+            panel.legend(fontsize=8)
         panel.grid(alpha=0.3)
-        panel.xaxis.get_major_locator().set_params(integer=True)
-    figure.suptitle(f"{flags['net']}, {flags['img_dim']} px, {flags['csv_file']}")
+    figure.suptitle(f"{run.flags['net']}, {run.flags['img_dim']} px, {run.flags['csv_file']}")
     return figure
 
 
@@ -69,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def draw() -> None:
         check_figure_path(path)
-        save_figure(draw_loss_curves(flags.run), path, "--out")
+        save_figure(draw_loss_curves(RunDirectory(flags.run)), path, "--out")
         print(f"curves: {path}")
 
     return exit_status_of(draw, parser.prog)

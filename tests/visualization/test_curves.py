@@ -5,13 +5,14 @@ import json
 
 import cv2
 
+from tests.visualization.report.planted_run import FLAGS
 from visualization.curves import main
 
 
 def write_run(folder, epochs):
     folder.mkdir()
-    flags = {"graph_start_epoch": 1, "epochs": 3, "net": "r3d10", "img_dim": 32, "csv_file": "a.csv"}
-    (folder / "config.json").write_text(json.dumps({"flags": flags}))
+    config = {"flags": {**FLAGS, "graph_start_epoch": 1}, "start_epoch": 0, "processes": 1, "videos": 9}
+    (folder / "config.json").write_text(json.dumps(config))
     lines = [{"kind": "step", "epoch": 0, "step": 1}]
     lines += [{"kind": "epoch", "epoch": e, "step": e + 1, "instance_high": 3.0 - e, **({"graph_high": 1.0} if e else {})}
               for e in range(epochs)]
@@ -41,10 +42,10 @@ def test_out_chooses_path_and_format(tmp_path, capsys):
 
 def test_what_is_no_run_is_one_line(tmp_path, capsys):
     write_run(tmp_path / "young", 0)
-    write_run(tmp_path / "head", 0)
-    (tmp_path / "head" / "log.jsonl").write_text('{"kind": "epoch", "epoch": 0, "step": 1, "loss": 0.7}\n')
+    write_run(tmp_path / "head", 1)
+    (tmp_path / "head" / "config.json").write_text('{"flags": {"net": "r3d10"}}')
     for folder, named in ((tmp_path / "none", "not a run directory"), (tmp_path / "young", "no finished epoch"),
-                          (tmp_path / "head", "no loss of pretraining")):
+                          (tmp_path / "head", "not a pretraining run")):
         assert main([str(folder)]) == 2
         error = capsys.readouterr().err
         assert named in error and error.count("\n") == 1

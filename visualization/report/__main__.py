@@ -20,7 +20,6 @@ from jinja2 import Environment, FileSystemLoader
 
 from eval.features.backbone import load_backbone
 from models.levels import LEVELS
-from utils.checkpoint import list_checkpoints
 from utils.distributed import DistContext
 from utils.errors import InputError, one_line
 from utils.cli import OneLineParser, check_values
@@ -30,8 +29,9 @@ from utils.training_log import git_commit
 from visualization.cam import require_h264
 from visualization.main_temporal import train_order_head, write_order_videos
 from visualization.report.run import RunDirectory
-from visualization.report.sections import (configuration_section, curve_section, event_table, network_sections,
-                                           order_section, result_section)
+from visualization.report.sections import (
+    configuration_section, curve_section, event_table, network_sections, order_section, result_section,
+)
 from visualization.report.warnings import find_warnings, list_checks
 from visualization.temporal_order import CLIP_DEFAULTS, OrderSettings, check_order_settings, choose_device
 
@@ -45,16 +45,13 @@ def write_order_maps(run: RunDirectory, flags: argparse.Namespace, device: torch
         str(run.newest_checkpoint), train_csv=flags.csv_file, test_csv=flags.test_csv, clip_frames=run.flags["clip_frames"],
         img_dim=flags.cam_img_dim or CLIP_DEFAULTS["img_dim"], level=flags.cam_level or CLIP_DEFAULTS["level"],
         batch=flags.batch, num_workers=flags.num_workers, out=str(out), resume="auto", num_videos=flags.max_cam_videos)
-    earlier = list_checkpoints(out / "checkpoints")
+    check_order_settings(settings, "train")
+    backbone, weights = load_backbone(settings.weights, settings.net, settings.seed)
     try:
-        check_order_settings(settings, "train")
-        backbone, weights = load_backbone(settings.weights, settings.net, settings.seed)
         for step in (train_order_head, write_order_videos):
             step(backbone.requires_grad_(False), weights, settings, device)
     except InputError as error:
-        if not earlier:
-            raise
-        raise type(error)(f"--cam: {one_line(error)} (remove {out} to train a new head)") from error
+        raise type(error)(f"--cam: {one_line(error)} (for a new head, remove {out} if it is there)") from error
 
 
 def write_report(context: DistContext, flags: argparse.Namespace) -> None:
@@ -66,26 +63,21 @@ def write_report(context: DistContext, flags: argparse.Namespace) -> None:
         raise InputError("--cam: needs --csv_file, videos to train the order head on, and --test_csv, held-out ones")
     if not flags.cam and (flags.cam_level or flags.cam_img_dim):
         raise InputError("--cam_level, --cam_img_dim: for --cam; add it")
-    unused = [f"--{name}" for name in ("cam", "csv_file", "test_csv") if getattr(flags, name)]
-    if flags.logs_only and unused:
-        raise InputError(f"--logs_only: computes nothing with the network; leave {unused[0]} out")
+    if flags.logs_only and (flags.cam or flags.csv_file or flags.test_csv):
+        raise InputError("--logs_only: computes nothing with the network; leave --cam, --csv_file and --test_csv out")
     require_h264()
     run, out = RunDirectory(flags.run), flags.out or flags.run / "report.html"
     if flags.cam:
         write_order_maps(run, flags, context.device)
     computed = network_sections(run, flags, context.device)
-    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True,
-                              lstrip_blocks=True)
+    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True)
     page = environment.get_template("report.html.j2").render(
         run=run, name=run.folder.resolve().name, max_listed=MAX_LISTED, **computed,
         warnings=find_warnings(run, computed["measurement"]), checks=list_checks(run, computed["measurement"]),
-        configuration=configuration_section(run), events=event_table(run), curves=curve_section(run),
+        configuration=configuration_section(run), events=event_table(run, MAX_LISTED), curves=curve_section(run),
         results=result_section(run), order=order_section(run, flags.max_cam_videos),
         time=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"), commit=git_commit() or "unknown")
-    try:
-        write_atomically(out, page.encode("utf-8", "backslashreplace"))  # a name may hold bytes that are not UTF-8
-    except OSError as error:
-        raise InputError(f"--out {out}: cannot write there: {error.strerror}") from error
+    write_atomically(out, page.encode("utf-8", "backslashreplace"))  # a name may hold bytes that are not UTF-8
     print(f"report: {out} ({out.stat().st_size / 1e6:.1f} MB, opens without a network)")
 
 

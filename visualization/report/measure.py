@@ -17,10 +17,10 @@ from torch.nn import functional as F
 from dataset.records import VideoRecord
 from eval.features.backbone import RANDOM, load_backbone
 from eval.features.extract import ClipSettings, extract_features
+from models.convert import check_keys, unwrap
 from models.heads import PrototypeHead
 from models.multilevel import MultiLevelModel
-from models.convert import check_keys, unwrap
-from utils.checkpoint import FORMAT, read_checkpoint
+from utils.checkpoint import check_kind, read_checkpoint, reading_entries
 from utils.distributed import DistContext
 from utils.errors import InputError
 from visualization.report.run import RunDirectory
@@ -89,17 +89,13 @@ def readable_features(
 def load_model(path: Path) -> MultiLevelModel:
     """Returns the whole model of a pretraining checkpoint, on the CPU. InputError unless every entry fits."""
     checkpoint = read_checkpoint(path)
-    if checkpoint.get("format") != FORMAT or checkpoint.get("kind") != "model":
-        raise InputError(f"{path}: not a pretraining checkpoint of this project (format {checkpoint.get('format')!r}, "
-                         f"kind {checkpoint.get('kind')!r})")
-    try:
+    with reading_entries(path):
+        check_kind(checkpoint, "model")
         model = MultiLevelModel(checkpoint["net"], checkpoint["embedding_dim"], checkpoint["num_prototypes"])
         state = unwrap(checkpoint["model"])
         check_keys(state, model)
         model.load_state_dict(state)
-    except (KeyError, ValueError, RuntimeError) as error:
-        raise InputError(f"{path}: does not fill a model: {error}") from error
-    return model
+        return model
 
 
 def prototype_scores(head: PrototypeHead, features: np.ndarray, device: torch.device) -> np.ndarray:
@@ -117,7 +113,7 @@ def effective_rank(features: np.ndarray) -> float:
     """
     centered = features.astype(np.float64) - features.mean(axis=0, dtype=np.float64)
     values = np.linalg.svd(centered, compute_uv=False)
-    if values.sum() <= 1e-9 * np.abs(features).sum() or not values.sum():
+    if values.sum() <= 1e-9 * np.abs(features).sum():
         return 0.0
     shares = values[values > 0] / values.sum()
     return float(np.exp(-(shares * np.log(shares)).sum()))
@@ -126,5 +122,5 @@ def effective_rank(features: np.ndarray) -> float:
 def spread(features: np.ndarray) -> float:
     """Returns the standard deviation of features [N, C] as a fraction, 0 to 1, of their root mean square."""
     rows = features.astype(np.float64)
-    size = np.sqrt((rows ** 2).sum())
-    return float(np.sqrt(((rows - rows.mean(axis=0)) ** 2).sum()) / size) if size else 0.0
+    size = np.linalg.norm(rows)
+    return float(np.linalg.norm(rows - rows.mean(axis=0)) / size) if size else 0.0

@@ -26,7 +26,7 @@ class RunDirectory:
 
     `config`, and its `flags` (inner name -> value, of the newest start); `starts`: what each start wrote into config.json,
     oldest first; `points`: log lines of finished epochs, or of steps while no epoch is finished (`unit` is "epoch" or
-    "step"); `monitored`: lines with monitor values; `events`: all other lines; `global_batch`: N of the last point;
+    "step"); `monitored`: lines of the monitor; `events`: all other lines; `global_batch`: N of the last point;
     `comparable`: the last points, as many as have the same N; `checkpoints`: (finished epochs, with a fraction within an
     epoch; path), oldest first, and `newest_checkpoint`: the last path, or a name for it in commands; `dumps`: descriptions
     of steps with non-finite values. Epochs in the log count from 0.
@@ -38,44 +38,32 @@ class RunDirectory:
         lacking = [name for name in NEEDED_FLAGS if name not in self.flags]
         if lacking:
             raise InputError(f"{folder}/config.json: not a pretraining run: its flags lack {', '.join(lacking)}")
-        epochs, steps = ([line for line in lines if line["kind"] == kind] for kind in ("epoch", "step"))
+        epochs, steps, self.monitored = ([line for line in lines if line["kind"] == kind]
+                                         for kind in ("epoch", "step", "monitor"))
         self.points, self.unit = epochs or steps, "epoch" if epochs else "step"
-        self.monitored = [line for line in lines if any(name.startswith(MONITOR) for name in line)]
-        self.events = [line for line in lines if line["kind"] not in ("epoch", "step") and line not in self.monitored]
+        self.events = [line for line in lines if line["kind"] not in ("epoch", "step", "monitor")]
         self.starts: list[dict[str, Any]] = [*self.config.get("earlier_starts", []), self.config]
         self.epochs_done = epochs[-1]["epoch"] + 1 if epochs else 0
-        self.global_batch = self.batch_at(self.points[-1]["epoch"]) if self.points else self.batch_of(self.config)
+        self.global_batch = self.batch_at(self.points[-1]["epoch"] if self.points else math.inf)
         self.comparable = list(itertools.takewhile(lambda line: self.batch_at(line["epoch"]) == self.global_batch,
                                                    reversed(self.points)))[::-1]
         self.dumps = sorted((folder / "not_finite").glob("*.json"))
-        self.checkpoints = [(done + step / max(self.config.get("videos", 0) // self.batch_at(done), 1), path)
+        self.checkpoints = [(done + step / max(self.config["videos"] // self.batch_at(done), 1), path)
                             for (done, step), path in list_checkpoints(folder / "checkpoints")]
         self.newest_checkpoint = [folder / "checkpoints" / "CHECKPOINT.pt", *(path for _, path in self.checkpoints)][-1]
 
-    def batch_of(self, start: Mapping[str, Any]) -> int:
-        """Returns N of a start; of the newest start's flags where it has none."""
-        return start.get("flags", self.flags)["batch_per_gpu"] * start.get("processes", 1)
-
     def batch_at(self, epoch: float) -> int:
         """Returns N in `epoch` (from 0): that of the last start that trained it, whose values are in the log."""
-        trained = [start for start in self.starts if start.get("start_epoch", 0) <= epoch]
-        return self.batch_of((trained or self.starts[:1])[-1])
-
-    def place(self, line: Mapping[str, Any]) -> int:
-        """Returns where a log line is on the horizontal axis: its epoch from 1, or its step."""
-        return line["epoch"] + 1 if self.unit == "epoch" else line["step"]
+        start = [self.starts[0], *(start for start in self.starts if start["start_epoch"] <= epoch)][-1]
+        return start["flags"]["batch_per_gpu"] * start["processes"]
 
     def series(self, name: str, lines: Sequence[Mapping[str, Any]] | None = None) -> tuple[list[int], list[float]]:
-        """Returns (places, values) of `name` in the log, or in `lines` of it."""
+        """Returns (epochs from 1, or steps; values) of `name` in the log, or in `lines` of it."""
         if lines is None:
             lines = self.monitored if name.startswith(MONITOR) else self.points
-        holding = [line for line in lines if isinstance(line.get(name), (int, float))]
-        return [self.place(line) for line in holding], [float(line[name]) for line in holding]
-
-    def recent(self, name: str, first_epoch: int = 0) -> list[float]:
-        """Returns the finite values of `name` in `comparable`, from `first_epoch` on."""
-        values = self.series(name, [line for line in self.comparable if line["epoch"] >= first_epoch])[1]
-        return [value for value in values if math.isfinite(value)]
+        holding = [line for line in lines if name in line]
+        return [line["epoch"] + 1 if self.unit == "epoch" else line["step"] for line in holding], [
+            float(line[name]) for line in holding]
 
     def events_of(self, kind: str) -> list[dict[str, Any]]:
         """Returns the events of one kind."""
@@ -84,23 +72,14 @@ class RunDirectory:
 
 def read_run(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Returns (config.json, with flags; lines of log.jsonl, without an unfinished last one) of a run directory."""
-    path, lines = folder / "log.jsonl", []
     try:
-        text, config = path.read_text(), json.loads((folder / "config.json").read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{folder}: not a run directory with log.jsonl and config.json: {error}") from error
-    if not isinstance(config, dict) or not isinstance(config.get("flags"), dict):
-        raise InputError(f"{folder}/config.json: holds no flags: not a run directory of train.py")
-    for number, line in enumerate(text.splitlines(keepends=True), start=1):
-        if not line.endswith("\n"):  # being written, or the run was killed
-            break
-        try:
-            lines.append(json.loads(line))
-            if not isinstance(lines[-1], dict) or not {"kind", "epoch", "step"} <= lines[-1].keys():
-                raise ValueError("lacks kind, epoch or step")
-        except ValueError as error:
-            raise InputError(f"{path}:{number}: not a log line: {error}") from error
-    return config, lines
+        lines = (folder / "log.jsonl").read_text().splitlines(keepends=True)
+        config = json.loads((folder / "config.json").read_text())
+        entries = [json.loads(line) for line in lines if line.endswith("\n")]  # else being written, or the run was killed
+        config["flags"], [(line["kind"], line["epoch"], line["step"]) for line in entries]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{folder}: not a run directory with log.jsonl and config.json of train.py: {error!r}") from error
+    return config, entries
 
 
 class Chance(NamedTuple):
@@ -110,9 +89,8 @@ class Chance(NamedTuple):
     loss: float
 
     def __str__(self) -> str:
-        whole = math.log(self.candidates)
-        mean = f", over {self.candidates:g} entries {self.loss:.3f}" if self.loss < 0.9 * whole else ""
-        return f"ln {self.candidates:g} = {whole:.2f}{mean}"
+        whole = f"ln {self.candidates:g} = {math.log(self.candidates):.2f}"
+        return whole if self.loss > 0.9 * math.log(self.candidates) else f"{whole}, as a mean over entries {self.loss:.3f}"
 
 
 def chance_losses(flags: Mapping[str, Any], global_batch: int) -> dict[str, Chance]:

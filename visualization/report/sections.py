@@ -4,34 +4,32 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from markupsafe import Markup
 
-from dataset.records import VideoRecord, read_records, read_rows
+from dataset.records import VideoRecord, read_records
 from eval.compare import card_differences, comparison_rows
 from eval.metrics import class_names
 from eval.result_card import CARD, read_card
 from models.levels import LEVELS
 from utils.errors import InputError, one_line
 from utils.pretraining_flags import pretraining_parser
-from utils.files import file_sha256
 from visualization.curves import PANELS, schedule_marks
 from visualization.main_temporal import EVAL_CARD
-from visualization.report.figures import PHOTOGRAPHS, ChartLine, file_uri, line_chart, side_by_side, webp_uri
+from visualization.report.figures import ChartLine, figure_uri, file_uri, line_chart, side_by_side
 from visualization.report.measure import Measurement, measure_run, readable_features, spread_evenly
 from visualization.report.run import MONITOR, MONITOR_SKIPPED, RunDirectory, chance_losses
 
 MAX_TABLE_ROWS = 60  # of the table of values
 PERPLEXITY = 30.0    # of t-SNE, where there are enough videos
-CONFUSION = "Rows: the class; columns: the predicted class."
-IMAGES = {"retrieval.png": "Rows: a query video, left, and its nearest training videos. Green: same class; red: another.",
-          "confusion_*.png": CONFUSION, "split_*/confusion_*.png": CONFUSION,
-          "embedding*.png": "Videos as points, colored by class."}  # files beside a result card -> what they show
+MEANINGS = {"retrieval": "Rows: a query video, left, and its nearest training videos. Green: same class; red: another.",
+            "confusion": "Rows: the class; columns: the predicted class.",
+            "embedding": "Videos as points, colored by class."}  # images beside a result card: first word -> what they show
 
 
 def attempt(work: Callable[..., Any], *arguments: Any) -> tuple[Any, str]:
@@ -42,57 +40,40 @@ def attempt(work: Callable[..., Any], *arguments: Any) -> tuple[Any, str]:
         return None, one_line(error)
 
 
+def html_table(rows: Sequence[dict[str, Any]] | Sequence[Sequence[Any]]) -> Markup:
+    """Returns a table of rows by column name, or of a head and rows; nothing without rows."""
+    import pandas
+
+    if not rows:
+        return Markup()
+    table = pandas.DataFrame(rows) if isinstance(rows[0], dict) else pandas.DataFrame(rows[1:], columns=rows[0])
+    return Markup(table.to_html(index=False, border=0, justify="left", na_rep="-", float_format="{:.4g}".format))
+
+
 def configuration_section(run: RunDirectory) -> dict[str, Any]:
-    """Returns facts, and tables of the flags that are not at their default, of all flags, and of the run's starts."""
-    config, flags, actions = run.config, run.flags, {action.dest: action for action in pretraining_parser()._actions}
-    spelled = {name: max(action.option_strings, key=len) for name, action in actions.items()}
-
-    def as_text(value: Any) -> str:
-        return "not given" if value is None else str(value)  # "none" may be a value
-
+    """Returns facts, a table of the flags that are not at their default, and config.json."""
+    config, flags = run.config, run.flags
+    changed = [dict(flag=max(action.option_strings, key=len), value=str(flags[action.dest]), default=str(action.default))
+               for action in pretraining_parser()._actions if flags.get(action.dest, action.default) != action.default]
     return {
         "facts": {
             "Backbone": f"{flags['net']}, {flags['clip_frames']} frames of {flags['img_dim']} px",
-            "Videos": f"{config.get('videos', 'unknown')} of {flags['csv_file']} "
-                      f"({config.get('videos_too_short', 0)} more are too short)",
-            "Global batch": f"{run.batch_of(config)} videos, {config.get('processes', 1)} process(es)",
-            "Device": config.get("device", "unknown"),
-            "Commit": config.get("git_commit") or "unknown",
-            "csv, SHA-256": config.get("csv_sha256", "unknown"),
-            "Versions": ", ".join(f"{name} {version}" for name, version in config.get("versions", {}).items())},
-        "changed": [["flag", "value", "default"],
-                    *([spelled[name], as_text(value), as_text(actions[name].default)]
-                      for name, value in flags.items() if name in actions and value != actions[name].default)],
-        "all": [["flag", "inner name", "value"],
-                *([spelled.get(name, "-"), name, as_text(value)] for name, value in flags.items())],
-        "starts": [["start", "after epochs", "and steps", "processes", "global batch", "device", "torch", "commit"],
-                   *([number, start.get("start_epoch", 0), start.get("start_step", 0), start.get("processes", 1),
-                      run.batch_of(start), start.get("device", ""), start.get("versions", {}).get("torch", ""),
-                      (start.get("git_commit") or "")[:12]] for number, start in enumerate(run.starts, start=1))]}
+            "Videos": f"{config['videos']} of {flags['csv_file']} ({config['videos_too_short']} more are too short)",
+            "Global batch": f"{run.batch_at(math.inf)} videos, {config['processes']} process(es)",
+            "Device": config["device"], "Commit": config["git_commit"] or "unknown", "Starts": len(run.starts)},
+        "changed": html_table(changed), "all": json.dumps(config, indent=1)}
 
 
-def event_table(run: RunDirectory) -> list[list[Any]]:
-    """Returns a table of the run's events."""
-    table = [["epoch", "step", "event", "what"]]
-    for event in run.events:
-        values = ", ".join(f"{name}: {value}" for name, value in event.items() if name not in ("kind", "epoch", "step"))
-        table.append([event["epoch"] + 1, event["step"], event["kind"].replace("_", " "),
-                      event.get("reason") or event.get("not_finite") or values])
-    return table
+def event_table(run: RunDirectory, most: int) -> Markup:
+    """Returns a table of the run's first `most` events."""
+    return html_table([{"epoch": event["epoch"] + 1, "step": event["step"], "event": event["kind"].replace("_", " "),
+                        "what": event.get("reason") or event.get("not_finite")} for event in run.events[:most]])
 
 
 def curve_section(run: RunDirectory) -> dict[str, Any]:
     """Returns the values of the log as charts, and as a table of at most MAX_TABLE_ROWS lines, the last among them."""
     if not run.points:
         return {}
-    names = [name for name in dict.fromkeys(name for line in run.points for name in line)
-             if name not in ("kind", "epoch", "step")]
-    stride = math.ceil(len(run.points) / MAX_TABLE_ROWS)
-    rows = [[line["epoch"] + 1, line["step"],
-             *(f"{line[name]:.4g}" if isinstance(line.get(name), (int, float)) else "-" for name in names)]
-            for line in run.points[::-stride][::-1]]
-    lacking = [name.replace("_", " ") for name in ("gradient_norm", "graph_edges_per_row") if name not in names]
-
     num_prototypes = run.flags["num_prototypes"]
     most, entropy = min(num_prototypes, run.global_batch), math.log(num_prototypes)
     accuracies = PANELS["retrieval accuracy, top-1"]
@@ -114,8 +95,7 @@ def curve_section(run: RunDirectory) -> dict[str, Any]:
         ("Time spent waiting for data", ["data_wait"], percent),
         ("Monitor, on labelled videos", [name for name in monitored if name != MONITOR_SKIPPED], percent),
     ]
-    shared = {"marks": schedule_marks(run.flags) if run.unit == "epoch" else [],
-              "extent": (run.place(run.points[0]), run.place(run.points[-1]))}
+    marks = schedule_marks(run.flags, run.epochs_done) if run.unit == "epoch" else []
     chance_levels: dict[str, tuple[float, str]] = {}
     for term, chance in chance_losses(run.flags, run.global_batch).items():
         chance_levels[term] = chance.loss, f"chance {chance}"
@@ -125,8 +105,11 @@ def curve_section(run: RunDirectory) -> dict[str, Any]:
         lines = [ChartLine(name.removeprefix("accuracy_").removeprefix(MONITOR), *run.series(name),
                            *chance_levels.get(name, ())) for name in names]
         if any(math.isfinite(value) for line in lines for value in line.values):
-            charts.append(line_chart(title, lines, run.unit, **shared, **options))
-    return {"charts": charts, "lacking": lacking, "stride": stride, "rows": [["epoch", "step", *names], *rows]}
+            charts.append(line_chart(title, lines, run.unit, marks=marks, **options))
+    stride = math.ceil(len(run.points) / MAX_TABLE_ROWS)
+    rows = [{"epoch": line["epoch"] + 1, **{name: value for name, value in line.items() if name not in ("kind", "epoch")}}
+            for line in run.points[::-stride][::-1]]
+    return {"charts": charts, "stride": stride, "table": html_table(rows)}
 
 
 class ReportVideos(NamedTuple):
@@ -140,62 +123,47 @@ class ReportVideos(NamedTuple):
 
 def read_report_videos(csv_path: str, most: int) -> ReportVideos:
     """Returns at most `most` videos of a csv, evenly spread, with labels if all have one; InputError if none has frames."""
-    records = read_records(csv_path, labelled=False)
-    with_frames = [record for record in records if record.num_frames]  # those without are not shown, and need no label
-    if not with_frames:
-        raise InputError(f"{csv_path}: none of its {len(records)} video(s) has a frame")
-    chosen = [with_frames[index] for index in spread_evenly(len(with_frames), most)]
+    records, unlabelled = attempt(read_records, csv_path, True)
+    if unlabelled:
+        records = [record for record in read_records(csv_path, labelled=False) if record.num_frames]
+    if not records:
+        raise InputError(f"{csv_path}: no video has a frame")
+    chosen = [records[index] for index in spread_evenly(len(records), most)]
     which = "all" if len(chosen) == len(records) else f"{len(chosen)} evenly spread ones of the"
-    labelled, bad_rows = read_rows(csv_path, labelled=True)
-    labels, lines = {row.line: row.label for row in labelled}, {record.line for record in with_frames}
-    unlabelled = next((f"{csv_path}:{row.line}: {row.reason}" for row in bad_rows if row.line in lines), "")
-    if not unlabelled:
-        chosen = [replace(record, label=labels[record.line]) for record in chosen]
     return ReportVideos(csv_path, chosen, unlabelled, f"{which} {len(records)} videos of {csv_path}")
-
-
-def label_names(csv_path: str, labels: Iterable[int]) -> tuple[dict[int, str], str]:
-    """Returns (label -> its name in classes.txt beside the csv, ""), or (label -> its number, why)."""
-    labels = sorted(set(map(int, labels)))
-    names, problem = attempt(class_names, None, csv_path, labels)
-    note = f" Classes have numbers, not names: {problem}." if problem else ""
-    return names or {label: str(label) for label in labels}, note
 
 
 def network_sections(run: RunDirectory, flags: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     """Returns what was measured ("measurement", None where nothing was; why is in "note") and the sections made of it.
 
-    The videos are those of --csv_file or else of the run; where none can be read, those of --test_csv.
+    The videos are those of --csv_file, or else of the run, or, where that csv is not here, those of --test_csv.
     """
     if flags.logs_only:
         return {"measurement": None, "note": "--logs_only: nothing was computed with the network."}
-    own = run.flags["csv_file"]
-    if flags.csv_file:
-        videos, problem = read_report_videos(flags.csv_file, flags.max_videos), ""
-    elif Path(own).exists():
-        videos, problem = attempt(read_report_videos, own, flags.max_videos)
-    else:
-        videos, problem = None, f"The csv that this run was trained on, {own}, is not here; --csv_file names another."
+    own, note = run.flags["csv_file"], ""
     held_out = read_report_videos(flags.test_csv, flags.max_videos) if flags.test_csv else None
-    for tried in filter(None, (videos, held_out)):
-        note = f"{problem.removesuffix('.')}. " if problem else ""
-        measurement, problem = attempt(measure_run, run, tried.records, flags, device)
-        if measurement:
-            return {"measurement": measurement, "rank": rank_section(measurement),
-                    "prototypes": prototype_section(run, measurement, tried, note, flags),
-                    "embedding": attempt(embedding_section, run, measurement, tried, held_out or tried, flags, device)}
-    return {"measurement": None, "note": problem}
+    if flags.csv_file:
+        videos = read_report_videos(flags.csv_file, flags.max_videos)
+    else:
+        videos, note = attempt(read_report_videos, own, flags.max_videos)
+        videos = videos or held_out
+        if not videos:
+            return {"measurement": None, "note": f"{note}; --csv_file names another csv."}
+    measurement, problem = attempt(measure_run, run, videos.records, flags, device)
+    if not measurement:
+        return {"measurement": None, "note": problem}
+    return {"measurement": measurement, "rank": rank_section(measurement),
+            "prototypes": prototype_section(measurement, videos, note, flags),
+            "embedding": attempt(embedding_section, run, measurement, videos, held_out or videos, flags, device)}
 
 
-def prototype_section(run: RunDirectory, measurement: Measurement, videos: ReportVideos, note: str,
+def prototype_section(measurement: Measurement, videos: ReportVideos, note: str,
                       flags: argparse.Namespace) -> dict[str, Any]:
     """Returns the use of prototypes, and the most used ones, each with those of its videos that have the highest scores."""
-    note += f"Computed from {videos.note} (--max_videos {flags.max_videos})."
-    if Path(videos.csv_path).exists() and file_sha256(videos.csv_path) != run.config.get("csv_sha256"):
-        note += " It is another file than the one that the run was trained on."
+    note = f"{note} Computed from {videos.note} (--max_videos {flags.max_videos})."
     if measurement.skipped:
         note += f" {len(measurement.skipped)} of them cannot be read; the first: {measurement.skipped[0]}"
-    names, names_note = ({}, "") if videos.unlabelled else label_names(videos.csv_path, (r.label for r in videos.records))
+    names = {} if videos.unlabelled else class_names(None, videos.csv_path, (record.label for record in videos.records))
     nearest, (num_videos, num_prototypes) = measurement.scores.argmax(axis=1), measurement.scores.shape
     counts = np.bincount(nearest, minlength=num_prototypes)
     shown = []
@@ -208,11 +176,11 @@ def prototype_section(run: RunDirectory, measurement: Measurement, videos: Repor
             {"path": record.path, "score": score, "text": names.get(record.label, Path(record.path).stem)}
             for record, score in zip(records, measurement.scores[best, prototype].tolist())]})
     even = num_videos / num_prototypes
-    use = ChartLine("videos", range(1, num_prototypes + 1), np.sort(counts)[::-1].tolist(), drawstyle="steps-mid")
+    use = ChartLine("videos", range(1, num_prototypes + 1), np.sort(counts)[::-1].tolist())
     chart = line_chart("Videos nearest to each prototype, most used first", [use], "prototypes by use",
                        level=(even, f"even use: {even:.2g} videos each"))
-    return {"note": note + names_note, "num_used": np.count_nonzero(counts), "num": num_prototypes, "chart": chart,
-            "num_videos": num_videos, "shown": shown, "columns": max(len(one["videos"]) for one in shown)}
+    return {"note": note, "num_used": np.count_nonzero(counts), "num": num_prototypes, "chart": chart,
+            "num_videos": num_videos, "shown": shown}
 
 
 def rank_section(measurement: Measurement) -> dict[str, Any]:
@@ -223,11 +191,10 @@ def rank_section(measurement: Measurement) -> dict[str, Any]:
                                  for level in levels], "epoch", percent=percent)
               for title, name, percent in (("Effective rank of features", "ranks", False),
                                            ("Spread of features around their mean", "spreads", True))]
-    rows = [[state.name, f"{state.epochs:g}", *(f"{state.ranks[level]:.1f}" for level in levels),
-             *(f"{100 * state.spreads[level]:.1f} %" for level in levels)] for state in states]
-    most = [min(len(measurement.records) - 1, states[-1].channels[level]) for level in levels]
-    head = ["state", "epochs", *(f"{what}, {level}" for what in ("rank", "spread") for level in levels)]
-    return {"charts": charts, "rows": [head, *rows, ["upper bound", "", *most, *("" for _ in levels)]]}
+    rows = [{"state": state.name, "epochs": state.epochs, **{f"rank, {level}": state.ranks[level] for level in levels},
+             **{f"spread, {level}": state.spreads[level] for level in levels}} for state in states]
+    bound = {f"rank, {level}": min(len(measurement.records) - 1, states[-1].channels[level]) for level in levels}
+    return {"charts": charts, "table": html_table([*rows, {"state": "upper bound", **bound}])}
 
 
 def embedding_section(run: RunDirectory, measurement: Measurement, measured: ReportVideos, shown: ReportVideos,
@@ -246,12 +213,11 @@ def embedding_section(run: RunDirectory, measurement: Measurement, measured: Rep
         raise InputError(f"No figure of {shown.note}: {len(labels)} labelled video(s); at least {LEAST_VIDEOS} are needed")
     perplexity, seed, newest = min(PERPLEXITY, (len(labels) - 1) / 3), run.flags["seed"], measurement.states[-1].name
     points = project_levels(features, list(features), perplexity, seed)
-    names, note = label_names(shown.csv_path, labels)
-    figure = draw_embedding(points, labels, names, f"{newest}: {len(labels)} videos of {Path(shown.csv_path).name}")
+    figure = draw_embedding(points, labels, class_names(None, shown.csv_path, labels), newest)
     unreadable = f" ({len(skipped)} cannot be read)" if skipped else ""
-    caption = (f"Clip features of {shown.note}{unreadable} at {newest}, colored by class; t-SNE (perplexity "
-               f"{perplexity:.3g}, seed {seed}) above, PCA below.{note}")
-    return {"image": webp_uri(figure, lossless=True), "caption": caption}
+    return {"image": figure_uri(figure, "webp"), "caption": (
+        f"Clip features of {shown.note}{unreadable} at {newest}, colored by class; t-SNE (perplexity {perplexity:.3g}, "
+        f"seed {seed}) above, PCA below.")}
 
 
 def result_section(run: RunDirectory) -> dict[str, Any]:
@@ -262,27 +228,22 @@ def result_section(run: RunDirectory) -> dict[str, Any]:
         card, problem = attempt(read_card, path)
         problems += [problem] * bool(problem)
         if card:
-            tasks.setdefault(card["task"], {})[path] = card
+            tasks.setdefault(card["task"], {})[path.relative_to(run.folder)] = card
     for task, cards in tasks.items():
         images = []
-        for path, meaning in [(path, meaning) for folder in dict.fromkeys(path.parent for path in cards)
-                              for pattern, meaning in IMAGES.items() for path in sorted(folder.glob(pattern))]:
-            uri, problem = attempt(file_uri, path)
-            problems += [problem] * bool(problem)
-            if uri:
-                images.append({"uri": uri, "name": path.relative_to(run.folder), "meaning": meaning,
-                               "kind": "photo" if path.stem in PHOTOGRAPHS else "paper"})
-        texts = {(path if path.name == EVAL_CARD else path.parent).relative_to(run.folder): json.dumps(card, indent=1)
-                 for path, card in cards.items()}
-        sections.append({"task": task, "rows": comparison_rows([*cards.values()]), "texts": texts, "images": images,
-                         "differences": card_differences([*cards.values()])})
-    return {"problems": problems, "tasks": sections, "probed": any("probe" in task for task in tasks)}
+        for path in sorted({path for card in cards for path in (run.folder / card).parent.rglob("*.png")}):
+            if meaning := MEANINGS.get(path.stem.partition("_")[0]):
+                uri, problem = attempt(file_uri, path)
+                problems += [problem] * bool(problem)
+                images += [{"uri": uri, "name": path.relative_to(run.folder), "meaning": meaning}] * bool(uri)
+        sections.append({"task": task, "table": html_table(comparison_rows([*cards.values()])), "images": images,
+                         "differences": card_differences([*cards.values()]),
+                         "texts": {path: json.dumps(card, indent=1) for path, card in cards.items()}})
+    return {"problems": problems, "tasks": sections}
 
 
 def order_section(run: RunDirectory, most: int) -> dict[str, Any]:
     """Returns at most `most` videos of temporal-order maps below the run directory, the last written folder first."""
-    folders = sorted({path.parent for path in run.folder.rglob("cam/*.mp4")})
-    folders.sort(key=lambda folder: -max(path.stat().st_mtime for path in folder.glob("*.mp4")))
-    paths = [path for folder in folders for path in sorted(folder.glob("*.mp4"))]
+    paths = sorted(run.folder.rglob("cam/*.mp4"), key=lambda path: (-path.parent.stat().st_mtime, path))
     videos = [(path.relative_to(run.folder), *attempt(file_uri, path)) for path in paths[:most]]
     return {"videos": videos, "num_more": len(paths) - len(videos)}

@@ -29,70 +29,50 @@ ANY_TIME = ("graph_edges_per_row", "data_wait")  # judged before EARLY epochs to
 # What is wrong -> (title, what it usually means, what to try). Those titled "Collapse ..." come first: the network
 # distinguishes videos less than it must; the others hamper a run.
 WARNINGS = {
-    "prototype": (
-        "Collapse: swapped prediction is stuck at ln K",
-        "Every prototype is predicted alike: scores do not distinguish videos, or prototypes have merged.",
-        "Check the prototypes in use and the effective rank; try a smaller learning rate, fewer prototypes (--cluster), a "
-        "larger batch or queue."),
-    "graph": (
-        "Collapse: {term} is stuck at ln N",
-        "The graph head gives all videos of a batch the same embedding.",
-        "Start the graph constraint later (--split), when the instance contrast has learned to separate videos."),
-    "motion": (
-        "Collapse: {term} is stuck at the logarithm of its number of candidates",
-        "At the {level} level all clips and their time reversals have about the same embedding: neither the clips of a "
-        "video nor the direction of time can be recognized.",
-        "Check that videos show motion: no still images or blank frames; larger strides (--rate), a smaller learning rate."),
-    "instance": (
-        "Collapse: {term} is stuck at the logarithm of its number of candidates",
-        "All clips have about the same embedding, so that the clips of a video are not found among the others.",
-        "A smaller learning rate; check that the csv lists different videos and that their frames are not blank; compare "
-        "with a run on the videos of scripts/demo.sh."),
-    "few prototypes": (
-        "Collapse: few prototypes in use",
-        "Most videos share a few cluster labels, so that the graph's semantic mask keeps nearly every edge.",
-        "A longer queue (--queue) or an earlier --queue_start, more videos in a batch, a smaller learning rate."),
-    "uniform": (
-        "Collapse: assignments are uniform",
-        "All scores are about equal: features, or prototypes, are all alike. Cluster labels are then noise.",
-        "Check the effective rank of the high level; try a smaller learning rate or fewer prototypes (--cluster)."),
-    "diagonal": (
-        "Collapse of the graph: only diagonal edges",
-        "No video is linked to another one, so that the graph constraint repeats the instance contrast and adds nothing.",
-        "A lower --thres, larger batches, fewer prototypes (--cluster), or a later --split, when videos are closer."),
-    "constant": (
-        "Collapse: features are constant",
-        "The network gives every video the same features.",
-        "Check that the videos differ and are not blank; a smaller learning rate; resume from an earlier checkpoint."),
-    "low rank": (
-        "Collapse: effective rank of the {level} level is low",
-        "Features lie along a few directions and hardly vary along others (dimensional collapse).",
-        "See how it developed over the checkpoints; a smaller learning rate or weight decay; more varied videos."),
-    "fallen rank": (
-        "Collapse: effective rank of the {level} level is falling",
-        "The network is losing directions that distinguished videos.",
-        "Compare retrieval at both checkpoints; resume from the earlier one with a smaller learning rate."),
-    "timestamp": (
-        "No sense of time: {term} is stuck at ln {candidates:g}",
-        "The {level} level has the same features at each of its {candidates:g} timestamps: it does not see when something "
-        "happens. At a level of few timestamps this is common on short, simple videos.",
-        "Longer clips (--seq) or larger strides (--rate), so that timestamps differ; check that videos show motion."),
-    "non-finite": (
-        "Non-finite values (NaN or Inf)",
-        "The loss or the gradient overflowed. A few in a long run do little harm; more come before a run diverges.",
-        "A smaller learning rate; --amp off, if bf16 was on; check the videos listed in not_finite/."),
-    "unreadable": (
-        "Unreadable videos",
-        "Files are missing or broken. The rest of the run is not affected.",
-        "python scripts/check_data.py CSV --decode finds all such files before a run; extract them again."),
-    "monitor": (
-        "The monitor leaves out videos",
-        "Its metrics are those of the others. Training itself does not use these videos.",
-        "python scripts/check_data.py CSV --decode, with the files of --monitor_csv, lists them."),
-    "waiting": (
-        "The network waits for data",
-        "Reading and decoding frames is slower than the network; training is as good, and slower than it could be.",
-        "More --workers (now {workers}), smaller frames on disk, packed frames (scripts/pack_frames.py), a faster disk."),
+    "prototype": ("Collapse: swapped prediction is stuck at ln K",
+                  "Every prototype is predicted alike: scores do not distinguish videos, or prototypes have merged.",
+                  "A smaller learning rate, fewer prototypes (--cluster), a larger batch or queue."),
+    "graph": ("Collapse: {term} is stuck at ln N",
+              "The graph head gives all videos of a batch the same embedding.",
+              "Start the graph constraint later (--split), when the instance contrast has learned to separate videos."),
+    "motion": ("Collapse: {term} is stuck at the logarithm of its number of candidates",
+               "At the {level} level all clips and their time reversals have about the same embedding.",
+               "Check that videos show motion, not still or blank frames; larger strides (--rate), smaller learning rate."),
+    "instance": ("Collapse: {term} is stuck at the logarithm of its number of candidates",
+                 "All clips have about the same embedding, so that those of a video are not found among the others.",
+                 "A smaller learning rate; check that the csv lists different videos and that their frames are not blank."),
+    "few prototypes": ("Collapse: few prototypes in use",
+                       "Most videos share a few cluster labels, so that the graph's semantic mask keeps nearly every edge.",
+                       "A longer queue (--queue), an earlier --queue_start, a larger batch, a smaller learning rate."),
+    "uniform": ("Collapse: assignments are uniform",
+                "Features, or prototypes, are all alike, and cluster labels are noise.",
+                "Check the effective rank of the high level; a smaller learning rate, fewer prototypes (--cluster)."),
+    "diagonal": ("Collapse of the graph: only diagonal edges",
+                 "No video is linked to another one, so that the graph constraint adds nothing to the instance contrast.",
+                 "A lower --thres, larger batches, fewer prototypes (--cluster), a later --split, when videos are closer."),
+    "constant": ("Collapse: features are constant",
+                 "The network gives every video the same features.",
+                 "Check that the videos differ and are not blank; a smaller learning rate from an earlier checkpoint."),
+    "low rank": ("Collapse: effective rank of the {level} level is low",
+                 "Features lie along a few directions and hardly vary along others (dimensional collapse).",
+                 "A smaller learning rate or weight decay; more varied videos."),
+    "fallen rank": ("Collapse: effective rank of the {level} level is falling",
+                    "The network is losing directions that distinguished videos.",
+                    "Compare retrieval at both checkpoints; resume from the earlier one with a smaller learning rate."),
+    "timestamp": ("No sense of time: {term} is stuck at ln {candidates:g}",
+                  "The {level} level has the same features at each of its {candidates:g} timestamps. At a level of few "
+                  "timestamps this is common on short, simple videos.",
+                  "Longer clips (--seq), larger strides (--rate); check that videos show motion."),
+    "non-finite": ("Non-finite values (NaN or Inf)",
+                   "The loss or the gradient overflowed. A few in a long run do little harm; more precede divergence.",
+                   "A smaller learning rate; --amp off, if bf16 was on; check the videos listed in not_finite/."),
+    "unreadable": ("Unreadable videos", "Files are missing or broken. The rest of the run is not affected.",
+                   "python scripts/check_data.py CSV --decode finds all such files; extract them again."),
+    "monitor": ("The monitor leaves out videos",
+                "Its metrics are those of the others. Training itself does not use these videos.",
+                "python scripts/check_data.py CSV --decode, with the files of --monitor_csv, lists them."),
+    "waiting": ("The network waits for data", "Reading and decoding frames is slower than the network.",
+                "More --workers (now {workers}), smaller frames on disk, packed frames (scripts/pack_frames.py)."),
 }
 
 
@@ -115,21 +95,17 @@ def find_warnings(run: RunDirectory, measurement: Measurement | None) -> list[Ru
         found.append(RunWarning(title, seen, means, remedy, title.startswith("Collapse")))
 
     batch, num_prototypes = run.global_batch, run.flags["num_prototypes"]
+    most_used, uniform = min(num_prototypes, batch), math.log(num_prototypes)
     for term, chance in chance_losses(run.flags, batch).items():
-        (value, _), (kind, _, level) = judge(run, term), term.partition("_")
+        value, (kind, _, level) = judge(run, term), term.partition("_")
         if value >= STUCK_SHARE * chance.loss:
-            num = min(LAST, len(run.recent(term)))
-            warn(kind, f"{term} is {value:.3f} over the last {num} epoch(s); chance level is {chance}.",
-                 term=term, level=level, candidates=chance.candidates)
-    (used, _), most = judge(run, "prototypes_in_use"), min(num_prototypes, batch)
-    if used < FEW_PROTOTYPES * most:
-        warn("few prototypes", f"{used:.1f} of the {most} that a batch of {batch} videos could use (--cluster "
-             f"{num_prototypes}).")
-    (entropy, _), most = judge(run, "assignment_entropy"), math.log(num_prototypes)
-    if entropy >= UNIFORM_SHARE * most:
-        warn("uniform", f"Their entropy is {entropy:.3f} nats; ln K = {most:.3f} is no preference at all.")
-    edges, _ = judge(run, "graph_edges_per_row")
-    if edges <= DIAGONAL_EDGES:
+            warn(kind, f"{term} is {value:.3f} recently; chance level is {chance}.", term=term, level=level,
+                 candidates=chance.candidates)
+    if (used := judge(run, "prototypes_in_use")) < FEW_PROTOTYPES * most_used:
+        warn("few prototypes", f"{used:.1f} of the {most_used} that a batch of {batch} videos could use.")
+    if (entropy := judge(run, "assignment_entropy")) >= UNIFORM_SHARE * uniform:
+        warn("uniform", f"Their entropy is {entropy:.3f} nats; ln K = {uniform:.3f} is no preference at all.")
+    if (edges := judge(run, "graph_edges_per_row")) <= DIAGONAL_EDGES:
         warn("diagonal", f"{edges:.3f} edges per row; 1 is the video itself.")
 
     if measurement:
@@ -137,66 +113,50 @@ def find_warnings(run: RunDirectory, measurement: Measurement | None) -> list[Ru
         flat = [f"{level} {value:.4f}" for level, value in newest.spreads.items() if value < CONSTANT_SPREAD]
         if flat:
             warn("constant", f"Spread over {num_videos} videos as a fraction of the features' size: {', '.join(flat)}.")
-        for level, rank in newest.ranks.items() if num_videos >= FEWEST_VIDEOS and newest.epochs else ():
-            channels = newest.channels[level]
-            most = min(num_videos - 1, channels)
+        for level, rank in newest.ranks.items() if num_videos >= FEWEST_VIDEOS else ():
+            most = min(num_videos - 1, newest.channels[level])
             earlier = max((state.ranks[level] for state in measurement.states[:-1] if state.epochs), default=0.0)
             if rank < max(LOW_RANK * most, LEAST_RANK):
-                warn("low rank", f"{rank:.1f}, of at most {most} for {num_videos} videos and {channels} channels.",
-                     level=level)
+                warn("low rank", f"{rank:.1f}, of at most {most} for {num_videos} videos.", level=level)
             elif rank < FALLEN_RANK * earlier:
                 warn("fallen rank", f"{rank:.1f} at epoch {newest.epochs:g}, {earlier:.1f} at an earlier checkpoint.",
                      level=level)
 
     skipped, bad = (run.events_of(kind) for kind in ("skipped_step", "bad_video"))
     if skipped or run.dumps:
-        last = f"; the last: {skipped[-1].get('not_finite', '')}" if skipped else ""
+        last = f"; the last: {skipped[-1]['not_finite']}" if skipped else ""
         warn("non-finite", f"{len(skipped)} step(s) were skipped, {len(run.dumps)} described in not_finite/{last}.")
     if bad:
-        videos = f" of {run.config['videos']}" if run.config.get("videos") else ""
-        warn("unreadable", f"{len(bad)}{videos}; each is replaced by another video. The first: {bad[0].get('path', '')}.")
-    unseen = run.monitored[-1].get(MONITOR_SKIPPED, 0) if run.monitored else 0
-    if unseen:
-        warn("monitor", f"{unseen:g} labelled video(s) could not be read when it last ran, after epoch "
-             f"{run.monitored[-1]['epoch'] + 1}.")
-    wait, _ = judge(run, "data_wait")
-    if wait > LONG_WAIT:
-        warn("waiting", f"{wait:.0%} of the time is spent waiting for the next batch.",
-             workers=run.flags.get("num_workers", "unknown"))
+        warn("unreadable", f"{len(bad)} of {run.config['videos']}; each is replaced by another video. The first: "
+             f"{bad[0]['path']}.")
+    if run.monitored and (unseen := run.monitored[-1].get(MONITOR_SKIPPED)):
+        warn("monitor", f"{unseen:g} labelled video(s) could not be read after epoch {run.monitored[-1]['epoch'] + 1}.")
+    if (wait := judge(run, "data_wait")) > LONG_WAIT:
+        warn("waiting", f"{wait:.0%} of the time is spent waiting for the next batch.", workers=run.flags["num_workers"])
     return sorted(found, key=lambda warning: not warning.collapse)
 
 
-def judge(run: RunDirectory, name: str) -> tuple[float, str]:
-    """Returns (mean of the last values of `name`, ""), or (NaN, for which no comparison holds; why it is not judged)."""
-    num_logged, values = len(run.series(name)[1]), run.recent(name, first_epoch=1 if name == "data_wait" else 0)[-LAST:]
-    if not num_logged:
-        return math.nan, "not in the log"
-    if name not in ANY_TIME and (run.unit != "epoch" or num_logged < EARLY):
-        num_epochs = num_logged if run.unit == "epoch" else 0
-        return math.nan, f"not judged before {EARLY} epochs; there are {num_epochs}"
-    if not values:
-        return math.nan, ("not judged in the first epoch, in which the DataLoader workers start" if name == "data_wait"
-                          else "not judged: no finite recent value")
-    return fmean(values), ""
+def judge(run: RunDirectory, name: str) -> float:
+    """Returns the mean of the last finite values of `name`; NaN, for which no comparison holds, where it is too early.
+
+    The wait for data is not judged in the first epoch, in which the DataLoader workers start.
+    """
+    lines = [line for line in run.comparable if line["epoch"] > 0 or name != "data_wait"]
+    values = [value for value in run.series(name, lines)[1] if math.isfinite(value)][-LAST:]
+    enough = name in ANY_TIME or run.unit == "epoch" and len(run.series(name)[1]) >= EARLY
+    return fmean(values) if values and enough else math.nan
 
 
 def list_checks(run: RunDirectory, measurement: Measurement | None) -> list[str]:
-    """Returns a line for each check: what it is based on, or why it could not be made."""
-    lines = []
-    for name in (*chance_losses(run.flags, run.global_batch), "prototypes_in_use", "assignment_entropy", *ANY_TIME):
-        value, why = judge(run, name)
-        lines.append(f"{name}: {why or f'{value:.3g} recently'}")
+    """Returns a line for each value that was judged, and what the others lack."""
+    names = (*chance_losses(run.flags, run.global_batch), "prototypes_in_use", "assignment_entropy", *ANY_TIME)
+    values = {name: judge(run, name) for name in names}
+    lines = [f"{name}: {value:.3g} recently" for name, value in values.items() if not math.isnan(value)]
+    if waiting := [name for name, value in values.items() if math.isnan(value)]:
+        lines.append(f"not judged, without {EARLY} epochs (edges 1, data_wait 2) of finite values: {', '.join(waiting)}")
     if len(run.comparable) < len(run.points):
-        lines.append(f"global batch: {run.global_batch} videos from {run.unit} {run.place(run.comparable[0])} on; what was "
-                     "logged before, with another, is not judged")
-    lines.append(f"events: {len(run.events_of('skipped_step'))} skipped step(s), {len(run.events_of('bad_video'))} "
-                 "unreadable video(s)")
+        lines.append(f"global batch: the last {len(run.comparable)} {run.unit}(s), of {run.global_batch} videos, are judged")
     if measurement is None:
         return [*lines, "effective rank and spread of features: not computed"]
-    num_videos = len(measurement.records)
-    lines.append(f"features: {num_videos} videos at {len(measurement.states)} states of the network")
-    if num_videos < FEWEST_VIDEOS:
-        lines.append(f"effective rank: not judged: {num_videos} video(s), of which {FEWEST_VIDEOS} are needed")
-    elif sum(state.epochs > 0 for state in measurement.states) < 2:
-        lines.append("falling effective rank: not judged: one checkpoint, and no earlier one to compare with")
-    return lines
+    return [*lines, f"features: {len(measurement.records)} videos at {len(measurement.states)} states of the network; "
+                    f"effective rank needs {FEWEST_VIDEOS} videos, its fall two checkpoints"]

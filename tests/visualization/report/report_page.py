@@ -1,13 +1,15 @@
 """Reports read back: their elements, and the text of each section."""
 from __future__ import annotations
 
+import base64
+import html
 import re
 from html.parser import HTMLParser
 
 from visualization.report.__main__ import main
 
 SECTIONS = ["warnings", "configuration", "events", "curves", "prototypes", "rank", "embedding", "results", "order"]
-VOID = {"meta", "link", "img", "br", "line", "polyline", "circle", "rect"}
+VOID = {"meta", "link", "img", "br"}
 
 
 class Page(HTMLParser):
@@ -24,6 +26,8 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.elements.append((tag, dict(attrs)))
+        if dict(attrs).get("src", "").startswith("data:image/svg"):
+            self.handle_chart(dict(attrs)["src"])
         if tag not in VOID:
             self.open.append((tag, dict(attrs)))
 
@@ -37,6 +41,11 @@ class Page(HTMLParser):
         for tag, attributes in self.open:
             if tag == "section":
                 self.texts[attributes["id"]] += re.sub(r"\s+", " ", data)
+
+    def handle_chart(self, uri):
+        """Text of a chart, an SVG image, is text of its section."""
+        texts = re.findall(r"<text[^>]*>(.*?)</text>", base64.b64decode(uri.split(",")[1]).decode(), re.DOTALL)
+        self.handle_data(" ".join(html.unescape(text) for text in texts))
 
     def of(self, tag: str) -> list[dict[str, str]]:
         return [attributes for name, attributes in self.elements if name == tag]

@@ -12,38 +12,32 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from tests.visualization.report.planted_run import write_run
+from tests.visualization.report.planted_run import FLAGS, write_run
 from tests.visualization.report.report_page import report
 from utils.checkpoint import list_checkpoints
 from visualization.report.__main__ import main
-from visualization.report.sections import label_names, read_report_videos
+from visualization.report.sections import read_report_videos
 
 ROOT = Path(__file__).resolve().parents[3]
 
 
-def test_videos_are_read_as_pretraining_reads_them(tmp_path):
-    for text, labels, why in (("a,40,1\nb,0,x\nc,40,0\n", [1, 0], ""), ("a,40,1\nb,0\nc,40,0\n", [1, 0], ""),
-                              ("a,40,1\nc,40,cat\n", [None, None], "a.csv:2: label (third column) is 'cat'"),
-                              ("a,40,1\nc,40\n", [None, None], "a.csv:2: 2 column(s)")):
+def test_videos_without_labels_are_read_too(tmp_path):
+    for text, labels, why in (("a,40,1\nb,40,0\n", [1, 0], ""), ("a,40,1\nc,40,cat\n", [None, None], "'cat'"),
+                              ("a,40,1\nc,40\nd,0\n", [None, None], "a.csv:2: 2 column(s)")):
         (tmp_path / "a.csv").write_text(text)
         videos = read_report_videos(str(tmp_path / "a.csv"), 9)
-        assert [record.label for record in videos.records] == labels and why in videos.unlabelled, text
-        assert bool(why) == bool(videos.unlabelled)
+        if why:
+            assert why in videos.unlabelled
+        assert len(videos.records) == 2 and bool(why) == bool(videos.unlabelled)
+        assert why or [record.label for record in videos.records] == labels
 
 
 def test_word_labels_cost_the_embedding_alone(full_run, videos_csv, tmp_path):
     csv = videos_csv.parent / "words.csv"
     csv.write_text("v0,40,cat\nv1,40,dog\nv2,40,cat\nv3,0,dog\n")
     page = report(full_run, "--csv_file", csv, "--max_checkpoints", 1, out=tmp_path / "a.html")
-    assert "3 evenly spread ones of the 4 videos" in page.texts["prototypes"] and "epoch_0012" in page.texts["rank"]
+    assert "all 3 videos" in page.texts["prototypes"] and "epoch_0012" in page.texts["rank"]
     assert "label (third column) is 'cat'" in page.texts["embedding"]
-
-
-def test_class_names_that_do_not_fit_are_numbers(tmp_path):
-    assert label_names(str(tmp_path / "a.csv"), [2, 0, 2]) == ({0: "0", 2: "2"}, "")
-    (tmp_path / "classes.txt").write_text("only\n")
-    names, why = label_names(str(tmp_path / "a.csv"), [2, 0])
-    assert names == {0: "0", 2: "2"} and "classes.txt: names 1 class(es)" in why
 
 
 def test_held_out_videos_stand_in_for_those_that_are_not_here(full_run, labelled_csv, tmp_path):
@@ -53,7 +47,7 @@ def test_held_out_videos_stand_in_for_those_that_are_not_here(full_run, labelled
     config["flags"]["csv_file"] = "/nowhere/videos.csv"
     (run / "config.json").write_text(json.dumps(config))
     page = report(run, "--test_csv", labelled_csv[1], "--max_checkpoints", 1)
-    assert "/nowhere/videos.csv, is not here" in page.texts["prototypes"] and "test.csv" in page.texts["prototypes"]
+    assert "/nowhere/videos.csv: cannot read" in page.texts["prototypes"] and "test.csv" in page.texts["prototypes"]
     assert "epoch_0012" in page.texts["rank"]
     assert any("t-SNE" in one["alt"] for one in page.of("img"))
 
@@ -71,8 +65,8 @@ def test_one_torn_file_costs_no_more_than_itself(tmp_path):
     page = report(run, "--logs_only")
     text = page.texts["results"]
     assert [text.count(part) for part in ("Left out: ", "not a result card", "cannot be read")] == [7, 4, 3]
-    assert [one["alt"] for one in page.of("img")] == ["Videos as points, colored by class. of good"]
-    assert re.search(r"retrievala \| b.?high41\.5", text), "a cell each"
+    assert [one["alt"] for one in page.of("img") if "webp" in one["src"]] == ["Videos as points, colored by class. of good"]
+    assert re.search(r"retrieval ?a \| b - high 41\.5", text), "a cell each"
 
 
 def test_cards_of_mode_eval_are_shown_too(tmp_path):
@@ -92,8 +86,8 @@ def test_maps_written_last_come_first(tmp_path):
             path = run / folder / "cam" / f"{number:04d}_v.mp4"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(b"video")
-            os.utime(path, (1e9 - age, 1e9 - age))
-    os.utime(run / "order_epoch_0012" / "cam" / "0000_v.mp4", (1e9, 1e9))
+        os.utime(path.parent, (1e9 - age, 1e9 - age))
+    os.utime(run / "order_epoch_0012" / "cam", (1e9, 1e9))
     report(run, "--logs_only", "--max_films", 3)
     text = (run / "report.html").read_text()
     assert re.findall("<figcaption>(order[^<]*)", text) == [
@@ -128,7 +122,7 @@ def test_skipped_videos_of_the_monitor_are_no_share(tmp_path):
 
 
 def test_chance_is_that_of_the_batch_of_the_last_epoch(tmp_path):
-    config = {"earlier_starts": [{"start_epoch": 0, "processes": 1}], "start_epoch": 9}
+    config = {"earlier_starts": [{"start_epoch": 0, "processes": 1, "flags": FLAGS}], "start_epoch": 9}
     page = report(write_run(tmp_path / "run", config=config), "--logs_only")
     assert "with 64 videos" in page.texts["curves"] and "ln 127" in page.texts["curves"]
     page = report(write_run(tmp_path / "not_yet", config={**config, "start_epoch": 12}), "--logs_only")
@@ -137,7 +131,7 @@ def test_chance_is_that_of_the_batch_of_the_last_epoch(tmp_path):
 
 def test_a_flag_that_was_given_differs_from_one_that_was_not(tmp_path):
     text = report(write_run(tmp_path / "run", flags={"gpu": "none"}), "--logs_only").texts["configuration"]
-    assert "--gpunonenot given" in text
+    assert re.search("--gpu ?none ?None", text)
 
 
 def test_any_name_of_a_run_can_be_shown(tmp_path):
@@ -156,5 +150,5 @@ def test_a_full_disk_leaves_no_part_of_a_page(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("utils.files.os.fsync", fail)
     run = write_run(tmp_path / "run")
     assert main([str(run), "--logs_only", "--gpu", "none"]) == 2
-    assert "report.html: cannot write there: No space left" in capsys.readouterr().err
+    assert "report.html: No space left" in capsys.readouterr().err
     assert not list(run.glob("report*"))
