@@ -37,6 +37,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from dataset.records import read_records, usable_for_pretraining
+from dataset.transforms import IMAGENET
 from dataset.videos import EpochBatchSampler, PretrainVideos, build_loader, collate_pretraining, prepare_views
 from models.multilevel import MultiLevelModel
 from models.objective import Objective
@@ -134,7 +135,7 @@ def build_run(context: DistContext, flags: argparse.Namespace, make_monitor: Cal
     batches = run_on_all_ranks(lambda: EpochBatchSampler(
         len(videos), flags.batch_per_gpu, context.rank, context.world_size, flags.seed))
     dataset = PretrainVideos(videos, flags.num_clips, flags.clip_frames, flags.max_stride, flags.img_dim, flags.seed,
-                             flags.augment_on == "device", flags.decode == "half")
+                             flags.augment_on == "device", flags.decode == "half", flags.color_draws == "clip")
     loader = build_loader(dataset, batches, flags.num_workers, context.device, collate_pretraining, flags.dist_timeout)
 
     torch.manual_seed(flags.seed)
@@ -197,7 +198,7 @@ def train_one_epoch(run: TrainingRun, train_model: nn.Module) -> bool:
     for batch in run.log.progress(run.meter.time_waiting(run.loader), epoch, flags.epochs):
         run.timer.mark("data")
         # Input: uint8 [B, V+1, T, H, W, 3] -> float [B, V+1, 3, T, H, W].
-        views = prepare_views(batch, context.device, flags.channels_last)
+        views = prepare_views(batch, context.device, flags.channels_last, flags.input_frames)
         if undo:
             undo.save()
         run.timer.mark("input")
@@ -271,7 +272,8 @@ def save(run: TrainingRun) -> None:
     """Writes a checkpoint; returns in every process once it is on the disk."""
     progress = run.progress
     state = pretraining_state(run.model, run.optimizer, run.objective.queue, progress, run.meter.state_dict(),
-                              run.batches.global_batch, run.csv_sha256, run.flags, run.context)
+                              run.batches.global_batch, run.csv_sha256, run.flags,
+                              {**IMAGENET, "frames": run.flags.input_frames}, run.context)
     run.saved = checkpoint_path(run.out / "checkpoints", progress.epoch, progress.step)
     run_on_main(run.context, lambda: save_checkpoint(state, run.saved, run.flags.save_every, run.log))
 
@@ -300,7 +302,8 @@ def make_monitor(context: DistContext, flags: argparse.Namespace) -> Callable[[n
     """Returns the monitor of `--monitor_csv`, whose modules are imported only if it is used."""
     from eval.monitor import ClipSettings, Monitor
     settings = ClipSettings(clips=1, clip_frames=flags.clip_frames, img_dim=flags.img_dim)
-    return Monitor(*flags.monitor_csv, settings, context, batch=flags.batch_per_gpu, num_workers=flags.num_workers)
+    return Monitor(*flags.monitor_csv, settings, context, frames=flags.input_frames, batch=flags.batch_per_gpu,
+                   num_workers=flags.num_workers)
 
 
 def main(flags: argparse.Namespace) -> int:

@@ -36,6 +36,10 @@ class ColorDraws(NamedTuple):
     factors: np.ndarray | Tensor  # float32 [..., 4]: factors of brightness, contrast and saturation, hue shift in turns
     order: np.ndarray | Tensor    # int8 [..., 4]: order of these four
 
+    def repeated(self, num: int) -> ColorDraws:
+        """Returns each frame's draws `num` times in a row."""
+        return ColorDraws(*(draws.repeat(num, axis=0) for draws in self))
+
 
 def stack_draws(draws: Sequence[ColorDraws]) -> ColorDraws:
     """Returns the draws of several views as those of one sample, with a new first dimension."""

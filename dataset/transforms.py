@@ -18,6 +18,8 @@ from dataset.frames import resize_frames
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+RGB, RESIDUAL = "rgb", "residual"  # what a network sees of a clip
+IMAGENET = {"mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD), "frames": RGB}  # of `scale_clips`
 
 PRETRAIN_FRAME_SIZE = (200, 150)  # width, height of the frames that pretraining crops
 ASPECT_RANGE = (3 / 4, 4 / 3)
@@ -78,7 +80,7 @@ def crop_and_flip(frames: Sequence[np.ndarray], box: CropBox, flip: bool, img_di
 
 @dataclass(frozen=True)
 class PretrainAugmentation:
-    """Augments one pretraining view: one crop and flip for all frames, color drawn for each frame.
+    """Augments one pretraining view: one crop and flip for all frames, color drawn for each frame or once for all.
 
     Crop area U(0.5, 1), flip p 0.5, channel splitting p 0.5, jitter 0.5 / 0.5 / 0.5 / 0.25 with p 1. The crop is drawn
     for frames of `frame_size` (width, height); frames of another size, as from half decoding, give the same part.
@@ -86,6 +88,7 @@ class PretrainAugmentation:
 
     img_dim: int
     frame_size: tuple[int, int] = PRETRAIN_FRAME_SIZE
+    color_per_clip: bool = False
 
     def __call__(self, frames: Sequence[np.ndarray], rng: np.random.Generator) -> np.ndarray:
         """Returns uint8 [T, S, S, 3] from T frames, each uint8 [H, W, 3]."""
@@ -96,8 +99,9 @@ class PretrainAugmentation:
         width, height = self.frame_size
         box = draw_crop(height, width, PRETRAIN_MIN_AREA, rng).rescaled(self.frame_size, frames[0].shape[1::-1])
         flip = rng.random() < FLIP_PROBABILITY
-        color = ColorDraws(draw_channels(len(frames), rng), *draw_jitter(len(frames), PRETRAIN_JITTER, rng))
-        return crop_and_flip(frames, box, flip, self.img_dim), color
+        draws = 1 if self.color_per_clip else len(frames)
+        color = ColorDraws(draw_channels(draws, rng), *draw_jitter(draws, PRETRAIN_JITTER, rng))
+        return crop_and_flip(frames, box, flip, self.img_dim), color.repeated(len(frames) // draws)
 
 
 @dataclass(frozen=True)
@@ -115,9 +119,8 @@ class FinetuneAugmentation:
         clip = crop_and_flip(frames, box, rng.random() < FLIP_PROBABILITY, self.img_dim)
         if rng.random() >= FINETUNE_JITTER_PROBABILITY:
             return clip
-        factors, order = draw_jitter(1, FINETUNE_JITTER, rng)
-        num = len(frames)
-        return apply_color(clip, ColorDraws(np.full(num, -1), factors.repeat(num, 0), order.repeat(num, 0)))
+        color = ColorDraws(np.array([-1]), *draw_jitter(1, FINETUNE_JITTER, rng))
+        return apply_color(clip, color.repeated(len(frames)))
 
 
 @dataclass(frozen=True)
@@ -153,15 +156,23 @@ class TestCrops:
 
 
 def scale_clips(clips: torch.Tensor, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD,
-                channels_last: bool = False) -> torch.Tensor:
+                channels_last: bool = False, frames: str = RGB) -> torch.Tensor:
     """Returns float32 [..., 3, T, H, W] from uint8 [..., T, H, W, 3]: scaled to [0, 1], minus `mean`, divided by `std`.
+
+    `frames` RESIDUAL: differences of consecutive scaled frames, x[t + 1] - x[t] (Tao et al. 2020), in which a static scene
+    is zero. The last of the T repeats the one before it, so that no frame looks as if all motion had stopped.
 
     Runs on the clips' device. The result is contiguous; with `channels_last` it is a permuted view in which channels
     are innermost in memory, which for [M, 3, T, H, W] is `torch.channels_last_3d`.
     """
     width = clips.shape[-2]
     scale, shift = _scale_and_shift(tuple(mean), tuple(std), width, clips.device)
-    rows = clips.flatten(-2).float().mul_(scale).sub_(shift)
+    rows = clips.flatten(-2).float()
+    if frames == RESIDUAL:
+        steps = rows.diff(dim=-3)
+        rows = torch.cat([steps, steps[..., -1:, :, :]], dim=-3).mul_(scale)
+    else:
+        rows.mul_(scale).sub_(shift)
     scaled = rows.unflatten(-1, (width, 3)).movedim(-1, -4)
     return scaled if channels_last else scaled.contiguous()
 

@@ -26,7 +26,8 @@ from dataset.color import ColorDraws, apply_color_on_device, stack_draws
 from dataset.frames import read_frame_list, read_frames
 from dataset.records import VideoRecord
 from dataset.sampling import pretraining_indices, split_views, training_clip
-from dataset.transforms import PRETRAIN_FRAME_SIZE, FinetuneAugmentation, PretrainAugmentation, TestCrops, scale_clips
+from dataset.transforms import (PRETRAIN_FRAME_SIZE, RGB, FinetuneAugmentation, PretrainAugmentation, TestCrops,
+                                scale_clips)
 from utils.errors import InputError
 
 MAX_REPLACEMENTS = 20  # of one pretraining sample
@@ -70,7 +71,8 @@ def collate_pretraining(samples: Sequence[PretrainBatch]) -> PretrainBatch:
     return PretrainBatch(clips, draws, [sample.videos[0] for sample in samples], bad)
 
 
-def prepare_views(batch: PretrainBatch, device: torch.device, channels_last: bool = False) -> torch.Tensor:
+def prepare_views(batch: PretrainBatch, device: torch.device, channels_last: bool = False,
+                  frames: str = RGB) -> torch.Tensor:
     """Returns float32 views [B, V + 1, 3, T, S, S]: moves a batch to the device, applies pending color changes, scales.
 
     The place for whatever needs several videos of a batch, or the device.
@@ -78,7 +80,7 @@ def prepare_views(batch: PretrainBatch, device: torch.device, channels_last: boo
     clips = batch.clips.to(device, non_blocking=True)
     if batch.draws:
         clips = apply_color_on_device(clips, batch.draws)
-    return scale_clips(clips, channels_last=channels_last)
+    return scale_clips(clips, channels_last=channels_last, frames=frames)
 
 
 @dataclass(eq=False)
@@ -96,9 +98,10 @@ class PretrainVideos(Dataset):
     seed: int
     color_on_device: bool = False  # leave color changes to `prepare_views`
     half: bool = False             # see `read_frame_list`
+    color_per_clip: bool = False   # one color draw for all frames of a view
 
     def __post_init__(self) -> None:
-        self.augment = PretrainAugmentation(self.img_dim, PRETRAIN_FRAME_SIZE)
+        self.augment = PretrainAugmentation(self.img_dim, PRETRAIN_FRAME_SIZE, self.color_per_clip)
 
     def __len__(self) -> int:
         return len(self.records)

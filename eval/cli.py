@@ -16,6 +16,8 @@ def add_feature_flags(parser: argparse.ArgumentParser, extracted: bool = True) -
     add = parser.add_argument_group("weights").add_argument
     add("--weights", required=extracted, metavar="CHECKPOINT|random", help="what to evaluate")
     add("--net", help="architecture; needed for random weights, else read from the checkpoint")
+    add("--input", dest="input_frames", choices=("rgb", "residual"),
+        help="frames that random weights see (default: rgb); a checkpoint says it itself")
     add("--seed", type=int, default=0, help="seed of random weights, and of every other draw")
     add = parser.add_argument_group("clips").add_argument
     add("--clips", default="10", metavar="N|windows",

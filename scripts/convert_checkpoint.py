@@ -28,7 +28,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it start
 
 import torch
 
-from eval.features.backbone import IMAGENET, read_input
+from dataset.transforms import IMAGENET
+from eval.features.backbone import read_input
 from models.convert import convert, unwrap
 from models.multilevel import MultiLevelModel, build_backbone
 from utils.checkpoint import FORMAT, canonical, read_checkpoint, write_checkpoint

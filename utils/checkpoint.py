@@ -27,8 +27,9 @@ if TYPE_CHECKING:  # evaluations read checkpoints without a training log
 
 FORMAT = "mfo"
 NAME = re.compile(r"epoch_(\d+)(?:_step_(\d+))?\.pt")
-# Flags that determine tensor shapes; they must not change on resume.
-FIXED_FLAGS = {"net": "--net", "embedding_dim": "--channel", "num_prototypes": "--cluster", "num_clips": "--sample"}
+# Flags that determine tensor shapes or what the network sees; they must not change on resume.
+FIXED_FLAGS = {"net": "--net", "embedding_dim": "--channel", "num_prototypes": "--cluster", "num_clips": "--sample",
+               "input_frames": "--input"}
 # Flags that do not affect what a run computes.
 FREE_FLAGS = {"resume", "path", "out", "num_workers", "save_every", "save_steps", "stop_after", "log_every", "gpu", "nproc",
               "multiprocessing_distributed", "num_nodes", "node_rank", "dist_url", "dist_backend", "dist_timeout",
@@ -174,13 +175,16 @@ def set_random_state(state: dict[str, Tensor], device: torch.device) -> None:
 
 def pretraining_state(model: torch.nn.Module, optimizer: torch.optim.Optimizer, queue: Any, progress: Progress,
                       sums: dict[str, Any], global_batch: int, csv_sha256: str, flags: argparse.Namespace,
-                      context: DistContext) -> dict[str, Any]:
-    """Returns everything needed to resume exactly. Every process must call this, each with its own `sums` of the epoch."""
+                      scale: dict[str, Any], context: DistContext) -> dict[str, Any]:
+    """Returns everything needed to resume exactly. Every process must call this, each with its own `sums` of the epoch.
+
+    `scale`: how clips are scaled, for whoever uses the weights.
+    """
     return {
         "format": FORMAT, "kind": "model", "net": flags.net, "embedding_dim": flags.embedding_dim,
         "num_prototypes": flags.num_prototypes, "model": model.state_dict(), "optimizer": optimizer.state_dict(),
         "queue": queue.state_dict(), "epochs_done": progress.epoch, "progress": asdict(progress),
-        "global_batch": global_batch, "csv_sha256": csv_sha256, "flags": vars(flags),
+        "global_batch": global_batch, "csv_sha256": csv_sha256, "flags": vars(flags), "input": scale,
         "processes": gather_objects({"random": random_state(context.device), "sums": sums}),
     }
 
@@ -196,7 +200,7 @@ def restore_pretraining(checkpoint: dict[str, Any], path: Path, model: torch.nn.
     with reading_entries(path):
         check_kind(checkpoint, "model")
         check_flags_entry(checkpoint["flags"])
-        then, now = checkpoint["flags"], vars(flags)
+        then, now = {"input_frames": "rgb", "color_draws": "frame", **checkpoint["flags"]}, vars(flags)
         for name, flag in FIXED_FLAGS.items():
             if canonical(then.get(name)) != canonical(now[name]):
                 raise InputError(f"{flag} {now[name]}: {path} was trained with {flag} {then.get(name)}")

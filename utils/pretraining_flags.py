@@ -54,6 +54,11 @@ def pretraining_parser() -> argparse.ArgumentParser:
     add_published_launch_flags(parser._action_groups[-1])
 
     flag = parser.add_argument_group("method").add_argument
+    flag("--input", dest="input_frames", choices=("rgb", "residual"), default="rgb",
+         help="residual: the network sees differences of consecutive frames, in which a static scene is zero; needs "
+              "--color_draws clip")
+    flag("--color_draws", choices=("frame", "clip"), default="frame",
+         help="clip: one color change for all frames of a view, so that colors do not flicker")
     flag("--graph_reduction", choices=("row", "element"), default="row",
          help="row: cross-entropy per video; element: mean over all pairs, as in the official code (N times smaller)")
     flag("--loss_weights", metavar="TERM=W,...",

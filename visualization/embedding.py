@@ -108,7 +108,8 @@ def embed(context: DistContext, flags: argparse.Namespace) -> None:
     names = class_names(flags.classes, flags.csv_file, labels)
     if flags.feature_dir:
         make_out_dir(Path(flags.feature_dir), "--feature_dir")
-    backbone, weights = run_on_all_ranks(lambda: load_backbone(flags.weights, flags.net, flags.seed))
+    backbone, weights = run_on_all_ranks(lambda: load_backbone(flags.weights, flags.net, flags.seed,
+                                                                flags.input_frames))
     check_same_on_all_ranks({"--weights, SHA-256": weights["checkpoint_sha256"]})
     videos = read_csv_features("shown", flags.csv_file, records, backbone, weights, flags, context, {})
     if videos is None:

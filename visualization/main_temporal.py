@@ -10,7 +10,7 @@ over time and space of the backbone's feature map. The maps show what each posit
     from visualization.main_temporal import *
     backbone, weights = load_backbone("CHECKPOINT", None, seed=0)
     head = load_head(read_checkpoint("runs/order/checkpoints/epoch_0050.pt"), torch.device("cpu"))
-    rows = both_orders(scale_clips(clips, **weights["input"]))          # clips: uint8 [B, T, H, W, 3]
+    rows = scale_clips(both_orders(clips), **weights["input"])          # clips: uint8 [B, T, H, W, 3]
     maps = returncam(backbone, head, rows, level="high")                # [2B, T, H, W]
     evidence = order_evidence(maps)                                     # [B, T, H, W]
 
@@ -201,7 +201,7 @@ def write_order_videos(backbone: nn.Module, weights: dict, settings: OrderSettin
     if num_removed := remove_cams(folder):
         print(f"{folder}: removed {num_removed} earlier video(s) and their images", flush=True)
     for number, video in enumerate(videos[:settings.num_videos]):
-        clips = both_orders(read_clips(video, clip), time_dim=1)
+        clips = both_orders(read_clips(video, clip))
         maps = returncam(backbone, head, scale_clips(clips.to(device), **weights["input"]), settings.level).cpu()
         path = write_cams(folder, cam_name(number, video.path), clips.numpy(), maps.numpy(), order_evidence(maps)[0].numpy(),
                           scale=settings.scale, folders=(settings.pos, settings.neg), fps=settings.fps)
@@ -213,7 +213,7 @@ def run_mode(context: DistContext, flags: argparse.Namespace) -> None:
     """Does what --mode asks for."""
     settings = OrderSettings(**{name: value for name, value in vars(flags).items() if name not in ("mode", "gpu")})
     check_order_settings(settings, flags.mode)
-    backbone, weights = load_backbone(settings.weights, settings.net, settings.seed)
+    backbone, weights = load_backbone(settings.weights, settings.net, settings.seed, settings.input_frames)
     mode = {"train": train_order_head, "eval": evaluate_order_head, "visualize": write_order_videos}[flags.mode]
     mode(backbone.requires_grad_(False), weights, settings, context.device)
 

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dataset.records import VideoRecord, read_records
-from dataset.transforms import TestCrops, scale_clips
+from dataset.transforms import RGB, TestCrops, scale_clips
 from dataset.videos import LabelledClips, TestViews
 from eval.features.backbone import RANDOM
 from eval.features.csv_features import feature_fingerprint, read_features, store_path, write_features
@@ -53,6 +53,8 @@ class OrderSettings:
 
     weights: str = _flag("--weights", None, "backbone; it stays frozen", required=True, metavar="CHECKPOINT|random")
     net: str | None = _flag("--net", None, "architecture; needed for random weights, else read from the checkpoint")
+    input_frames: str | None = _flag("--input", None, "frames that random weights see (default: rgb); a checkpoint says it "
+                                     "itself", choices=("rgb", "residual"))
     seed: int = _flag("--seed", 0, "seed of random weights, order and augmentation", 0)
     head: str | None = _flag("--head", None, "eval, visualize: checkpoint of the head (default: the newest in --out)")
     train_csv: str | None = _flag("--train_csv", None, "train: videos, frame_dir,number_of_frames; labels are not used; "
@@ -136,12 +138,12 @@ def choose_device(gpu: str | None) -> torch.device:
     return torch.device("cuda", gpus[0]) if gpus else torch.device("cpu")
 
 
-def both_orders(clips: Tensor, time_dim: int = 2) -> Tensor:
-    """Returns [2B, ...] of clips [B, ...]: each clip and, one row after it, the same clip with its frames reversed.
+def both_orders(clips: Tensor) -> Tensor:
+    """Returns [2B, T, H, W, 3] of clips [B, T, H, W, 3]: each, and one row after it the same with its frames reversed.
 
-    `time_dim`: 2 for scaled clips [B, 3, T, H, W], 1 for uint8 clips [B, T, H, W, 3].
+    They are reversed before `scale_clips`: residual frames of a reversed clip are not the reversed residual frames.
     """
-    return torch.stack([clips, clips.flip(time_dim)], dim=1).flatten(0, 1)
+    return torch.stack([clips, clips.flip(1)], dim=1).flatten(0, 1)
 
 
 def order_targets(num_rows: int, device: torch.device) -> Tensor:
@@ -201,7 +203,7 @@ def order_features(role: str, records: Sequence[VideoRecord], backbone: nn.Modul
     `role`: "train" or "test", of which csv `records` are. For errors see `mean_over_views`.
     """
     def pool_pairs(views: Tensor) -> dict[str, np.ndarray]:
-        pooled = pool_levels(backbone, both_orders(views, time_dim=1), weights["input"])
+        pooled = pool_levels(backbone, both_orders(views), weights["input"])
         return {level: rows.reshape(len(views), -1) for level, rows in pooled.items()}
 
     clips, csv_path = settings.clip_settings, getattr(settings, f"{role}_csv")
@@ -243,7 +245,7 @@ def augmented_features(loader: Iterable[LabelledClips], backbone: nn.Module, wei
     """Yields features [2B, C] of both orders of each of a batch's B augmented clips, with `batch` rows per forward."""
     for sample in loader:
         with torch.no_grad(), torch.backends.cudnn.flags(**FULL_FLOAT32):
-            views = both_orders(sample.clips, time_dim=1).split(settings.batch)
+            views = both_orders(sample.clips).split(settings.batch)
             clips = (scale_clips(rows.to(device, non_blocking=True), **weights["input"]) for rows in views)
             features = [getattr(backbone(rows), settings.level).mean(dim=(2, 3, 4)) for rows in clips]
         yield torch.cat(features)
@@ -303,7 +305,7 @@ def head_state(head: nn.Linear, optimizer: torch.optim.Optimizer, epochs_done: i
 def backbone_identity(weights: dict[str, Any], seed: int) -> dict[str, Any]:
     """Returns what distinguishes a backbone from others; `weights` as `load_backbone` returns it."""
     return {"net": weights["net"], "checkpoint_sha256": weights["checkpoint_sha256"],
-            "random_seed": seed if weights["weights"] == RANDOM else None}
+            "random_seed": seed if weights["weights"] == RANDOM else None, "frames": weights["input"]["frames"]}
 
 
 def load_head(state: dict[str, Any], device: torch.device) -> nn.Linear:
@@ -324,7 +326,7 @@ def check_head(state: dict[str, Any], path: Path, weights: dict[str, Any], setti
     if missing := sorted(HEAD_ENTRIES - state.keys()):
         raise InputError(f"{path}: not a complete checkpoint of an order head: it lacks {', '.join(missing)}; train again")
     for name, value in backbone_identity(weights, settings.seed).items():
-        if state["backbone"][name] != value:
+        if state["backbone"].get(name, RGB) != value:
             raise InputError(f"{path}: a head of a backbone of {name} {state['backbone'][name]}; --weights "
                              f"{weights['weights']} is one of {name} {value}")
     level = state["trained_with"]["level"]

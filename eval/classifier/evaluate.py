@@ -161,7 +161,8 @@ def load_finished(checkpoint: dict[str, Any], path: str, task: ClassifierTask, v
 def train_split(context: DistContext, flags: argparse.Namespace, task: ClassifierTask, videos: ClassifierSplit,
                 folder: Path) -> TrainedClassifier:
     """Returns the classifier after training, which may have been stopped."""
-    backbone, weights = run_on_all_ranks(lambda: load_backbone(flags.weights, flags.net, flags.seed))
+    backbone, weights = run_on_all_ranks(lambda: load_backbone(flags.weights, flags.net, flags.seed,
+                                                                flags.input_frames))
     torch.manual_seed(flags.seed)
     model = place_model(task.build_model(backbone, len(videos.names), weights["input"]), context, flags.channels_last)
     optimizer = task.build_optimizer(parameter_groups(model, flags.lr, getattr(flags, "backbone_lr", None)))

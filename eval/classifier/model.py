@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from eval.features.backbone import IMAGENET
+from dataset.transforms import IMAGENET
 from eval.features.extract import CONCAT
 from models.levels import LEVELS
 from models.numerics import at_least_float32

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from dataset.transforms import IMAGENET_MEAN, IMAGENET_STD
+from dataset.transforms import IMAGENET, RESIDUAL, RGB
 from models.convert import check_keys, unwrap
 from models.multilevel import build_backbone
 from utils.checkpoint import FORMAT, canonical, read_checkpoint
@@ -15,18 +15,18 @@ from utils.errors import InputError
 from utils.files import file_sha256
 
 RANDOM = "random"
-IMAGENET = {"mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD)}  # how pretraining scales clips
 
 
-def load_backbone(weights: str, net: str | None, seed: int) -> tuple[nn.Module, dict[str, Any]]:
+def load_backbone(weights: str, net: str | None, seed: int, frames: str | None = None) -> tuple[nn.Module, dict[str, Any]]:
     """Returns (backbone on the CPU, its entries of the result card).
 
     The entries: "weights", "weights_kind" (the checkpoint's kind, or "random"), "net", "checkpoint_sha256", "input" (the
-    "mean" and "std" for `scale_clips`), and "pretrained_epochs" (of a classifier: of the weights that it started from).
+    "mean", "std" and "frames" for `scale_clips`), and "pretrained_epochs" (of a classifier: of the weights that it started
+    from).
 
     `weights`: a checkpoint of this project of kind "model", "backbone" or "classifier"; or "random", which needs `net` and
-    gives the weights that pretraining with this `seed` starts from. InputError for another `net` than the checkpoint's,
-    and for missing, unknown or wrongly shaped entries.
+    gives the weights that pretraining with this `seed` starts from, for `frames` as input (RGB by default). InputError for
+    another `net` or other `frames` than the checkpoint's, and for missing, unknown or wrongly shaped entries.
     """
     if weights == RANDOM:
         if net is None:
@@ -34,8 +34,8 @@ def load_backbone(weights: str, net: str | None, seed: int) -> tuple[nn.Module, 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             backbone = new_backbone(net, "--net")
-        return backbone, {"weights": RANDOM, "weights_kind": RANDOM, "net": canonical(net),
-                          "checkpoint_sha256": None, "input": IMAGENET, "pretrained_epochs": None}
+        return backbone, {"weights": RANDOM, "weights_kind": RANDOM, "net": canonical(net), "checkpoint_sha256": None,
+                          "input": {**IMAGENET, "frames": frames or RGB}, "pretrained_epochs": None}
 
     checkpoint = read_checkpoint(weights)
     form, kind, stored_net = (value if isinstance(value, str) else None
@@ -59,20 +59,23 @@ def load_backbone(weights: str, net: str | None, seed: int) -> tuple[nn.Module, 
     if kind == "classifier":
         started_from = checkpoint.get("weights")
         origin, epochs = started_from if isinstance(started_from, dict) else {}, "pretrained_epochs"
+    scale = read_input(origin, str(weights))
+    if frames not in (None, scale["frames"]):
+        raise InputError(f"--input {frames}: the input of {weights} is {scale['frames']}; leave --input out")
     return backbone, {"weights": str(weights), "weights_kind": kind, "net": canonical(stored_net),
-                      "checkpoint_sha256": file_sha256(weights), "input": read_input(origin, str(weights)),
-                      "pretrained_epochs": origin.get(epochs)}
+                      "checkpoint_sha256": file_sha256(weights), "input": scale, "pretrained_epochs": origin.get(epochs)}
 
 
-def read_input(checkpoint: dict[str, Any], where: str) -> dict[str, list[float]]:
-    """Returns {"mean", "std"} of red, green and blue in the checkpoint's "input", ImageNet's without one."""
+def read_input(checkpoint: dict[str, Any], where: str) -> dict[str, Any]:
+    """Returns {"mean", "std", "frames"} of the checkpoint's "input", for `scale_clips`; without one, RGB and ImageNet's."""
     scale = checkpoint.get("input", IMAGENET)
     mean, std = (scale.get(name) if isinstance(scale, dict) else None for name in ("mean", "std"))
     if not all(isinstance(values, (list, tuple)) and len(values) == 3 and all(
             type(value) in (int, float) and math.isfinite(value) for value in values) for values in (mean, std)) \
-            or min(std) <= 0:
-        raise InputError(f"{where}: its input is not a mean and a std above 0 of red, green and blue")
-    return {"mean": list(mean), "std": list(std)}
+            or min(std) <= 0 or (frames := scale.get("frames", RGB)) not in (RGB, RESIDUAL):
+        raise InputError(f"{where}: its input is not a mean and a std above 0 of red, green and blue, of {RGB} or "
+                         f"{RESIDUAL} frames")
+    return {"mean": list(mean), "std": list(std), "frames": frames}
 
 
 def new_backbone(net: str, where: str) -> nn.Module:

@@ -35,7 +35,7 @@ from utils.distributed import DistContext, check_same_on_all_ranks, run_on_all_r
 from utils.errors import InputError
 from utils.files import file_sha256, write_atomically
 
-FEATURE_FORMAT = 2  # raised whenever the same checkpoint, csv and settings would give another file
+FEATURE_FORMAT = 3  # raised whenever the same checkpoint, csv and settings would give another file
 
 
 class StoredFeatures(NamedTuple):
@@ -54,7 +54,8 @@ def feature_fingerprint(weights: dict[str, Any], seed: int, csv_path: str, setti
     """Returns all that the features depend on, the csv's folder included, to which paths are relative."""
     return {
         "format": FEATURE_FORMAT, "net": weights["net"], "checkpoint_sha256": weights["checkpoint_sha256"],
-        "random_seed": seed if weights["weights"] == RANDOM else None, "csv_sha256": file_sha256(csv_path),
+        "random_seed": seed if weights["weights"] == RANDOM else None, "input": weights["input"],
+        "csv_sha256": file_sha256(csv_path),
         "csv_folder": os.path.dirname(os.path.abspath(csv_path)), "torch": torch.__version__,
         "opencv": cv2.__version__, "simplejpeg": simplejpeg.__version__, "av": decoder_version(), "amp": amp,
         **asdict(settings), **({"shots": shots} if shots else {})}
@@ -186,7 +187,8 @@ def read_split_features(flags: argparse.Namespace, context: DistContext,
         return records
 
     records = run_on_main(context, read_csv_files)
-    backbone, weights = run_on_all_ranks(lambda: load_backbone(flags.weights, flags.net, flags.seed))
+    backbone, weights = run_on_all_ranks(lambda: load_backbone(flags.weights, flags.net, flags.seed,
+                                                                flags.input_frames))
     check_same_on_all_ranks({"--weights, SHA-256": weights["checkpoint_sha256"]})
     known: KnownVideos = {}
     found = [[read_csv_features(role, split.csv_files[role], videos, backbone, weights, flags, context, known,

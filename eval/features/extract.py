@@ -17,9 +17,8 @@ from tqdm import tqdm
 
 from dataset.records import VideoRecord
 from dataset.sampling import uniform_clips, window_clips
-from dataset.transforms import TestCrops, scale_clips
+from dataset.transforms import IMAGENET, TestCrops, scale_clips
 from dataset.videos import TestVideos, TestViews, build_loader
-from eval.features.backbone import IMAGENET
 from models.levels import LEVELS
 from models.numerics import at_least_float32
 from utils.distributed import DistContext, gather_objects, raise_first

@@ -7,7 +7,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from dataset.records import VideoRecord
+from dataset.transforms import IMAGENET, RGB
 from eval.features.backbone import RANDOM, load_backbone
 from eval.features.extract import ClipSettings, extract_features
 from models.convert import check_keys, unwrap
@@ -58,13 +59,14 @@ def measure_run(run: RunDirectory, records: Sequence[VideoRecord], flags: argpar
     """Measures the random start and at most `max_checkpoints` checkpoints, evenly spread, the newest among them."""
     if not run.checkpoints:
         raise InputError(f"{run.folder}/checkpoints: holds no checkpoint")
+    scale = {**IMAGENET, "frames": run.flags.get("input_frames", RGB)}
     settings, states, skipped = ClipSettings(1, run.flags["clip_frames"], 1, run.flags["img_dim"]), [], []
     chosen = [run.checkpoints[index] for index in spread_evenly(len(run.checkpoints), flags.max_checkpoints)]
     for epochs, path in [(0.0, None), *chosen]:
         model = load_model(path) if path else None
         backbone = model.backbone if model else load_backbone(RANDOM, run.flags["net"], run.flags["seed"])[0]
         name = path.stem if path else "random start"
-        records, features, unreadable = readable_features(backbone, records, settings, flags, device, name)
+        records, features, unreadable = readable_features(backbone, records, settings, scale, flags, device, name)
         skipped += unreadable
         if not records:
             raise InputError(f"none of {len(skipped)} video(s) can be read; the first: {skipped[0]}")
@@ -75,13 +77,13 @@ def measure_run(run: RunDirectory, records: Sequence[VideoRecord], flags: argpar
 
 
 def readable_features(
-    backbone: nn.Module, records: Sequence[VideoRecord], settings: ClipSettings, flags: argparse.Namespace,
-    device: torch.device, label: str,
+    backbone: nn.Module, records: Sequence[VideoRecord], settings: ClipSettings, scale: dict[str, Any],
+    flags: argparse.Namespace, device: torch.device, label: str,
 ) -> tuple[list[VideoRecord], dict[str, np.ndarray], list[str]]:
     """Returns (the videos that can be read, level -> their features [N, C], why each of the others cannot be)."""
     bad: dict[int, str] = {}
-    features = extract_features(backbone, records, settings, DistContext(0, 1, device), batch=flags.batch,
-                                num_workers=flags.num_workers, skipped=bad, label=label)
+    features = extract_features(backbone, records, settings, DistContext(0, 1, device), scale=scale,
+                                batch=flags.batch, num_workers=flags.num_workers, skipped=bad, label=label)
     return ([record for index, record in enumerate(records) if index not in bad],
             {level: np.delete(rows, list(bad), axis=0) for level, rows in features.items()}, list(bad.values()))
 
