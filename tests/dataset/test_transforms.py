@@ -11,7 +11,7 @@ from torchvision.transforms import functional as reference
 from dataset import transforms
 from dataset.color import draw_channels, draw_jitter
 from dataset.transforms import (FINETUNE_JITTER, PRETRAIN_JITTER, CropBox, FinetuneAugmentation, PretrainAugmentation,
-                                TestCrops, crop_and_flip, draw_crop, scale_clips)
+                                RESIDUAL, TestCrops, crop_and_flip, draw_crop, scale_clips)
 from tests.photo_frames import difference, photo_like
 
 def assert_uniform(values: np.ndarray, low: float, high: float) -> None:
@@ -210,6 +210,31 @@ def test_test_crops(size: tuple[int, int]) -> None:
     wanted = reference.five_crop(resized, [56, 56])
     for ours, theirs in zip(five[[1, 2, 3, 4, 0], 1], wanted):
         assert difference(ours, theirs).mean() < 0.01
+
+
+def test_residual_frames_are_steps_of_the_scaled_frames_and_the_last_is_repeated() -> None:
+    clips = torch.from_numpy(photo_like(8, 10, 12)).reshape(2, 4, 10, 12, 3)
+    clips[:, :, :5] = clips[:, :1, :5]  # a static part
+    mean, std = [0.5, 0.4, 0.3], [0.1, 0.2, 0.3]
+    scaled = scale_clips(clips, mean, std)
+    for channels_last in (False, True):
+        residual = scale_clips(clips, mean, std, channels_last, RESIDUAL)
+        assert residual.shape == scaled.shape and residual.is_contiguous() == (not channels_last)
+        for t in range(3):
+            torch.testing.assert_close(residual[:, :, t], scaled[:, :, t + 1] - scaled[:, :, t], rtol=0, atol=1e-5)
+        assert torch.equal(residual[:, :, 3], residual[:, :, 2])
+        assert not residual[:, :, :, :5].any() and residual[:, :, :, 5:].any()
+
+
+def test_one_color_draw_per_clip_changes_all_frames_alike_and_crops_no_others() -> None:
+    frame = photo_like(1, 150, 200)[0]
+    per_frame, per_clip = (PretrainAugmentation(32, color_per_clip=alike) for alike in (False, True))
+    for seed in range(5):
+        view, draws = per_clip.before_color([frame] * 4, np.random.default_rng(seed))
+        assert all(len(x) == 4 and (x == x[:1]).all() for x in draws)
+        assert np.array_equal(view, per_frame.before_color([frame] * 4, np.random.default_rng(seed))[0])
+        alike, changing = (augment([frame] * 4, np.random.default_rng(seed)) for augment in (per_clip, per_frame))
+        assert (alike == alike[:1]).all() and (changing != changing[:1]).any() and (alike != view).any()
 
 
 def test_scaling_equals_torchvision_in_either_memory_layout() -> None:

@@ -15,7 +15,7 @@ from torch import nn
 import eval.features.csv_features
 from dataset.records import VideoRecord
 from eval import finetune
-from eval.features.backbone import IMAGENET
+from dataset.transforms import IMAGENET
 from models.levels import LevelFeatures
 from tests import classifier_runs
 from tests.color_videos import write_color_video
@@ -62,7 +62,7 @@ class MeanColor(nn.Module):
 @pytest.fixture
 def backbone_that_sees_the_class(monkeypatch) -> nn.Module:
     """MeanColor, which a command gets whatever weights it names."""
-    monkeypatch.setattr(eval.features.csv_features, "load_backbone", lambda weights, net, seed: (MeanColor(), {
+    monkeypatch.setattr(eval.features.csv_features, "load_backbone", lambda weights, net, seed, frames: (MeanColor(), {
         "weights": weights, "net": net, "checkpoint_sha256": None, "pretrained_epochs": None, "input": IMAGENET}))
     return MeanColor()
 

@@ -26,6 +26,7 @@ from dataset.transforms import TestCrops
 from dataset.video_file import count_frames, iterate_frames, promised_frames, read_video
 from dataset.videos import PretrainVideos, TestVideos
 from eval.features.backbone import load_backbone
+from dataset.transforms import IMAGENET
 from models.cluster import ScoreQueue
 from models.levels import LevelFeatures
 from models.multilevel import MultiLevelModel
@@ -199,7 +200,7 @@ def resume(path: Path) -> None:
     meter.sums = torch.zeros(3, dtype=torch.float64) if meter.sums is None else meter.sums + torch.zeros(3)
     assert 0 <= progress.epoch and 0 <= progress.step and progress.total_steps >= 0 and progress.skipped_steps >= 0
     assert all(isinstance(text, str) for entry in progress.bad_videos.items() for text in entry)
-    pretraining_state(model, optimizer, queue, progress, meter.state_dict(), 2, "0" * 64, flags, ALONE)
+    pretraining_state(model, optimizer, queue, progress, meter.state_dict(), 2, "0" * 64, flags, IMAGENET, ALONE)
 
 
 def read_image(path: Path) -> None:
@@ -267,7 +268,7 @@ def kinds(folder: Path) -> dict[str, Kind]:
     checkpoint = io.BytesIO()
     sums = {"names": ["total", "a", "b"], "sums": torch.ones(3, dtype=torch.float64), "steps": 3}
     progress = Progress(1, 3, 8, 1, {"v1": "gone"})
-    torch.save(pretraining_state(model, optimizer, queue, progress, sums, 2, "0" * 64, flags, ALONE), checkpoint)
+    torch.save(pretraining_state(model, optimizer, queue, progress, sums, 2, "0" * 64, flags, IMAGENET, ALONE), checkpoint)
     images = {f"frame{suffix}": cv2.imencode(suffix, picture(), options)[1].tobytes() for suffix, options in
                 ((".jpg", [cv2.IMWRITE_JPEG_QUALITY, 90]), (".jpeg", [cv2.IMWRITE_JPEG_PROGRESSIVE, 1]), (".png", []))}
     videos = {f"clip{suffix}": encode(folder / f"clip{suffix}", codec) for suffix, codec in

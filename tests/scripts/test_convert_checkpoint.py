@@ -88,7 +88,7 @@ def test_3d_resnets_weights_become_a_backbone(tmp_path, capsys, net):
     checkpoint = load(tmp_path / "out.pt")
     assert (checkpoint["format"], checkpoint["kind"], checkpoint["net"]) == ("mfo", "backbone", net)
     assert "num_prototypes" not in checkpoint and "embedding_dim" not in checkpoint
-    assert checkpoint["input"] == {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+    assert checkpoint["input"] == {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225], "frames": "rgb"}
     assert "those of the weights are not known" in capsys.readouterr().out
     assert checkpoint["model"].keys() == ours.state_dict().keys()
     assert all(torch.equal(checkpoint["model"][name], value) for name, value in ours.state_dict().items())
@@ -99,7 +99,7 @@ def test_mean_and_std_of_the_input_are_kept(tmp_path, capsys):
     named = ["--mean", "0.4", "0.5", "0.6", "--std", "0.2", "0.2", "0.3"]
     convert = ["3d-resnets", str(tmp_path / "in.pth"), str(tmp_path / "out.pt"), "--net", "r3d18"]
     assert main([*convert, *named]) == 0
-    assert load(tmp_path / "out.pt")["input"] == {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.2, 0.3]}
+    assert load(tmp_path / "out.pt")["input"] == {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.2, 0.3], "frames": "rgb"}
     out = capsys.readouterr().out
     assert "mean [0.4, 0.5, 0.6] and std [0.2, 0.2, 0.3]" in out and "not known" not in out
     for flags, message in ((named[:4], "give both"), ([*named[:4], "--std", "0", "1", "1"], "a std above 0"),
@@ -130,7 +130,7 @@ def test_torchvision_weights_give_torchvisions_features(tmp_path, small_input, n
     assert main(["torchvision", str(tmp_path / "in.pth"), str(tmp_path / "out.pt"), "--net", net]) == 0
     checkpoint = load(tmp_path / "out.pt")
     weights = {"r2plus1d18": R2Plus1D_18_Weights, "s3d": S3D_Weights}[net].KINETICS400_V1
-    assert checkpoint["input"] == {"mean": weights.transforms().mean, "std": weights.transforms().std}
+    assert checkpoint["input"] == {"mean": weights.transforms().mean, "std": weights.transforms().std, "frames": "rgb"}
     ours = build_backbone(net).eval()
     ours.load_state_dict(checkpoint["model"])
     with torch.no_grad():

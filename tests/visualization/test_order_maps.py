@@ -84,10 +84,9 @@ def test_an_odd_number_of_clips_is_refused():
 
 
 def test_rows_are_natural_and_reversed_in_turn():
-    clips = torch.arange(2 * 3 * 4).view(2, 1, 3, 4, 1)
+    clips = torch.arange(2 * 3 * 4).view(2, 3, 1, 4, 1)
     rows = both_orders(clips)
-    assert torch.equal(rows[0::2], clips) and torch.equal(rows[1::2], clips.flip(2))
-    assert torch.equal(both_orders(clips.movedim(2, 1), time_dim=1), rows.movedim(2, 1))
+    assert torch.equal(rows[0::2], clips) and torch.equal(rows[1::2], clips.flip(1))
     assert order_targets(4, CPU).tolist() == [0, 1, 0, 1]
 
 
@@ -96,7 +95,7 @@ def test_evidence_is_in_natural_time_and_without_what_both_orders_share():
     head = new_head(3)
     with torch.no_grad():
         head.weight[0], head.weight[1] = torch.tensor([1., -2., 3.]), torch.tensor([-1., 2., -3.])
-    maps = returncam(Identity(), head, both_orders(clips))
+    maps = returncam(Identity(), head, both_orders(clips.movedim(1, -1)).movedim(-1, 1))
     evidence = order_evidence(maps)
     for clip in range(3):
         for frame in range(8):

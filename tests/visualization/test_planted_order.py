@@ -90,7 +90,7 @@ def test_evidence_lies_where_motion_cannot_be_reversed(tmp_path):
     settings = ClipSettings(clips=1, clip_frames=FRAMES, img_dim=64)
     clips = torch.cat([read_clips(VideoRecord(str(tmp_path / f"test{i}"), FRAMES, 0), settings)
                        for i in range(8)])
-    rows = scale_clips(both_orders(clips, time_dim=1))
+    rows = scale_clips(both_orders(clips))
     with torch.no_grad():
         seen = StoredMaps(backbone.eval()(rows))
 

@@ -47,6 +47,7 @@ class Measurement(NamedTuple):
     scores: np.ndarray               # float32 [N, K]
     backbone: nn.Module
     settings: ClipSettings
+    scale: dict[str, Any]            # of `scale_clips`
 
 
 def spread_evenly(length: int, most: int) -> list[int]:
@@ -73,7 +74,7 @@ def measure_run(run: RunDirectory, records: Sequence[VideoRecord], flags: argpar
         states.append(NetworkState(name, epochs, {level: effective_rank(rows) for level, rows in features.items()},
                                    {level: spread(rows) for level, rows in features.items()}, dict(backbone.channels)))
     scores = prototype_scores(model.prototype_head, features["high"], device)
-    return Measurement(records, skipped, states, features, scores, backbone, settings)
+    return Measurement(records, skipped, states, features, scores, backbone, settings, scale)
 
 
 def readable_features(

@@ -206,8 +206,8 @@ def embedding_section(run: RunDirectory, measurement: Measurement, measured: Rep
         raise InputError(f"{shown.csv_path} has no labels to color points by: {shown.unlabelled}")
     records, features, skipped = measurement.records, measurement.features, measurement.skipped
     if shown is not measured:
-        records, features, skipped = readable_features(measurement.backbone, shown.records, measurement.settings, flags,
-                                                       device, "held out")
+        records, features, skipped = readable_features(measurement.backbone, shown.records, measurement.settings,
+                                                       measurement.scale, flags, device, "held out")
     labels = np.array([record.label for record in records], np.int64)
     if len(labels) < LEAST_VIDEOS:
         raise InputError(f"No figure of {shown.note}: {len(labels)} labelled video(s); at least {LEAST_VIDEOS} are needed")

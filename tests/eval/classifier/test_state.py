@@ -164,6 +164,6 @@ def test_the_scaling_of_imported_weights_is_kept_for_the_test(colors, tmp_path):
     flags = arguments(colors, tmp_path / "run", *HEAD, "--epochs", "2", "--weights", str(tmp_path / "theirs.pt"))
     assert finetune.main(flags) == 0
     assert finetune.main(checked(colors, tmp_path / "again", tmp_path / "run/checkpoints/epoch_0002.pt")) == 0
-    assert card_of(tmp_path / "again")["input"] == card_of(tmp_path / "run")["input"] == scale
+    assert card_of(tmp_path / "again")["input"] == card_of(tmp_path / "run")["input"] == {**scale, "frames": "rgb"}
     trained, tested = (np.load(tmp_path / name / "probabilities_high.npz") for name in ("run", "again"))
     assert np.array_equal(trained["probabilities"], tested["probabilities"])

@@ -17,7 +17,8 @@ from dataset.frames import read_frames
 from dataset.records import VideoRecord
 from dataset.sampling import uniform_clips, window_clips
 from dataset.transforms import TestCrops, scale_clips
-from eval.features.backbone import IMAGENET, load_backbone
+from dataset.transforms import IMAGENET
+from eval.features.backbone import load_backbone
 from eval.features.extract import ClipSettings, batch_views, extract_features
 from eval.monitor import Monitor
 from models.levels import LEVELS, LevelFeatures
@@ -282,6 +283,19 @@ def test_weights_that_do_not_fill_the_backbone_are_refused_by_name(tmp_path):
             load_backbone(weights, net, seed=0)
 
 
+def test_the_checkpoint_says_what_its_weights_see(tmp_path, videos):
+    state, residual = build_backbone("r3d10").state_dict(), {**IMAGENET, "frames": "residual"}
+    path = save(tmp_path / "w.pt", kind="model", net="r3d10", input=residual,
+                model={f"backbone.{name}": value for name, value in state.items()})
+    backbone, info = load_backbone(path, None, seed=0)
+    assert info["input"] == residual == load_backbone(path, None, 0, "residual")[1]["input"]
+    assert info["input"] == load_backbone("random", "r3d10", 0, "residual")[1]["input"]
+    with pytest.raises(InputError, match="--input rgb: the input of .*w.pt is residual"):
+        load_backbone(path, None, 0, "rgb")
+    seen, rgb = (extract_features(PixelMaps(), videos, SMALL, HERE, scale=scale)["low"] for scale in (residual, IMAGENET))
+    assert not np.allclose(seen, rgb)
+
+
 def test_clips_are_scaled_as_the_weights_expect(tmp_path, videos):
     """By the mean and std of the checkpoint, also of a classifier that was finetuned from such weights."""
     state = build_backbone("r3d10").state_dict()
@@ -297,17 +311,17 @@ def test_clips_are_scaled_as_the_weights_expect(tmp_path, videos):
         wanted = plain.eval()(((pixels / 255 - mean) / std).movedim(-1, 1))
         for weights in (path, classifier):
             backbone, info = load_backbone(weights, None, seed=0)
-            assert info["input"] == scale
+            assert info["input"] == {**scale, "frames": "rgb"}
             found, other = backbone.eval()(scale_clips(pixels, **info["input"])), plain(scale_clips(pixels))
             for level in LEVELS:
                 torch.testing.assert_close(getattr(found, level), getattr(wanted, level), rtol=1e-4, atol=1e-4)
                 assert not torch.allclose(getattr(other, level), getattr(wanted, level), rtol=1e-2, atol=1e-2)
     own, imagenet = (extract_features(PixelMaps(), videos, SMALL, HERE, scale=scale) for scale in (info["input"], IMAGENET))
     pixels_of = [rows["low"] * std.numpy() + mean.numpy() for rows, (mean, std) in (
-        (own, (mean, std)), (imagenet, map(torch.tensor, IMAGENET.values())))]
+        (own, (mean, std)), (imagenet, (torch.tensor(IMAGENET[name]) for name in ("mean", "std"))))]
     np.testing.assert_allclose(*pixels_of, rtol=1e-4, atol=1e-5)
     half = [0.5] * 3
-    for wrong in (3, {}, {"mean": half}, {"mean": half, "std": [0.0, 1.0, 1.0]}, {"mean": half, "std": [1.0]},
+    for wrong in (3, {}, {"mean": half}, {"mean": half, "std": half, "frames": "flow"}, {"mean": half, "std": [0.0, 1.0, 1.0]}, {"mean": half, "std": [1.0]},
                     {"mean": ["0"] * 3, "std": half}, {"mean": [float("nan")] * 3, "std": half}):
         path = save(tmp_path / "wrong.pt", kind="backbone", net="r3d10", model=state, input=wrong)
         with pytest.raises(InputError, match="wrong.pt: its input is not"):

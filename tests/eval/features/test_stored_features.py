@@ -17,7 +17,7 @@ ROWS = {level: np.arange(4, dtype=np.float32).reshape(2, 2) + number for number,
 
 
 def fingerprint(csv: Path, settings: ClipSettings = SMALL, sha: str = "a", amp: str = "off") -> dict:
-    weights = {"weights": "w.pt", "net": "r3d10", "checkpoint_sha256": sha}
+    weights = {"weights": "w.pt", "net": "r3d10", "checkpoint_sha256": sha, "input": {}}
     return feature_fingerprint(weights, 0, str(csv), settings, amp)
 
 
