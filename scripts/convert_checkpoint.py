@@ -42,7 +42,7 @@ SOURCES = {
     "official": (("r3d18",), None),
     "3d-resnets": (("r3d18", "r3d34", "r3d50"), IMAGENET),
     "torchvision": (("r2plus1d18", "s3d"),  # `transforms()` of R2Plus1D_18_Weights and S3D_Weights
-                    {"mean": [0.43216, 0.394666, 0.37645], "std": [0.22803, 0.22145, 0.216989]}),
+                    {**IMAGENET, "mean": [0.43216, 0.394666, 0.37645], "std": [0.22803, 0.22145, 0.216989]}),
 }
 PROTOTYPES = "prototype.weight"  # of the official code, [K, D]
 

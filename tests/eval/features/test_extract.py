@@ -321,8 +321,9 @@ def test_clips_are_scaled_as_the_weights_expect(tmp_path, videos):
         (own, (mean, std)), (imagenet, (torch.tensor(IMAGENET[name]) for name in ("mean", "std"))))]
     np.testing.assert_allclose(*pixels_of, rtol=1e-4, atol=1e-5)
     half = [0.5] * 3
-    for wrong in (3, {}, {"mean": half}, {"mean": half, "std": half, "frames": "flow"}, {"mean": half, "std": [0.0, 1.0, 1.0]}, {"mean": half, "std": [1.0]},
-                    {"mean": ["0"] * 3, "std": half}, {"mean": [float("nan")] * 3, "std": half}):
+    for wrong in (3, {}, {"mean": half}, {"mean": half, "std": half, "frames": "flow"},
+                  {"mean": half, "std": [0.0, 1.0, 1.0]}, {"mean": half, "std": [1.0]},
+                  {"mean": ["0"] * 3, "std": half}, {"mean": [float("nan")] * 3, "std": half}):
         path = save(tmp_path / "wrong.pt", kind="backbone", net="r3d10", model=state, input=wrong)
         with pytest.raises(InputError, match="wrong.pt: its input is not"):
             load_backbone(path, None, seed=0)
