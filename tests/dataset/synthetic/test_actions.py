@@ -1,6 +1,7 @@
-"""Rendered action videos: determinism, appearances, pairs in time, and that only motion reveals the class."""
+"""Rendered action videos: determinism, appearances, camera, arrow of time, and that only motion reveals the class."""
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 
@@ -8,11 +9,17 @@ import cv2
 import numpy as np
 import pytest
 
+from dataset.synthetic import actions
 from dataset.synthetic.actions import (
-    CLASSES, POOL_PER_KIND, draw_appearance, draw_course, render_video,
+    ARROW_OF_TIME, CLASSES, MOTIONS, PERIOD_FRAMES, POOL_PER_KIND, camera_matrix, draw_appearance, draw_course, render_video,
 )
 
 SMALL = (100, 75)
+ASPECT = 4 / 3
+ANIMATED = {"slide": "travel", "swing": "travel across turn", "orbit": "travel across", "zigzag": "travel across",
+            "spin": "turn", "rock": "turn", "pulse": "size", "shake": "travel", "grow": "size", "speed_up": "travel",
+            "split": "gap", "bounce": "travel", "drop": "travel", "burst": "gap", "spin_down": "turn"}
+DRAWN = {"travel": {"x", "y"}, "across": {"x", "y"}, "turn": {"turn"}, "size": {"length"}, "gap": {"gap"}}
 Videos = dict[str, list[tuple[np.ndarray, int]]]  # by split: video, label
 
 
@@ -35,14 +42,23 @@ def test_appearances_come_from_a_pool_unless_unique() -> None:
         assert len({getattr(appearance, kind) for appearance in own}) == 400
 
 
-def test_all_classes_share_every_draw_but_the_motion() -> None:
-    animated = {"slide": ["x", "y"], "spin": ["turn"], "pulse": ["length"], "burst": ["gap"],
-                "swing": ["x", "y", "turn"]}
-    courses = {name: draw_course(name, 8, 40, 4 / 3) for name in animated}
-    for name, moved in animated.items():
-        for other, also_moved in animated.items():
-            for key in set(courses[name]) - set(moved) - set(also_moved):
-                assert np.array_equal(courses[name][key], courses[other][key]), (name, other, key)
+def test_each_class_animates_only_what_it_names() -> None:
+    courses = {name: draw_course(name, 8, 40, ASPECT) for name in CLASSES}
+    for key in courses["slide"]:
+        moved = {name for name in CLASSES if any(key in DRAWN[kind] for kind in ANIMATED[name].split())}
+        idle = [courses[name][key] for name in CLASSES if name not in moved]
+        assert all(np.array_equal(idle[0], other) for other in idle), key
+        assert not any(np.allclose(idle[0], courses[name][key]) for name in moved), key
+    for name in CLASSES:
+        assert set(MOTIONS[name](np.zeros(1))) == set(ANIMATED[name].split())
+
+
+def test_one_seed_gives_every_class_the_same_scene() -> None:
+    first = render_video("rock", 2, 2, SMALL)
+    other_seed = render_video("rock", 3, 2, SMALL)
+    for name in CLASSES:
+        equal = (render_video(name, 2, 2, SMALL) == first).all(axis=-1).mean()
+        assert equal > 0.3 > 10 * (render_video(name, 2, 2, SMALL) == other_seed).all(axis=-1).mean(), name
 
 
 @pytest.mark.parametrize("name", CLASSES)
@@ -53,6 +69,75 @@ def test_figure_stays_in_view_and_in_its_ranges(name: str) -> None:
         assert 0.1 < course["y"].min() and course["y"].max() < 0.9
         assert 0.36 - 1e-9 <= course["length"].min() and course["length"].max() <= 0.64 + 1e-9
         assert 0 <= course["gap"].min() and course["gap"].max() <= 0.6 + 1e-9
+
+
+def steps(points: list[np.ndarray]) -> np.ndarray:
+    """Mean distance in frame heights that the points of a frame, `[3, P]`, move to the next, `[F - 1]`."""
+    return np.linalg.norm(np.diff(np.stack(points)[:, :2], axis=0), axis=1).mean(axis=-1)
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_the_figure_moves_faster_than_the_camera_which_moves_all_the_time(name: str) -> None:
+    grid = np.stack([*map(np.ravel, np.meshgrid(np.linspace(0, ASPECT, 7), np.linspace(0, 1, 5))), np.ones(35)])
+    corners = np.array([[0, ASPECT, 0, ASPECT], [0, 0, 1, 1], [1, 1, 1, 1]])
+    for seed in range(10):
+        course = draw_course(name, seed, 64, ASPECT)
+        background, figure = [], []
+        for values in zip(*course.values()):
+            at = dict(zip(course, values))
+            camera = camera_matrix(at, ASPECT)
+            background.append(camera @ grid)
+            seen = np.linalg.solve(camera, corners)
+            assert -0.3 < seen[:2].min() and seen[0].max() < ASPECT + 0.3 and seen[1].max() < 1.3  # inside the scene
+            across, along = np.meshgrid([-0.35, 0.35], [-0.4, -0.1, 0.1, 0.4])
+            along = at["length"] * (along + np.sign(along) * at["gap"] / 2).ravel()
+            across = at["length"] * across.ravel()
+            cos, sin = np.cos(at["turn"]), np.sin(at["turn"])
+            figure.append(np.stack([at["x"] + cos * along - sin * across, at["y"] + sin * along + cos * across]))
+        camera_steps = steps(background)
+        assert 0.003 < min(camera_steps[start:start + 15].mean() for start in range(48))  # 3.4 % of the height per clip
+        assert steps(figure).mean() > 2 * camera_steps.mean()
+
+
+def test_the_camera_moves_background_and_figure_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    for seed in range(6):
+        video, course = render_video("pulse", seed, 9, SMALL)[8], draw_course("pulse", seed, 9, ASPECT)
+        with monkeypatch.context() as patch:
+            patch.setattr(actions, "CAMERA_REACH", dict.fromkeys(actions.CAMERA_REACH, 0.0))
+            still = render_video("pulse", seed, 9, SMALL)[8]
+        scale = np.diag([75, 75, 1])
+        camera = scale @ camera_matrix({key: values[8] for key, values in course.items()}, ASPECT) @ np.linalg.inv(scale)
+        expected, inside = (cv2.warpAffine(image, camera[:2], SMALL) for image in (still, np.ones_like(still)))
+        error, static = (np.abs(image.astype(int) - video)[inside == 1].mean() for image in (expected, still))
+        assert error < 2 and static > 10, seed
+
+
+def velocities(name: str, period_frames: float, phase: np.ndarray) -> np.ndarray:
+    """What a class animates in a clip of 16 frames, as changes per frame, `[len(phase), 5, 15]`."""
+    motion = MOTIONS[name](np.arange(16) / period_frames + phase[:, None])
+    weights = {"travel": 1, "across": 1, "turn": 0.25, "size": 0.14, "gap": 0.12}  # to mean displacement of the figure
+    return np.stack([np.diff(motion.get(kind, np.zeros((len(phase), 16)))) * weight for kind, weight in weights.items()],
+                    axis=1)
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_only_a_class_with_an_arrow_of_time_differs_from_itself_reversed(name: str) -> None:
+    phase = np.linspace(0, 8, 480, endpoint=False)
+    mirrors = [(flip, flip * hand, hand, 1, 1) for flip, hand in itertools.product((1, -1), repeat=2)]  # random per video
+    known = np.concatenate([velocities(name, period, phase) * np.array(mirror)[:, None]
+                            for period in np.linspace(*PERIOD_FRAMES, 7) for mirror in mirrors]).reshape(-1, 75)
+    rng = np.random.default_rng(0)
+    for period in rng.uniform(*PERIOD_FRAMES, size=40):
+        [clip] = velocities(name, period, rng.uniform(0, 8, size=1))
+        mismatch = np.linalg.norm(known + clip[:, ::-1].ravel(), axis=1).min() / np.linalg.norm(clip)
+        assert mismatch > 0.22 if name in ARROW_OF_TIME else mismatch < 0.2
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_no_class_jumps(name: str) -> None:
+    cycles = np.arange(0, 8, 0.005)
+    for kind, values in MOTIONS[name](cycles).items():
+        assert np.abs(np.diff(values)).max() < 0.06 * (7 if kind == "turn" else 2), kind
 
 
 def color_histogram(video: np.ndarray) -> np.ndarray:
