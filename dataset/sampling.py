@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import numpy as np
 
+NATURAL = "natural"
+CLIP_ORDERS = (NATURAL, "reversed", "shuffled", "frozen")
+
 
 def pretraining_indices(num_frames: int, num_clips: int, clip_frames: int, max_stride: float,
                         rng: np.random.Generator) -> np.ndarray:
@@ -50,6 +53,16 @@ def window_clips(num_frames: int, clip_frames: int, stride: int) -> np.ndarray:
     last_start = _last_start(num_frames, clip_frames, stride)
     starts = np.arange(0, last_start, max(1, clip_frames * stride // 2))
     return _clips_at(np.append(starts, last_start), num_frames, clip_frames, stride)
+
+
+def order_frames(clips: np.ndarray, order: str, rng: np.random.Generator) -> np.ndarray:
+    """Returns clips [V, T] with their frames in one of `CLIP_ORDERS`: "reversed"; "shuffled" by a permutation drawn for each
+    clip; "frozen", the middle frame T times. Results on these show how much of a model's accuracy rests on motion."""
+    if order == "reversed":
+        return clips[:, ::-1]
+    if order == "shuffled":
+        return rng.permuted(clips, axis=1)
+    return np.repeat(clips[:, [(clips.shape[1] - 1) // 2]], clips.shape[1], axis=1) if order == "frozen" else clips
 
 
 def _last_start(num_frames: int, clip_frames: int, stride: int) -> int:

@@ -15,6 +15,7 @@ import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.util import Finalize
+from pathlib import PurePath
 from typing import NamedTuple, TypeVar
 
 import cv2
@@ -25,7 +26,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 from dataset.color import ColorDraws, apply_color_on_device, stack_draws
 from dataset.frames import read_frame_list, read_frames
 from dataset.records import VideoRecord
-from dataset.sampling import pretraining_indices, split_views, training_clip
+from dataset.sampling import NATURAL, order_frames, pretraining_indices, split_views, training_clip
 from dataset.transforms import (PRETRAIN_FRAME_SIZE, RGB, FinetuneAugmentation, PretrainAugmentation, TestCrops,
                                 scale_clips)
 from utils.errors import InputError
@@ -179,7 +180,10 @@ class TestFrames(NamedTuple):
 
 @dataclass(eq=False)
 class TestVideos(Dataset):
-    """Test clips of a downstream task by index; nothing is random."""
+    """Test clips of a downstream task by index; nothing is random but the clip order "shuffled".
+
+    Its permutations are drawn from the seed and the names of the video and its folder, wherever the data set lies.
+    """
 
     __test__ = False  # not a pytest class
 
@@ -187,6 +191,8 @@ class TestVideos(Dataset):
     sample_clips: Callable[[int], np.ndarray]  # number of frames -> indices [clips, T], such as a partial `window_clips`
     crops: TestCrops
     skip_bad: bool = False                     # report an unreadable video in its sample
+    clip_order: str = NATURAL                  # see `order_frames`
+    seed: int = 0                              # of "shuffled"
 
     def __len__(self) -> int:
         return len(self.records)
@@ -200,7 +206,8 @@ class TestVideos(Dataset):
     def read_clips(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns (frames uint8 [n, h, w, 3], clips int64 [clips, T]) of video `index`."""
         record = self.records[index]
-        clips = self.sample_clips(record.num_frames)
+        rng = np.random.default_rng([self.seed, *"/".join(PurePath(record.path).parts[-2:]).encode()])
+        clips = order_frames(self.sample_clips(record.num_frames), self.clip_order, rng)
         distinct, positions = np.unique(clips, return_inverse=True)
         frames = read_frames(record.path, distinct, record.num_frames, shrink=self.crops.resize)
         return torch.from_numpy(frames), torch.from_numpy(positions.reshape(clips.shape))

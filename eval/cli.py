@@ -4,6 +4,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 
+from dataset.sampling import CLIP_ORDERS, NATURAL
 from eval.features.extract import CONCAT, LEVEL_CHOICES, WINDOWS, ClipSettings
 from eval.splits import find_splits
 from utils.cli import OneLineParser, check_launch_flags, check_values
@@ -28,6 +29,9 @@ def add_feature_flags(parser: argparse.ArgumentParser, extracted: bool = True) -
     add("--img_dim", type=int, default=112, metavar="S", help="side of a crop in px")
     add("--crops", type=int, choices=(1, 5, 10), default=1,
         help="1: centre; 5: centre and corners; 10: these and their mirror images")
+    add("--clip_order", choices=CLIP_ORDERS, default=NATURAL,
+        help="frames of test clips (not of training clips): in natural order; reversed; shuffled, by a permutation of each "
+             "clip drawn from --seed; or frozen, the middle one repeated")
     add = parser.add_argument_group("reading").add_argument
     add("--batch", type=int, default=32, metavar="M",
         help="clips in one forward without training; changes speed, and no more than the last bits of the results")
@@ -64,7 +68,8 @@ def read_clip_settings(flags: argparse.Namespace) -> ClipSettings:
     if flags.clips != WINDOWS and not (flags.clips.isdecimal() and int(flags.clips) >= 1):
         raise InputError(f"--clips {flags.clips}: must be a number of clips from 1, or {WINDOWS}")
     clips = WINDOWS if flags.clips == WINDOWS else int(flags.clips)
-    return ClipSettings(clips, flags.clip_frames, flags.stride, flags.img_dim, flags.crops)
+    return ClipSettings(clips, flags.clip_frames, flags.stride, flags.img_dim, flags.crops, flags.clip_order,
+                        flags.seed if flags.clip_order == "shuffled" else 0)
 
 
 def check_feature_flags(flags: argparse.Namespace) -> None:

@@ -26,7 +26,6 @@ import argparse
 import itertools
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -87,7 +86,7 @@ def probe_features(context: DistContext, flags: argparse.Namespace) -> None:
         return
     results = [probe_split(split, levels, flags, context) for split in splits]
     lrs, decays = map(dict.fromkeys, zip(*probe_grid(flags)))
-    settings = {**asdict(read_clip_settings(flags)), "epochs": flags.epochs, "batch_size": flags.batch_size,
+    settings = {**read_clip_settings(flags).facts(), "epochs": flags.epochs, "batch_size": flags.batch_size,
                 "lr_decay_at": list(DECAY_AT), "lr_grid": list(lrs), "weight_decay_grid": list(decays), "dropout": None,
                 "normalization": "L2, then each channel standardized by the videos trained on",
                 "holdout": flags.holdout, "group": flags.group, "seed": flags.seed, "skip_bad": flags.skip_bad,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from eval.splits import EvalSplit
 
 CARD = "result.json"
-SHOWN_IF_GIVEN = ("shots",)  # settings that a card may lack
+SHOWN_IF_GIVEN = ("clip_order", "shots")  # settings that a card may lack
 Metrics = dict[str, dict[str, float]]  # level -> metric -> fraction from 0 to 1
 
 

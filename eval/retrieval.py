@@ -23,7 +23,6 @@ if not __package__:  # started as `python eval/retrieval.py`
 import argparse
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 
 import cv2
 import numpy as np
@@ -131,7 +130,7 @@ def retrieve(context: DistContext, flags: argparse.Namespace) -> None:
         metrics = {level: recall_at(neighbors, test.labels, train.labels) for level, neighbors in found[-1].items()}
         results.append(SplitResult(split, metrics, counts))
     pictured = flags.picture_level if flags.picture_level in levels else levels[0]
-    settings = {**asdict(read_clip_settings(flags)), "centering": flags.centering, "seed": flags.seed,
+    settings = {**read_clip_settings(flags).facts(), "centering": flags.centering, "seed": flags.seed,
                 "skip_bad": flags.skip_bad, "amp": flags.amp, "picture_level": pictured}
     out = Path(flags.out)
     card = build_card("retrieval", results, settings, weights, context.device, time.monotonic() - start)

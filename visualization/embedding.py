@@ -117,7 +117,8 @@ def embed(context: DistContext, flags: argparse.Namespace) -> None:
     check_perplexity(flags.perplexity, len(videos.records), flags.csv_file)
     projections = project_levels(videos.features, parse_levels(flags.levels), flags.perplexity, flags.seed)
     title = (f"{weights['net']}, {weights['weights']}; {len(videos.records)} videos of {flags.csv_file}, "
-             f"perplexity {flags.perplexity:g}, seed {flags.seed}" + ", features in bf16" * (flags.amp == "bf16"))
+             f"perplexity {flags.perplexity:g}, seed {flags.seed}" + ", features in bf16" * (flags.amp == "bf16")
+             + f", frames {flags.clip_order}" * (flags.clip_order != "natural"))
     figure = draw_embedding(projections, videos.labels, {label: names[label] for label in labels}, title)
     save_figure(figure, flags.out, "--out")
     print(f"wrote {flags.out}")

@@ -169,7 +169,7 @@ def evaluate_order_head(backbone: nn.Module, weights: dict, settings: OrderSetti
     metrics = {settings.level: order_accuracy(head, order_features("test", test, backbone, weights, settings, device))}
     result = SplitResult(EvalSplit(None, settings.train_csv, settings.test_csv), metrics,
                          {**counts, "head": str(path), "head_sha256": file_sha256(path)})
-    choices = {**asdict(settings.clip_settings), "epochs": state["epochs_done"], **state["training"]}
+    choices = {**settings.clip_settings.facts(), "epochs": state["epochs_done"], **state["training"]}
     card = build_card("temporal_order", [result], choices, weights, device, time.monotonic() - begin)
     make_out_dir(Path(settings.out))
     write_card(Path(settings.out), card, ("clips", "clip_frames", "img_dim", "seed"), card_name)

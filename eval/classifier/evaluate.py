@@ -23,6 +23,7 @@ import torch
 from torch import nn
 
 from dataset.records import VideoRecord
+from dataset.sampling import NATURAL
 from eval.classifier.model import VideoClassifier, level_channels, parameter_groups
 from eval.classifier.state import HOLDOUT_FLAGS, KIND, SAME_TO_TEST, check_identity, read_finished
 from eval.classifier.training import TrainedClassifier, fit_classifier
@@ -97,7 +98,7 @@ def train_and_test(context: DistContext, flags: argparse.Namespace, task: Classi
                       "continues it", flush=True)
             return STOPPED if trained.stopped else 0
         results.append(test_split(context, flags, task, trained, videos, folder))
-        settings = settings or {**asdict(read_clip_settings(flags)), "skip_bad": flags.skip_bad,
+        settings = settings or {**read_clip_settings(flags).facts(), "skip_bad": flags.skip_bad,
                                 **describe_training(trained, task)[0]}
         weights = weights or trained.checkpoint["weights"]
     if context.is_main:
@@ -113,7 +114,7 @@ def refuse_other_result(flags: argparse.Namespace, task: ClassifierTask, out: Pa
     if flags.test_only:
         raise InputError(f"--out {out}: holds a result already ({CARD}); name another for --test_only {flags.test_only}")
     card, clips = read_card(out), asdict(read_clip_settings(flags))
-    found = {name: card["settings"].get(name) for name in clips}
+    found = {name: card["settings"].get(name, getattr(ClipSettings, name)) for name in clips}
     test_files = [file["sha256"] for role, file in card["csv_files"].items() if role.startswith("test")]
     if (card["task"], found) != (task.name, clips) or test_files != [file_sha256(x.test_csv) for x in find_splits(flags)]:
         raise InputError(f"--out {out}: holds the result of another test ({CARD}: {card['task']}, {found}); move it away, "
@@ -166,7 +167,7 @@ def train_split(context: DistContext, flags: argparse.Namespace, task: Classifie
     torch.manual_seed(flags.seed)
     model = place_model(task.build_model(backbone, len(videos.names), weights["input"]), context, flags.channels_last)
     optimizer = task.build_optimizer(parameter_groups(model, flags.lr, getattr(flags, "backbone_lr", None)))
-    center, skipped_held_out = replace(read_clip_settings(flags), clips=1, crops=1), []
+    center, skipped_held_out = replace(read_clip_settings(flags), clips=1, crops=1, clip_order=NATURAL), []
 
     def validate() -> dict[str, float]:
         found, _, labels, skipped_held_out[:] = classify(context, flags, model, videos.held_out, center, "validation")

@@ -20,8 +20,8 @@ from utils.errors import InputError
 KIND = "classifier"
 HOLDOUT_FLAGS = ("val_holdout", "group", "seed")
 # Flags that do not affect the trained weights, or whose content is compared instead of their text.
-FREE_IN_TRAINING = FREE_FLAGS | {"epochs", "clips", "crops", "batch", "test_only", "train_csv", "test_csv", "splits",
-                                 "shots", "shots_seeds", "weights", "net", "classes", "skip_bad"}
+FREE_IN_TRAINING = FREE_FLAGS | {"epochs", "clips", "crops", "clip_order", "batch", "test_only", "train_csv", "test_csv",
+                                 "splits", "shots", "shots_seeds", "weights", "net", "classes", "skip_bad"}
 SPELLING = {"clip_frames": "--seq", "stride": "--ds", **TRAINING_FLAGS}
 # What a run must have in common with the checkpoint that it tests, or resumes from, and the error where it has not.
 SAME_TO_TEST = {

@@ -12,7 +12,7 @@ import json
 import os
 import zipfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +24,7 @@ import torch
 from torch import nn
 
 from dataset.records import VideoRecord
+from dataset.sampling import NATURAL
 from dataset.video_file import decoder_version
 from eval.cli import read_clip_settings
 from eval.features.backbone import RANDOM, load_backbone
@@ -46,7 +47,7 @@ class StoredFeatures(NamedTuple):
 
 
 to_text = partial(json.dumps, sort_keys=True)  # of a fingerprint, as it is written into the file
-KnownVideos = dict[tuple[str, int], tuple[StoredFeatures, int]]  # (path, number of frames) -> where its row is
+KnownVideos = dict[tuple[str, int, str], tuple[StoredFeatures, int]]  # (path, frames, clip order) -> where its row is
 
 
 def feature_fingerprint(weights: dict[str, Any], seed: int, csv_path: str, settings: ClipSettings,
@@ -58,7 +59,7 @@ def feature_fingerprint(weights: dict[str, Any], seed: int, csv_path: str, setti
         "csv_sha256": file_sha256(csv_path),
         "csv_folder": os.path.dirname(os.path.abspath(csv_path)), "torch": torch.__version__,
         "opencv": cv2.__version__, "simplejpeg": simplejpeg.__version__, "av": decoder_version(), "amp": amp,
-        **asdict(settings), **({"shots": shots} if shots else {})}
+        **settings.facts(), **({"shots": shots} if shots else {})}
 
 
 def store_path(feature_dir: str, fingerprint: dict[str, Any], name: str) -> Path:
@@ -124,8 +125,12 @@ def read_csv_features(role: str, csv_path: str, records: Sequence[VideoRecord], 
 
     What is neither in `known`, which gets all rows on the main process, nor in `--feature_dir` is extracted; so is what was
     stored as unreadable. The name of the stored file begins with `role`. `shots`: how `records` were drawn from the csv.
+    `--clip_order` is not for the role "train".
     """
-    settings, keys = read_clip_settings(flags), [(record.path, record.num_frames) for record in records]
+    settings = read_clip_settings(flags)
+    if role == "train":
+        settings = replace(settings, clip_order=NATURAL, order_seed=0)
+    keys = [(record.path, record.num_frames, settings.clip_order) for record in records]
     stored, new, path = None, None, None
     if context.is_main and flags.feature_dir is not None:
         fingerprint = feature_fingerprint(weights, flags.seed, csv_path, settings, flags.amp, shots)

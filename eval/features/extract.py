@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from dataset.records import VideoRecord
-from dataset.sampling import uniform_clips, window_clips
+from dataset.sampling import NATURAL, uniform_clips, window_clips
 from dataset.transforms import IMAGENET, TestCrops, scale_clips
 from dataset.videos import TestVideos, TestViews, build_loader
 from models.levels import LEVELS
@@ -43,6 +44,13 @@ class ClipSettings:
     stride: int = 1
     img_dim: int = 112
     crops: int = 1
+    clip_order: str = NATURAL  # see `order_frames`
+    order_seed: int = 0  # of the order "shuffled", otherwise 0
+
+    def facts(self) -> dict[str, Any]:
+        """Returns the settings by name, for result cards and fingerprints, which name no natural order."""
+        return {name: value for name, value in asdict(self).items()
+                if name not in ("clip_order", "order_seed") or value != getattr(ClipSettings, name)}
 
     def sampler(self) -> Callable[[int], np.ndarray]:
         """Returns a function from a video's number of frames to frame indices [clips, T]."""
@@ -52,7 +60,8 @@ class ClipSettings:
 
     def videos(self, records: Sequence[VideoRecord], skip_bad: bool = False) -> TestVideos:
         """Returns the data set of the videos' test clips."""
-        return TestVideos(records, self.sampler(), TestCrops(self.img_dim, self.crops), skip_bad)
+        return TestVideos(records, self.sampler(), TestCrops(self.img_dim, self.crops), skip_bad, self.clip_order,
+                          self.order_seed)
 
     def count_short(self, records: Sequence[VideoRecord]) -> int:
         """Returns how many videos are shorter than one clip; these repeat their last frame."""

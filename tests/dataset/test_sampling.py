@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from dataset.sampling import pretraining_indices, split_views, training_clip, uniform_clips, window_clips
+from dataset.sampling import order_frames, pretraining_indices, split_views, training_clip, uniform_clips, window_clips
 
 
 class Scripted:
@@ -114,3 +114,14 @@ def test_windows_cover_the_whole_video(num_frames: int, clip_frames: int, stride
         and (np.diff(starts) > 0).all()
         and (np.diff(starts) <= step).all()
     )
+
+
+def test_orders_of_frames() -> None:
+    clips, rng = np.array([[0, 1, 2, 3], [2, 3, 4, 4]]), np.random.default_rng(0)
+    assert np.array_equal(order_frames(clips, "natural", rng), clips)
+    assert order_frames(clips, "reversed", rng).tolist() == [[3, 2, 1, 0], [4, 4, 3, 2]]
+    assert order_frames(clips, "frozen", rng).tolist() == [[1] * 4, [3] * 4]
+    shuffled = [order_frames(clips, "shuffled", rng) for _ in range(200)]
+    assert all(np.array_equal(np.sort(each, axis=1), clips) for each in shuffled)
+    assert len({tuple(each[0]) for each in shuffled}) == 24, "every permutation"
+    assert any(not np.array_equal(each[1], [*each[0] + 2]) for each in shuffled), "one for each clip"

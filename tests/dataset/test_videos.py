@@ -254,6 +254,22 @@ def test_test_videos_with_uniform_clips(records: list[VideoRecord]) -> None:
     assert TestViews(*videos[1][:2], TestCrops(14, 5))[:].shape == (25, 4, 14, 14, 3) and len(videos) == 7
 
 
+def test_the_order_of_test_clips_depends_on_seed_and_video_alone(records: list[VideoRecord], read_codes: Callable) -> None:
+    def shown(videos: list[VideoRecord], order: str, seed: int = 0, num_workers: int = 0) -> list[np.ndarray]:
+        clips = partial(uniform_clips, clip_frames=8, stride=2, num_clips=3)
+        loader = build_loader(TestVideos(videos, clips, TestCrops(16, 1), clip_order=order, seed=seed),
+                              [[i] for i in range(len(videos))], num_workers, CPU)
+        return [read_codes(frames[0].numpy())[clips[0].numpy()] for frames, clips, *_ in loader]
+
+    natural, shuffled = shown(records, "natural"), shown(records, "shuffled")
+    for record, one, other, reverse in zip(records, natural, shuffled, shown(records, "reversed")):
+        assert np.array_equal(one, uniform_clips(record.num_frames, 8, 2, 3)) and np.array_equal(reverse, one[:, ::-1])
+        assert np.array_equal(np.sort(other, axis=1), one) and not np.array_equal(other, one)
+    for again in (shown(records, "shuffled", num_workers=2), shown(records[::-1], "shuffled")[::-1]):
+        assert all(map(np.array_equal, again, shuffled))
+    assert not any(map(np.array_equal, shown(records, "shuffled", seed=1), shuffled))
+
+
 def test_a_long_test_video_is_never_in_memory_as_stored(tmp_path: Path, write_coded_video: Callable) -> None:
     record = VideoRecord(write_coded_video(tmp_path / "long", 120, size=(320, 240)), 120, 0)
     videos = TestVideos([record], partial(window_clips, clip_frames=8, stride=1), TestCrops(16, 1))
