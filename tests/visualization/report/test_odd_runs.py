@@ -14,7 +14,6 @@ import numpy as np
 
 from tests.visualization.report.planted_run import FLAGS, write_run
 from tests.visualization.report.report_page import report
-from utils.checkpoint import list_checkpoints
 from visualization.report.__main__ import main
 from visualization.report.sections import read_report_videos
 
@@ -88,30 +87,11 @@ def test_maps_written_last_come_first(tmp_path):
             path.write_bytes(b"video")
         os.utime(path.parent, (1e9 - age, 1e9 - age))
     os.utime(run / "order_epoch_0012" / "cam", (1e9, 1e9))
-    report(run, "--logs_only", "--max_films", 3)
+    report(run, "--logs_only", "--max_cam_videos", 3)
     text = (run / "report.html").read_text()
     assert re.findall("<figcaption>(order[^<]*)", text) == [
         "order_epoch_0012/cam/0000_v.mp4", "order_epoch_0012/cam/0001_v.mp4", "order_epoch_0004/cam/0000_v.mp4"]
     assert "3 more below" in text
-
-
-def test_a_second_head_on_other_videos_or_clips_is_refused_with_a_way_out(full_run, full_report, labelled_csv, videos_csv,
-                                                                          tmp_path, capsys):
-    train, test = labelled_csv
-    fewer = videos_csv.parent / "fewer.csv"
-    fewer.write_text("v0,40,0\nv1,40,1\n")
-    out = full_run / "order_epoch_0012"
-    assert list_checkpoints(out / "checkpoints")
-    card = json.loads((out / "result.json").read_text())
-    assert card["settings"]["img_dim"] == 32 and list(card["metrics"]) == ["high"]
-    small = ["--cam_img_dim", 32]
-    for changes in ([fewer, *small], [train], [train, *small, "--cam_level", "low"]):
-        capsys.readouterr()
-        flags = ["--test_csv", test, "--workers", 0, "--gpu", "none", "--cam", "--csv_file", *changes]
-        assert main([str(full_run), *map(str, flags)]) == 2
-        error = capsys.readouterr().err
-        assert error.count("\n") == 1 and f"remove {out} " in error, error
-        assert any(text in error for text in ("fewer.csv", "was trained with", "is for level high"))
 
 
 def test_skipped_videos_of_the_monitor_are_no_share(tmp_path):
