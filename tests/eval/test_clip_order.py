@@ -31,7 +31,7 @@ class Brightening(nn.Module):
 @pytest.fixture
 def ramps(tmp_path, monkeypatch):
     """Videos that get brighter (class 0) or darker (1): a*.csv and b*.csv are training and test set in turn."""
-    monkeypatch.setattr(csv_features, "load_backbone", lambda weights, net, seed: (Brightening(), {
+    monkeypatch.setattr(csv_features, "load_backbone", lambda weights, net, seed, frames: (Brightening(), {
         "weights": weights, "net": net, "checkpoint_sha256": None, "pretrained_epochs": None, "input": IMAGENET}))
     for half in "ab":
         for label in (0, 1):
