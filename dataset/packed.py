@@ -34,10 +34,9 @@ from utils.errors import InputError
 from utils.files import write_atomically
 
 _ENTRY = struct.Struct("<16sQII")
-# Source (what the writer recognizes the shard by), size of the file, checksum of the entries, reach, mark (40 bytes
-# before the end in every version), offset of the rows, F, V, checksum of the footer before it.
+# Source (what the writer recognizes the shard by), size of the file, checksum of the entries, reach, mark, offset of the
+# rows, F, V, checksum of the footer before it.
 _FOOTER = struct.Struct("<32sQII16sQQII")
-_MARK_PLACE = slice(-40, -24)
 _MARK = b"packed frames 2\n"
 _INDEX_NAME = "frame_index.bin"
 _BLOCK = tarfile.BLOCKSIZE
@@ -78,12 +77,10 @@ class Shard:
         if size < _FOOTER.size + len(_END):
             raise self._incomplete()
         footer = self.read(_FOOTER.size, size - len(_END) - _FOOTER.size)
-        if footer[_MARK_PLACE] != _MARK:
-            if footer[_MARK_PLACE].startswith(_MARK[:-2]):
-                raise InputError(f"{path}: a shard of another version of the format: remove it and pack it again")
-            raise self._incomplete()
-        (self.source, size_then, self._entries_checksum, self._reach, _, self._rows, self._num_frames,
+        (self.source, size_then, self._entries_checksum, self._reach, mark, self._rows, self._num_frames,
          self.num_videos, checksum) = _FOOTER.unpack(footer)
+        if mark != _MARK:
+            raise self._incomplete()
         if zlib.crc32(footer[:-4]) != checksum:
             raise self._damaged()
         if size != size_then:

@@ -29,7 +29,6 @@ WAIT_FOR_LOCK_S = 10
 NAMED_BROKEN = 5  # videos on the terminal
 PARTIAL, REPLACED = ".partial", ".earlier"  # suffixes of the hidden folders beside one that is being written
 SMALLEST_SIDE_PX, LARGEST_SIDE_PX = 8, 65_500  # the largest that libjpeg writes
-MOST_PIXELS = 2**30  # the most that OpenCV reads
 LONG_STILL_S = 10
 _SAME_TIME_S = 1e-6
 
@@ -50,8 +49,8 @@ class FrameSettings:
         if self.short_side is not None and self.size is not None:
             raise InputError("--short_side and --size: expected one of them")
         check_values(at_least={"--short_side": (self.short_side, SMALLEST_SIDE_PX)})
-        flag = f"--short_side {self.short_side}" if self.size is None else f"--size {self.size}"
-        _check_writable(self.frame_size(SMALLEST_SIDE_PX, SMALLEST_SIDE_PX), flag)
+        if self.size is not None:
+            parse_size(self.size, SMALLEST_SIDE_PX)
         if self.fps is not None and not 0 < self.fps <= 1000:
             raise InputError(f"--fps {self.fps:g}: must be above 0 and at most 1000")
         if not 1 <= self.quality <= 100:
@@ -271,7 +270,8 @@ def _write_frames(video: SourceVideo) -> ExtractionResult:
         if size != first_size:
             raise InputError(f"its frame size changes: frame {count} is {size[0]}x{size[1]}, "
                              f"the first {first_size[0]}x{first_size[1]}; --size makes them equal")
-        _check_writable(size, "its frames")
+        if max(size) > LARGEST_SIDE_PX:
+            raise InputError(f"its frames: {size[0]}x{size[1]} px, a JPEG image can have {LARGEST_SIDE_PX} px per side")
         if size != (width, height):
             frame = resize_frames(frame[None], size, "bicubic")[0]  # exactly as reading at that size resizes it
         write_frame(video.partial, count - 1, frame, settings.quality)
@@ -281,9 +281,3 @@ def _write_frames(video: SourceVideo) -> ExtractionResult:
     still = longest > LONG_STILL_S * settings.fps
     return ExtractionResult(count, f"one frame fills {longest / settings.fps:.0f} s, {longest} of {count} frames: a gap in "
                             "its times?" if still else "")
-
-
-def _check_writable(size: tuple[int, int], what: str) -> None:
-    if max(size) > LARGEST_SIDE_PX or size[0] * size[1] > MOST_PIXELS:
-        raise InputError(f"{what}: {size[0]}x{size[1]} px, an image can have {LARGEST_SIDE_PX} px per side and "
-                         f"{MOST_PIXELS} in all")

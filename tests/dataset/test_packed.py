@@ -153,14 +153,6 @@ def test_a_shard_that_is_cut_while_it_is_open(shard: str) -> None:
         opened.find("v1")
 
 
-def test_another_version_is_reported(shard: str) -> None:
-    whole = Path(shard).read_bytes()
-    assert whole[-1064:-1048] == b"packed frames 2\n"
-    Path(shard).write_bytes(whole[:-1064] + b"packed frames 1\n" + whole[-1048:])
-    with pytest.raises(InputError, match=r"s.tar: a shard of another version of the format: remove it and pack it again$"):
-        packed.Shard(shard)
-
-
 def test_a_shard_is_known_again(tmp_path: Path) -> None:
     write_shard(str(tmp_path / "s.tar"), members(VIDEOS), bytes(range(32)))
     assert packed.Shard(str(tmp_path / "s.tar")).source == bytes(range(32))

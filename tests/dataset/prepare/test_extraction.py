@@ -73,8 +73,7 @@ def test_resizing_and_quality_match_reading(tmp_path):
     {"short_side": 7}, {"size": "200"}, {"size": "200x"}, {"size": "axb"}, {"size": "4x40"}, {"fps": 0.0},
     {"fps": -1.0},
     {"fps": float("nan")}, {"quality": 0}, {"quality": 101}, {"short_side": 100, "size": "20x20"},
-    {"size": "66000x16"}, {"size": "16x70000"}, {"size": "40000x40000"}, {"size": "9" * 5000 + "x16"},
-    {"short_side": 60000},
+    {"size": "9" * 5000 + "x16"},
 ])
 def test_invalid_settings(settings):
     with pytest.raises(InputError, match="--(short_side|size|fps|quality)"):
@@ -132,8 +131,6 @@ def test_frames_larger_than_a_jpeg_break_their_video(tmp_path):
     wide = encode_video(tmp_path / "wide.mp4", 1, size=(640, 16))
     result = extract_video(video_of(tmp_path, wide, short_side=2000))
     assert result.frames == 0 and result.reason.startswith("its frames: 80000x2000 px")
-    usual = encode_video(tmp_path / "usual.mp4", 1)
-    assert extract_video(video_of(tmp_path, usual, short_side=32768)).reason.startswith("its frames: 43691x32768 px")
 
 
 def test_a_broken_video_leaves_nothing(tmp_path):
