@@ -3,14 +3,16 @@
     python scripts/make_csv.py ucf101 ucf101/frames --annotations ucfTrainTestlist --out ucf101
     python scripts/make_csv.py hmdb51 hmdb51/frames --annotations testTrainMulti_7030_splits --out hmdb51 --split 1 2 3
     python scripts/make_csv.py kinetics400 k400/frames --annotations k400_annotations --out k400 --allow_missing
+    python scripts/make_csv.py ssv2 ssv2/frames --annotations ssv2_labels --out ssv2
+    python scripts/make_csv.py diving48 diving48/frames --annotations diving48_lists --out diving48
     python scripts/make_csv.py folder my_videos --test_fraction 0.2 --out mine
 
 TREE has frame folders (the frame counts of extract_frames.py are used, other folders are counted) or video files, whose
 frame count stays empty unless --count is given. Videos are matched by name, in any layout: by class, flat, train and val.
 
-Files in --out: train_S.csv and test_S.csv of each split S (kinetics400: train.csv, val.csv; folder: train.csv, test.csv),
-pretrain.csv (the first training set without labels), classes.txt (line 1 is the class of label 0) and differences.csv
-(missing, unusable, extra and duplicate videos).
+Files in --out: train_S.csv and test_S.csv of each split S (kinetics400, ssv2: train.csv, val.csv; diving48, folder:
+train.csv, test.csv), pretrain.csv (the first training set without labels), classes.txt (line 1 is the class of label 0) and
+differences.csv (missing, unusable, extra and duplicate videos).
 
 Exit status: 0; 1 videos of the official lists are missing or unusable, without --allow_missing; 2 a user's mistake.
 """
@@ -27,7 +29,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it start
 import pandas as pd
 
 from dataset.prepare.annotations import (
-    GROUP_PATTERN, OFFICIAL_COUNTS, OfficialLists, group_finder, read_hmdb51, read_kinetics400, read_ucf101,
+    GROUP_PATTERN, OFFICIAL_COUNTS, OfficialLists, group_finder, read_diving48, read_hmdb51, read_kinetics400, read_ssv2,
+    read_ucf101,
 )
 from dataset.prepare.csv_files import ListDifference, count_files, match_videos, split_classes
 from dataset.prepare.video_tree import find_videos
@@ -43,6 +46,10 @@ EXAMPLES = 3
 DATA_SETS = {"ucf101": ("folder of classInd.txt, trainlist0S.txt, testlist0S.txt", read_ucf101),
              "hmdb51": ("folder of CLASS_test_splitS.txt", read_hmdb51),
              "kinetics400": ("folder of train.csv, val.csv (or validate.csv)", lambda folder, _: read_kinetics400(folder)),
+             "ssv2": ("folder of something-something-v2-train.json, -validation.json, -labels.json (or without this prefix)",
+                      lambda folder, _: read_ssv2(folder)),
+             "diving48": ("folder of Diving48_V2_train.json, Diving48_V2_test.json, Diving48_vocab.json",
+                          lambda folder, _: read_diving48(folder)),
              "folder": ("", None)}
 
 
@@ -62,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if lists:
             add("--annotations", type=Path, required=True, metavar="DIR", help=lists)
             add("--allow_missing", action="store_true", help="exit status 0 even if videos are missing")
-        if name in OFFICIAL_COUNTS:
+        if "train_1" in OFFICIAL_COUNTS.get(name, {}):
             add("--split", type=int, nargs="+", choices=(1, 2, 3), default=[1], metavar="S",
                 help="official splits; pretrain.csv has the training videos of the first")
         if name == "folder":
@@ -135,8 +142,7 @@ def print_sets(data_set: str, lists: OfficialLists | None, sets: dict[str, list[
     num_missing = 0
     print(f"{'set':<10}{'in csv':>10}{'in list':>10}{'official':>10}{'classes':>9}")
     for name, records in sets.items():
-        role, _, split = name.partition("_")
-        official = OFFICIAL_COUNTS[data_set][int(split)][role == "test"] if data_set in OFFICIAL_COUNTS else None
+        official = OFFICIAL_COUNTS.get(data_set, {}).get(name)
         listed = len(lists.sets[name]) if lists else None
         present = len({record.label for record in records})
         print(f"{name:<10}{len(records):>10,}" + "".join(

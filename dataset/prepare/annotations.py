@@ -1,21 +1,26 @@
-"""Official split files of UCF-101, HMDB-51 and Kinetics-400: the videos and classes of each set."""
+"""Official lists of UCF-101, HMDB-51, Kinetics-400, Something-Something V2 and Diving48: videos and classes of each set."""
 from __future__ import annotations
 
 import csv
 import io
+import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from utils.cli import compile_group_pattern
 from utils.errors import InputError
 
 GROUP_PATTERN = r"(.+_g\d+)_c\d+"  # clips cut from one recording: v_Archery_g03_c05 is of the group v_Archery_g03
 
-# (training, test) videos of each split, as the data sets' own pages and papers state them.
-OFFICIAL_COUNTS = {"ucf101": {1: (9537, 3783), 2: (9586, 3734), 3: (9624, 3696)},
-                   "hmdb51": dict.fromkeys((1, 2, 3), (3570, 1530))}
+# Videos of each set, as the data sets' own pages and papers state them.
+OFFICIAL_COUNTS = {"ucf101": {"train_1": 9537, "test_1": 3783, "train_2": 9586, "test_2": 3734, "train_3": 9624,
+                              "test_3": 3696},
+                   "hmdb51": dict.fromkeys(("train_1", "train_2", "train_3"), 3570)
+                   | dict.fromkeys(("test_1", "test_2", "test_3"), 1530),
+                   "ssv2": {"train": 168913, "val": 24777},
+                   "diving48": {"train": 15027, "test": 1970}}  # of V2
 
 
 class ListedVideo(NamedTuple):
@@ -110,6 +115,71 @@ def read_kinetics400(folder: Path) -> OfficialLists:
     return OfficialLists(sorted({video.class_name for videos in sets.values() for video in videos}), sets, [])
 
 
+def read_ssv2(folder: Path) -> OfficialLists:
+    """Returns the sets "train" and "val" of Something-Something V2; labels are those of `labels.json`.
+
+    `train.json` and `validation.json` are lists of {"id", "template", ...}: the class is the template without its square
+    brackets. `labels.json` has {class: "number"}. The videos of `test.json`, if it is there, have no labels and are in no
+    set. Each name may begin with `something-something-v2-`. InputError with the file and the number of the entry.
+    """
+    def path_of(name: str) -> Path:
+        long = folder / f"something-something-v2-{name}.json"
+        return long if long.exists() else folder / f"{name}.json"
+
+    path = path_of("labels")
+    numbers = _read_json(path)
+    if not (isinstance(numbers, dict) and all(re.fullmatch(r"\d+", str(number)) for number in numbers.values())
+            and sorted(map(int, numbers.values())) == list(range(len(numbers)))):
+        raise InputError(f'{path}: expected {{"class": "number", ...}} with the numbers 0, 1, 2, ...')
+    sets: dict[str, list[ListedVideo]] = {"train": [], "val": []}
+    for name, videos in sets.items():
+        for where, video, template in read_entries(path_of("validation" if name == "val" else name), id=str, template=str):
+            class_name = re.sub(r"[\[\]]", "", template)
+            if class_name not in numbers:
+                raise InputError(f"{where}: template {template!r} of video {video} is no class of {path.name}")
+            videos.append(ListedVideo(class_name, video))
+    test = path_of("test")
+    unused = [ListedVideo("", video) for _, video in read_entries(test, id=str)] if test.exists() else []
+    return OfficialLists(sorted(numbers, key=lambda name: int(numbers[name])), sets, unused)
+
+
+def read_diving48(folder: Path) -> OfficialLists:
+    """Returns the sets "train" and "test" of Diving48 V2; labels are those of the lists, which count from 0.
+
+    `Diving48_V2_train.json` and `Diving48_V2_test.json` are lists of {"vid_name", "label", "start_frame", "end_frame"},
+    `Diving48_vocab.json` has the names of the classes in order, each a list of its four parts. The frame numbers are not
+    used: each video is one dive and is taken whole. InputError with the file and the number of the entry.
+    """
+    path = folder / "Diving48_vocab.json"
+    vocabulary = _read_json(path)
+    if not (isinstance(vocabulary, list) and all(isinstance(parts, list) and all(isinstance(part, str) for part in parts)
+                                                 for parts in vocabulary)):
+        raise InputError(f'{path}: expected [["Back", "15som", "05Twis", "FREE"], ...]')
+    classes = [" ".join(parts) for parts in vocabulary]
+    if len({*classes}) < len(classes):
+        raise InputError(f"{path}: names a class twice")
+    sets: dict[str, list[ListedVideo]] = {"train": [], "test": []}
+    for name, videos in sets.items():
+        for where, video, label in read_entries(folder / f"Diving48_V2_{name}.json", vid_name=str, label=int):
+            if not 0 <= label < len(classes):
+                raise InputError(f"{where}: label {label} of video {video}, but {path.name} has {len(classes)} classes")
+            videos.append(ListedVideo(classes[label], video))
+    return OfficialLists(classes, sets, [])
+
+
+def read_entries(path: Path, **fields: type) -> Iterator[tuple[Any, ...]]:
+    """Yields (file and number from 1, value of each of `fields`) of the objects in a JSON list; InputError for others."""
+    entries = _read_json(path)
+    if not isinstance(entries, list):
+        raise InputError(f"{path}: expected a list of objects")
+    for number, entry in enumerate(entries, start=1):
+        if not (isinstance(entry, dict) and all(type(entry.get(name)) is kind for name, kind in fields.items())):
+            raise InputError(f"{path}: entry {number}: {json.dumps(entry)[:100]}, expected an object with "
+                             + " and ".join(f"{name} ({'text' if kind is str else 'a whole number'})"
+                                            for name, kind in fields.items()))
+        yield f"{path}: entry {number}", *(entry[name] for name in fields)
+
+
 def group_finder(pattern: str) -> Callable[[str], str | None]:
     """Returns a function from a video's name to its group, the pattern's first (...), or None where it does not match."""
     compiled = compile_group_pattern("--group_pattern", pattern)
@@ -123,6 +193,14 @@ def match_lines(path: Path, pattern: str, expected: str) -> Iterator[tuple[str, 
             yield f"{path}:{number}", match.groups()
         elif line:
             raise InputError(f"{path}:{number}: {line!r}, expected {expected}")
+
+
+def _read_json(path: Path) -> Any:
+    text = _read_text(path)
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}:{error.lineno}: not JSON: {error.msg} (column {error.colno})") from error
 
 
 def _read_text(path: Path) -> str:

@@ -165,6 +165,37 @@ def test_hmdb51_from_video_files_and_their_counts(tmp_path, capsys):
     assert {count for _, count, _ in rows(tmp_path / "csv" / "test_1.csv")[1:]} == {""}
 
 
+def test_ssv2_and_diving48(tmp_path, capsys):
+    lists = tmp_path / "lists"
+    lists.mkdir()
+    entries = [{"id": str(number), "label": "x", "template": f"Moving [something] {'up' if number % 2 else 'down'}",
+                "placeholders": ["cup"]} for number in range(6)]
+    for name, content in (("labels", {"Moving something up": "0", "Moving something down": "1"}), ("train", entries[:4]),
+                          ("validation", entries[4:]), ("test", [{"id": "6"}])):
+        (lists / f"something-something-v2-{name}.json").write_text(json.dumps(content))
+    for number in (0, 1, 2, 4, 5, 6, 7):
+        extracted(tmp_path / "ssv2" / str(number), 30 + number)
+    assert main(["ssv2", str(tmp_path / "ssv2"), "--annotations", str(lists), "--out", str(tmp_path)]) == 1
+    assert rows(tmp_path / "train.csv")[1:] == [["ssv2/0", "30", "1"], ["ssv2/1", "31", "0"], ["ssv2/2", "32", "1"]]
+    assert rows(tmp_path / "val.csv")[1:] == [["ssv2/4", "34", "1"], ["ssv2/5", "35", "0"]]
+    assert rows(tmp_path / "differences.csv")[1:] == [["missing", "train", "Moving something up/3", ""],
+                                                      ["extra", "", "7", ""]]
+    assert "the list has 2 videos, the official one 24,777" in capsys.readouterr().out
+
+    (lists / "Diving48_vocab.json").write_text('[["Back", "FREE"], ["Reverse", "PIKE"]]')
+    for name, label in (("train", 1), ("test", 0)):
+        (lists / f"Diving48_V2_{name}.json").write_text(
+            json.dumps([{"vid_name": f"{name}_00001", "label": label, "start_frame": 0, "end_frame": 90}]))
+        (tmp_path / "rgb").mkdir(exist_ok=True)
+        (tmp_path / "rgb" / f"{name}_00001.mp4").write_bytes(b"not opened")
+    arguments = ["diving48", str(tmp_path / "rgb"), "--annotations", str(lists), "--out", str(tmp_path)]
+    assert main([*arguments, "--allow_missing"]) == 0
+    assert rows(tmp_path / "train.csv")[1:] == [["rgb/train_00001.mp4", "", "1"]]
+    assert rows(tmp_path / "test.csv")[1:] == [["rgb/test_00001.mp4", "", "0"]]
+    assert (tmp_path / "classes.txt").read_text() == "Back FREE\nReverse PIKE\n"
+    assert "15,027" in capsys.readouterr().out
+
+
 def test_a_sound_copy_is_taken_and_no_other_class_s_video(tmp_path):
     lists = tmp_path / "lists"
     lists.mkdir()
@@ -275,7 +306,7 @@ def test_official_lists_are_not_written_over(tmp_path, capsys):
 def test_a_whole_ucf101_agrees_with_the_official_counts(tmp_path):
     """The official sizes, in 101 classes, as names alone; every video is there, so the exit status is 0."""
     split = 2
-    num_train, num_test = OFFICIAL_COUNTS["ucf101"][split]
+    num_train, num_test = (OFFICIAL_COUNTS["ucf101"][f"{role}_{split}"] for role in ("train", "test"))
     lists = tmp_path / "lists"
     lists.mkdir()
     (lists / "classInd.txt").write_text("".join(f"{n + 1} C{n:03d}\n" for n in range(101)))

@@ -1,10 +1,13 @@
 """The official lists, as they are written, and what is said of lists that are not so."""
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from dataset.prepare.annotations import (
-    GROUP_PATTERN, OFFICIAL_COUNTS, ListedVideo, group_finder, read_hmdb51, read_kinetics400, read_ucf101,
+    GROUP_PATTERN, OFFICIAL_COUNTS, ListedVideo, group_finder, read_diving48, read_hmdb51, read_kinetics400, read_ssv2,
+    read_ucf101,
 )
 from utils.errors import InputError
 
@@ -88,9 +91,80 @@ def test_kinetics400(tmp_path):
         read_kinetics400(tmp_path)
 
 
+def write_json(folder, **files):
+    for name, content in files.items():
+        (folder / f"{name}.json").write_text(content if isinstance(content, str) else json.dumps(content))
+    return folder
+
+
+SSV2 = {
+    "labels": {"Putting something on a surface": "1", "Pushing something so that it falls, slowly": "0"},
+    "train": [{"id": "78687", "label": "putting cup on a surface", "template": "Putting [something] on a surface",
+               "placeholders": ["cup"]},
+              {"id": "42326", "label": "x", "template": "Pushing [something] so that [it] falls, slowly"}],
+    "validation": [{"id": "74225", "label": "x", "template": "Putting [something] on a surface", "placeholders": ["x"]}]}
+
+
+@pytest.mark.parametrize("prefix", ["", "something-something-v2-"])
+def test_ssv2(tmp_path, prefix):
+    write_json(tmp_path, **{f"{prefix}{name}": content for name, content in SSV2.items()})
+    lists = read_ssv2(tmp_path)
+    falls, putting = "Pushing something so that it falls, slowly", "Putting something on a surface"
+    assert lists.classes == [falls, putting]  # by number, which is not the order in the file
+    assert lists.sets == {"train": [ListedVideo(putting, "78687"), ListedVideo(falls, "42326")],
+                          "val": [ListedVideo(putting, "74225")]}
+    assert lists.unused == []
+    write_json(tmp_path, **{f"{prefix}test": [{"id": "1420"}]})
+    assert read_ssv2(tmp_path).unused == [ListedVideo("", "1420")]
+
+
+@pytest.mark.parametrize(("changed", "says"), [
+    ({"train": '[\n{"id": "1",\n}]'}, r"train.json:3: not JSON: .*\(column 1\)$"),
+    ({"train": {"1": "x"}}, "train.json: expected a list of objects"),
+    ({"validation": [*SSV2["validation"], {"id": 7, "template": "Putting [something] on a surface"}]},
+     r"validation.json: entry 2: \{\"id\": 7.*, expected an object with id \(text\) and template \(text\)"),
+    ({"validation": [*SSV2["validation"], {"id": "7", "template": "Eating [something]"}]},
+     r"validation.json: entry 2: template 'Eating \[something\]' of video 7 is no class of labels.json"),
+    ({"labels": {"Eating something": "1"}}, "labels.json: expected .* with the numbers 0, 1, 2"),
+    ({"labels": ["Eating something"]}, "labels.json: expected"),
+])
+def test_ssv2_lists_that_are_wrong(tmp_path, changed, says):
+    with pytest.raises(InputError, match=says) as caught:
+        read_ssv2(write_json(tmp_path, **(SSV2 | changed)))
+    assert "\n" not in str(caught.value)
+
+
+DIVING48 = {"Diving48_vocab": [["Back", "15som", "05Twis", "FREE"], ["Reverse", "Dive", "NoTwis", "PIKE"]],
+            "Diving48_V2_train": [{"vid_name": "sTAY8Ku9FS0_00146", "label": 1, "start_frame": 0, "end_frame": 155}],
+            "Diving48_V2_test": [{"vid_name": "-mfiwwuchlc_00000", "label": 0, "start_frame": 0, "end_frame": 91}]}
+
+
+def test_diving48(tmp_path):
+    lists = read_diving48(write_json(tmp_path, **DIVING48))
+    assert lists.classes == ["Back 15som 05Twis FREE", "Reverse Dive NoTwis PIKE"]
+    assert lists.sets == {"train": [ListedVideo("Reverse Dive NoTwis PIKE", "sTAY8Ku9FS0_00146")],
+                          "test": [ListedVideo("Back 15som 05Twis FREE", "-mfiwwuchlc_00000")]}
+
+
+@pytest.mark.parametrize(("changed", "says"), [
+    ({"Diving48_V2_test": [{"vid_name": "a", "label": 2}]},
+     "Diving48_V2_test.json: entry 1: label 2 of video a, but Diving48_vocab.json has 2 classes"),
+    ({"Diving48_V2_train": [{"vid_name": "a", "label": "1"}]}, r"entry 1: .* expected .* and label \(a whole number\)"),
+    ({"Diving48_V2_train": [{"label": 1}]}, r"entry 1: .* expected an object with vid_name \(text\)"),
+    ({"Diving48_vocab": [["Back"], ["Back"]]}, "Diving48_vocab.json: names a class twice"),
+    ({"Diving48_vocab": ["Back", "Reverse"]}, "Diving48_vocab.json: expected"),
+])
+def test_diving48_lists_that_are_wrong(tmp_path, changed, says):
+    with pytest.raises(InputError, match=says):
+        read_diving48(write_json(tmp_path, **(DIVING48 | changed)))
+
+
 def test_official_counts_are_whole_data_sets():
-    assert {sum(pair) for pair in OFFICIAL_COUNTS["ucf101"].values()} == {13320}
-    assert {pair for pair in OFFICIAL_COUNTS["hmdb51"].values()} == {(3570, 1530)}
+    for split in "123":
+        assert sum(OFFICIAL_COUNTS["ucf101"][f"{role}_{split}"] for role in ("train", "test")) == 13320
+        assert [OFFICIAL_COUNTS["hmdb51"][f"{role}_{split}"] for role in ("train", "test")] == [3570, 1530]
+    assert OFFICIAL_COUNTS["ssv2"] == {"train": 168_913, "val": 24_777}
+    assert OFFICIAL_COUNTS["diving48"] == {"train": 15_027, "test": 1_970}
 
 
 def test_groups():
