@@ -54,11 +54,9 @@ def convert_checkpoint(flags: argparse.Namespace) -> int:
     if net not in nets:
         raise InputError(f"--net {net}: {source} weights are read for {', '.join(nets)}")
     named = bool(flags.mean or flags.std)
-    if named and scale is None:
-        raise InputError("--mean, --std: are for a backbone; the official model takes ImageNet's")
-    if named and not (flags.mean and flags.std):
-        raise InputError("--mean, --std: give both or none")
     if named:
+        if scale is None or not (flags.mean and flags.std):
+            raise InputError("--mean, --std: both are for a backbone; the official model takes ImageNet's")
         scale = read_input({"input": {"mean": flags.mean, "std": flags.std}}, "--mean, --std")
     checkpoint = read_checkpoint(flags.input)
     try:

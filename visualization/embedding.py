@@ -94,10 +94,9 @@ def draw_embedding(projections: dict[str, Projections], labels: np.ndarray, name
 
 def check_perplexity(perplexity: float, num_videos: int, csv_path: str) -> None:
     """Raises InputError unless there are enough videos for t-SNE with this number of neighbors."""
-    if num_videos < LEAST_VIDEOS:
-        raise InputError(f"{csv_path}: {num_videos} video(s), expected at least {LEAST_VIDEOS}")
-    if perplexity >= num_videos:
-        raise InputError(f"--perplexity {perplexity:g}: must be less than the number of videos, {num_videos}")
+    if num_videos < LEAST_VIDEOS or perplexity >= num_videos:
+        raise InputError(f"{csv_path}: {num_videos} video(s), expected at least {LEAST_VIDEOS}, and more than --perplexity "
+                         f"{perplexity:g}")
 
 
 def embed(context: DistContext, flags: argparse.Namespace) -> None:

@@ -40,7 +40,7 @@ def test_no_browser_is_a_one_line_error(tmp_path):
     assert done.returncode == 1 and not done.stdout
     assert "no chromium" in done.stderr and done.stderr.count("\n") == 1
     done = run(ROOT / "scripts/browser.sh", tmp_path / "bin", CHROMIUM="/nowhere")
-    assert done.returncode == 1 and "CHROMIUM=/nowhere" in done.stderr
+    assert done.returncode == 1 and "no /nowhere" in done.stderr
 
 
 def test_root_installs_one(tmp_path):

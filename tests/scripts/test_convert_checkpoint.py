@@ -102,8 +102,8 @@ def test_mean_and_std_of_the_input_are_kept(tmp_path, capsys):
     assert load(tmp_path / "out.pt")["input"] == {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.2, 0.3], "frames": "rgb"}
     out = capsys.readouterr().out
     assert "mean [0.4, 0.5, 0.6] and std [0.2, 0.2, 0.3]" in out and "not known" not in out
-    for flags, message in ((named[:4], "give both"), ([*named[:4], "--std", "0", "1", "1"], "a std above 0"),
-                           (["reference", *convert[1:], *named], "are for a backbone")):
+    for flags, message in ((named[:4], "both are for a backbone"), ([*named[:4], "--std", "0", "1", "1"], "a std above 0"),
+                           (["reference", *convert[1:], *named], "both are for a backbone")):
         assert main(flags if flags[0] == "reference" else [*convert, *flags]) == 2
         error = capsys.readouterr().err
         assert message in error and error.count("\n") == 1
