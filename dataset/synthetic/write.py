@@ -17,7 +17,7 @@ from typing import Any
 
 from dataset.frames import write_frame
 from dataset.prepare.worker_pool import Crash, available_cores, run_jobs
-from dataset.synthetic.actions import CLASSES, render_video
+from dataset.synthetic.actions import ARROW_OF_TIME, CLASSES, render_video
 from utils.cli import OneLineParser, check_values, parse_size
 from utils.errors import InputError, exit_status_of
 
@@ -30,8 +30,9 @@ def write_dataset(out: Path, settings: Mapping[str, Any], workers: int = 1) -> b
 
     `settings`: the command's flags, which with FORMAT determine every byte, whatever the number of `workers` (processes).
     Writes `frames/SPLIT/CLASS/VIDEO/image_00001.jpg ...`, `train.csv` and `test.csv` (frame_dir, num_frames, label),
-    `pretrain.csv` (the training videos without labels), `classes.txt` (label 0 first) and `settings.json`, beside `out`,
-    which is then renamed. InputError if a setting is wrong, or `out` exists and is not the same data set.
+    `pretrain.csv` (the training videos without labels), `arrow_train.csv` and `arrow_test.csv` (those of the classes with an
+    arrow of time, without labels), `classes.txt` (label 0 first) and `settings.json`, beside `out`, which is then renamed.
+    InputError if a setting is wrong, or `out` exists and is not the same data set.
     """
     check_values(at_least={"--train_per_class": (settings["train_per_class"], 1), "--seed": (settings["seed"], 0),
                            "--test_per_class": (settings["test_per_class"], 1), "--frames": (settings["frames"], 2)})
@@ -50,9 +51,12 @@ def write_dataset(out: Path, settings: Mapping[str, Any], workers: int = 1) -> b
         write = functools.partial(_write_video, settings, partial)
         for video, result in run_jobs(write, [*videos["train"], *videos["test"]], workers):
             assert not isinstance(result, Crash), (video, result)
-        for name, split, columns in (("pretrain", "train", 2), ("train", "train", 3), ("test", "test", 3)):
+        for name, split, columns, classes in (
+                ("pretrain", "train", 2, CLASSES), ("train", "train", 3, CLASSES), ("test", "test", 3, CLASSES),
+                ("arrow_train", "train", 2, ARROW_OF_TIME), ("arrow_test", "test", 2, ARROW_OF_TIME)):
             rows = [("frame_dir", "num_frames", "label")]
-            rows += [(_frame_dir(*video), settings["frames"], video[1]) for video in videos[split]]
+            rows += [(_frame_dir(*video), settings["frames"], video[1]) for video in videos[split]
+                     if CLASSES[video[1]] in classes]
             with open(partial / f"{name}.csv", "w", newline="", encoding="utf-8") as file:
                 csv.writer(file, lineterminator="\n").writerows(row[:columns] for row in rows)
         (partial / "classes.txt").write_text("\n".join(CLASSES) + "\n", encoding="utf-8")

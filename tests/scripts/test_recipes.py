@@ -12,7 +12,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 TASKS = ("retrieval", "probe", "end_to_end", "finetune")
-RECIPES = ["pretrain_kinetics400.sh", "pretrain_ucf101.sh", *(f"downstream.sh hmdb51 {task}" for task in TASKS)]
+RECIPES = ["pretrain_kinetics400.sh", "pretrain_ucf101.sh", "pretrain_motion.sh",
+           *(f"downstream.sh hmdb51 {task}" for task in TASKS)]
 PUBLISHED = {
     "pretrain_kinetics400": "train.py --train_batch 64 --workers 8 --cluster 1000 --epoch 100 --lr_decay 70 --thres 0.05 "
                             "--csv_file kinetics.csv --multiprocessing-distributed --split 20",
@@ -29,10 +30,13 @@ def dry_run(root: Path, recipe: str, **environment: str) -> subprocess.Completed
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_flag_of_a_recipe_is_valid(recipe):
-    result = dry_run(ROOT, recipe, CHECKPOINT="runs/a b/epoch_0100.pt")
+    lists = {"CSV": "my videos.csv"} if "motion" in recipe else {}
+    result = dry_run(ROOT, recipe, CHECKPOINT="runs/a b/epoch_0100.pt", **lists)
     commands = re.findall(r"^\+ python (.*)$", result.stdout, re.MULTILINE)
     assert result.returncode == 0 and len(commands) == result.stdout.count("the flags are valid") >= 1, result.stderr
-    if "pretrain" in recipe:
+    if "motion" in recipe:
+        assert "--input residual --color_draws clip" in commands[0] and "--csv_file my videos.csv" in commands[0]
+    elif "pretrain" in recipe:
         assert commands == [PUBLISHED[recipe.removesuffix(".sh")]]
     else:
         assert all("--weights runs/a b/epoch_0100.pt" in command
@@ -53,6 +57,7 @@ def test_a_wrong_flag_is_refused(recipe, tmp_path):
 def test_a_missing_or_wrong_argument_is_one_line():
     for recipe, checkpoint, named in (("downstream.sh ucf101 probe", "", "CHECKPOINT"),
                                       ("downstream.sh ucf101", "a", "finetune"),
-                                      ("downstream.sh ucf101 cam", "a", "cam: must be")):
+                                      ("downstream.sh ucf101 cam", "a", "cam: must be"),
+                                      ("pretrain_motion.sh", "a", "CSV")):
         result = dry_run(ROOT, recipe, CHECKPOINT=checkpoint)
         assert result.returncode != 0 and named in result.stderr and result.stderr.count("\n") == 1

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from dataset.synthetic.write import CLASSES, main, render_video, write_dataset
+from dataset.synthetic.write import ARROW_OF_TIME, CLASSES, main, render_video, write_dataset
 
 TINY = "--train_per_class 2 --test_per_class 1 --frames 3 --size 48x36 --workers 2".split()
 
@@ -53,6 +53,14 @@ def test_labels_are_line_numbers_of_classes_txt(tiny_set: Path) -> None:
     for split in ("train", "test"):
         for folder, _, label in read_rows(tiny_set / f"{split}.csv")[1:]:
             assert Path(folder).parts[:3] == ("frames", split, names[int(label)])
+
+
+def test_videos_with_an_arrow_of_time_have_lists_of_their_own(tiny_set: Path) -> None:
+    for split, per_class in (("train", 2), ("test", 1)):
+        rows = read_rows(tiny_set / f"arrow_{split}.csv")[1:]
+        assert rows == [row[:2] for row in read_rows(tiny_set / f"{split}.csv")[1:]
+                        if Path(row[0]).parent.name in ARROW_OF_TIME]
+        assert len(rows) == per_class * len(ARROW_OF_TIME)
 
 
 def test_pretraining_uses_only_the_training_videos(tiny_set: Path) -> None:
