@@ -18,15 +18,11 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+import av
 import numpy as np
+from av.video.reformatter import VideoReformatter
 
 from utils.errors import InputError
-
-try:
-    import av
-    from av.video.reformatter import VideoReformatter
-except ImportError:  # needed for video files only, see `require_decoder`
-    av = None
 
 FEWER = 0.9  # of the frames that the header promises: a few less are usual
 # Codecs of which each packet gives exactly one frame, by the decoder that PyAV picks.
@@ -55,17 +51,6 @@ class _Unindexed(Exception):
 
 
 _kept_indexes: dict[tuple[str, int, int], _PacketIndex] = {}  # by path, time of modification in ns, and size in bytes
-
-
-def require_decoder() -> None:
-    """Raises InputError if PyAV is not installed."""
-    if av is None:
-        raise InputError("reading video files needs PyAV: pip install -r requirements.txt")
-
-
-def decoder_version() -> str | None:
-    """Returns the version of PyAV, None if it is not installed."""
-    return av.__version__ if av else None
 
 
 def iterate_frames(path: str) -> Iterator[tuple[float, np.ndarray]]:
@@ -153,7 +138,6 @@ def shortage(frames: int, promised: int | None) -> str:
 @contextlib.contextmanager
 def _open_video(path: str) -> Iterator[_OpenVideo]:
     """Opens a file and its best video stream, and closes it at the end."""
-    require_decoder()
     try:
         container = av.open(f"file:{path}", metadata_errors="replace")  # without "file:" a colon may end a protocol
     except av.FFmpegError as error:

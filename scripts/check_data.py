@@ -24,7 +24,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it start
 
 import pandas as pd
 
-from dataset.frames import names_video_file
 from dataset.prepare.annotations import GROUP_PATTERN, group_finder
 from dataset.prepare.checks import (
     KINDS, NOTES, DataFinding, check_classes, check_rows, count_classes, decode_videos, fix_rows, inspect_videos,
@@ -32,7 +31,6 @@ from dataset.prepare.checks import (
 )
 from dataset.prepare.worker_pool import available_cores
 from dataset.records import read_rows, write_records
-from dataset.video_file import require_decoder
 from utils.cli import OneLineParser, check_values
 from utils.errors import InputError, exit_status_of
 from utils.files import write_text
@@ -91,8 +89,6 @@ def check_data(flags: argparse.Namespace) -> int:
         records[path], bad_rows = read_rows(path)
         findings += [DataFinding("row", path, *bad_row) for bad_row in bad_rows]
     videos = list(dict.fromkeys(record.path for of_csv in records.values() for record in of_csv))
-    if any(map(names_video_file, videos)):
-        require_decoder()
     inspections = inspect_videos(videos)
     if flags.decode:
         inspections = decode_videos(inspections, flags.workers)

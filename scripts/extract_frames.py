@@ -25,7 +25,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs 
 
 from dataset.prepare.extraction import FrameSettings, extract_tree
 from dataset.prepare.worker_pool import available_cores
-from dataset.video_file import require_decoder
 from utils.cli import OneLineParser, check_values
 from utils.errors import exit_status_of
 
@@ -47,7 +46,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def work() -> int:
         check_values(at_least={"--workers": (flags.workers, 1)})
-        require_decoder()
         settings = FrameSettings(flags.short_side, flags.size, flags.fps, flags.quality)
         return extract_tree(flags.source, flags.destination, settings, flags.redo, flags.workers)
 

@@ -36,7 +36,6 @@ from dataset.prepare.csv_files import ListDifference, count_files, match_videos,
 from dataset.prepare.video_tree import find_videos
 from dataset.prepare.worker_pool import available_cores
 from dataset.records import VideoRecord, write_records
-from dataset.video_file import require_decoder
 from utils.cli import OneLineParser, check_values
 from utils.errors import InputError, exit_status_of
 from utils.files import write_text
@@ -95,7 +94,6 @@ def make_csv(flags: argparse.Namespace) -> int:
         raise InputError(f"{flags.tree}: no {flags.source or 'video'} below it")
     print(f"{flags.tree}: {len(found):,} {'frame folders' if found is folders else 'video files'}")
     if flags.count:
-        require_decoder()
         found = count_files(found, flags.workers)
     if lists:
         classes = lists.classes

@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import av
 import cv2
 import numpy as np
 import simplejpeg
@@ -25,7 +26,6 @@ from torch import nn
 
 from dataset.records import VideoRecord
 from dataset.sampling import NATURAL
-from dataset.video_file import decoder_version
 from eval.cli import read_clip_settings
 from eval.features.backbone import RANDOM, load_backbone
 from eval.features.extract import ClipSettings, Rows, extract_features, keep_readable
@@ -58,7 +58,7 @@ def feature_fingerprint(weights: dict[str, Any], seed: int, csv_path: str, setti
         "random_seed": seed if weights["weights"] == RANDOM else None, "input": weights["input"],
         "csv_sha256": file_sha256(csv_path),
         "csv_folder": os.path.dirname(os.path.abspath(csv_path)), "torch": torch.__version__,
-        "opencv": cv2.__version__, "simplejpeg": simplejpeg.__version__, "av": decoder_version(), "amp": amp,
+        "opencv": cv2.__version__, "simplejpeg": simplejpeg.__version__, "av": av.__version__, "amp": amp,
         **settings.facts(), **({"shots": shots} if shots else {})}
 
 

@@ -278,14 +278,6 @@ def test_a_process_that_was_forked_while_reading_reads_on(tmp_path: Path) -> Non
     assert len(list(reading)) == NUM_FRAMES - 1
 
 
-def test_without_pyav_the_command_that_installs_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(video_file, "av", None)
-    for read in (lambda: next(iterate_frames("v.mp4")), video_file.require_decoder):
-        with pytest.raises(InputError, match=r"^reading video files needs PyAV: pip install -r requirements.txt$"):
-            read()
-    assert video_file.decoder_version() is None
-
-
 def test_names_of_video_files() -> None:
     assert all(map(names_video_file, ("a.mp4", "b/c.AVI", "x.tar.webm")))
     assert not any(map(names_video_file, ("a", "mp4", "a.mp4/b", "a.tar", "a.jpg", ".mp4")))
