@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from dataset.synthetic.actions import CLASSES
 
 # The budget: flags of train.py, which every recipe shares, and of the evaluations.
-BASE = {"--net": "r3d10", "--img_dim": 48, "--train_batch": 30, "--cluster": 60, "--epoch": 14, "--split": 7,
+BASE = {"--net": "r3d10", "--img_dim": 32, "--train_batch": 30, "--cluster": 60, "--epoch": 14, "--split": 7,
         "--lr_decay": 12, "--queue": 300, "--queue_start": 5, "--amp": "bf16", "--workers": 0, "--save_every": 1000}
 SCALED = ("--epoch", "--split", "--lr_decay", "--queue_start")  # with the number of steps
 EVALUATION = {"--clips": 4, "--amp": "bf16"}
@@ -77,7 +77,8 @@ def run_commands(name: str, seed: int, smoke: bool = False) -> dict[str, list[st
     commands, weights = {}, ["--weights", "random", "--net", base["--net"], *recipe.flags.split()]
     if recipe.trained:
         base = {"--csv_file": f"DATA/first_{num_videos(recipe.per_class, smoke)}.csv", "--out": "RUN/train"} | base
-        commands["train"] = ["train.py", *flag_words(base | {"--seed": seed}), *recipe.flags.split(), "--resume"]
+        commands["train"] = ["train.py", *flag_words(base | {"--seed": seed}), "--channels_last", *recipe.flags.split(),
+                             "--resume"]
         weights = ["--weights", f"RUN/train/checkpoints/epoch_{base['--epoch']:04d}.pt"]
     clips = {**shared, "--img_dim": base["--img_dim"], "--feature_dir": "RUN/features"}
     videos = {"--train_csv": f"DATA/first_{num_videos(PER_CLASS, smoke)}.csv", "--test_csv": "DATA/test.csv"}
