@@ -31,7 +31,7 @@ def measure_states(*states: tuple[float, float, float], num_videos: int = 100) -
     return Measurement([VideoRecord("v", 1)] * num_videos, [], [
         NetworkState(f"epoch {epochs:g}", epochs, dict.fromkeys(LEVELS, rank), dict.fromkeys(LEVELS, spread),
               dict.fromkeys(LEVELS, 128)) for epochs, rank, spread in states],
-        {}, np.zeros((num_videos, 2)), nn.Identity(), ClipSettings())
+        {}, np.zeros((num_videos, 2)), nn.Identity(), ClipSettings(), {})
 
 
 def test_chance_is_the_loss_of_embeddings_that_are_all_alike():
