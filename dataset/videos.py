@@ -62,6 +62,7 @@ class PretrainBatch(NamedTuple):
     draws: ColorDraws | None    # [B, V + 1, T] color changes still to apply on the device; None if applied
     videos: list[int]           # [B] index of the video that each sample shows
     bad_videos: dict[int, str]  # index -> reason of unreadable videos, which were replaced
+    donors: list[float | None]  # [B] draws for `swap_backgrounds`, still to do; None for a video that keeps its own
 
 
 def collate_pretraining(samples: Sequence[PretrainBatch]) -> PretrainBatch:
@@ -69,16 +70,20 @@ def collate_pretraining(samples: Sequence[PretrainBatch]) -> PretrainBatch:
     bad = {index: reason for sample in samples for index, reason in sample.bad_videos.items()}
     clips = default_collate([sample.clips for sample in samples])  # in a worker directly into shared memory
     draws = default_collate([sample.draws for sample in samples]) if samples[0].draws else None
-    return PretrainBatch(clips, draws, [sample.videos[0] for sample in samples], bad)
+    return PretrainBatch(clips, draws, [sample.videos[0] for sample in samples], bad,
+                         [sample.donors[0] for sample in samples])
 
 
 def prepare_views(batch: PretrainBatch, device: torch.device, channels_last: bool = False,
                   frames: str = RGB) -> torch.Tensor:
-    """Returns float32 views [B, V + 1, 3, T, S, S]: moves a batch to the device, applies pending color changes, scales.
+    """Returns float32 views [B, V + 1, 3, T, S, S]: moves a batch to the device, applies what is pending, scales.
 
     The place for whatever needs several videos of a batch, or the device.
     """
     clips = batch.clips.to(device, non_blocking=True)
+    if any(draw is not None for draw in batch.donors):
+        from dataset.background import swap_backgrounds  # only where it is used
+        clips = swap_backgrounds(clips, batch.donors)
     if batch.draws:
         clips = apply_color_on_device(clips, batch.draws)
     return scale_clips(clips, channels_last=channels_last, frames=frames)
@@ -100,6 +105,7 @@ class PretrainVideos(Dataset):
     color_on_device: bool = False  # leave color changes to `prepare_views`
     half: bool = False             # see `read_frame_list`
     color_per_clip: bool = False   # one color draw for all frames of a view
+    swap_background: float = 0     # probability of a swap by `prepare_views`, which then always changes the color too
 
     def __post_init__(self) -> None:
         self.augment = PretrainAugmentation(self.img_dim, PRETRAIN_FRAME_SIZE, self.color_per_clip)
@@ -113,12 +119,17 @@ class PretrainVideos(Dataset):
         others = (int(rng.integers(len(self.records))) for _ in range(MAX_REPLACEMENTS))
         views, index, bad_videos = read_or_replace(lambda index: self.read_views(index, rng), key[1], others)
         draws = None
-        if self.color_on_device:
+        if self.color_on_device or self.swap_background:
             clips, separate = zip(*(self.augment.before_color(view, rng) for view in views))
             draws = stack_draws(separate)
         else:
             clips = [self.augment(view, rng) for view in views]
-        return PretrainBatch(torch.from_numpy(np.stack(clips)), draws, [index], bad_videos)
+        return PretrainBatch(torch.from_numpy(np.stack(clips)), draws, [index], bad_videos, [self.draw_donor(key)])
+
+    def draw_donor(self, key: tuple[int, int]) -> float | None:
+        """Returns the draw of (epoch, index) for `swap_backgrounds`; its own generator leaves all other draws as they are."""
+        chosen, donor = _generator(self.seed, *key, 0).random(2).tolist()
+        return donor if chosen < self.swap_background else None
 
     def read_views(self, index: int, rng: np.random.Generator) -> list[list[np.ndarray]]:
         """Returns the frames of each of the V + 1 views, T frames each, uint8 [H, W, 3]."""

@@ -200,7 +200,8 @@ def restore_pretraining(checkpoint: dict[str, Any], path: Path, model: torch.nn.
     with reading_entries(path):
         check_kind(checkpoint, "model")
         check_flags_entry(checkpoint["flags"])
-        then, now = {"input_frames": "rgb", "color_draws": "frame", **checkpoint["flags"]}, vars(flags)
+        then = {"input_frames": "rgb", "color_draws": "frame", "swap_background": 0.0, **checkpoint["flags"]}
+        now = vars(flags)
         for name, flag in FIXED_FLAGS.items():
             if canonical(then.get(name)) != canonical(now[name]):
                 raise InputError(f"{flag} {now[name]}: {path} was trained with {flag} {then.get(name)}")

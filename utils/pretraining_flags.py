@@ -59,6 +59,9 @@ def pretraining_parser() -> argparse.ArgumentParser:
               "--color_draws clip")
     flag("--color_draws", choices=("frame", "clip"), default="frame",
          help="clip: one color change for all frames of a view, so that colors do not flicker")
+    flag("--swap_background", type=float, default=0.0, metavar="P",
+         help="probability, 0 to 1, that what moves little in a video is replaced by that of another video of the batch, on "
+              "the device; colors are then changed after it, as with --augment_on device")
     flag("--graph_reduction", choices=("row", "element"), default="row",
          help="row: cross-entropy per video; element: mean over all pairs, as in the official code (N times smaller)")
     flag("--loss_weights", metavar="TERM=W,...",
@@ -140,7 +143,8 @@ def check_pretraining_flags(flags: argparse.Namespace) -> None:
                   "--monitor_every": (flags.monitor_every, 1), "--log_every": (flags.log_every, 1),
                   "--rate": (flags.max_stride, 1)},
         positive={"--lr": flags.lr},
-        fraction={"--thres": flags.graph_threshold, "--max_bad_fraction": flags.max_bad_fraction})
+        fraction={"--thres": flags.graph_threshold, "--max_bad_fraction": flags.max_bad_fraction,
+                  "--swap_background": flags.swap_background})
     check_launch_flags(flags)
     parse_loss_weights(flags.loss_weights)
     step = 8 * flags.num_clips
