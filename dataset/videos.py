@@ -127,7 +127,7 @@ class PretrainVideos(Dataset):
         return PretrainBatch(torch.from_numpy(np.stack(clips)), draws, [index], bad_videos, [self.draw_donor(key)])
 
     def draw_donor(self, key: tuple[int, int]) -> float | None:
-        """Returns the draw of (epoch, index) for `swap_backgrounds`; its own generator leaves all other draws as they are."""
+        """Returns the draw of (epoch, index) for `swap_backgrounds`, from a generator of its own: no other draw moves."""
         chosen, donor = _generator(self.seed, *key, 0).random(2).tolist()
         return donor if chosen < self.swap_background else None
 

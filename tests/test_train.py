@@ -250,7 +250,8 @@ def test_dry_run_prints_figures_and_leaves_nothing(videos, tmp_path):
     for name, numbers in (("train", range(4)), ("test", range(4, 8))):
         (tmp_path / f"{name}.csv").write_text("".join(f"{videos.parent}/v{n},40,{n % 2}\n" for n in numbers))
     result = run(tmp_path, "--csv_file", str(videos), *SMALL, "--dry_run", "3", "--augment_on", "device",
-                 "--checkpoint_activations", "--save_steps", "1", "--monitor_csv", "train.csv", "test.csv")
+                 "--swap_background", "0.5", "--checkpoint_activations", "--save_steps", "1", "--monitor_csv", "train.csv",
+                 "test.csv")
     for part in (" videos/s (", "waiting for data: ", "ms a step: data ", "objective ", "peak memory of this process: ",
                  "projected: ", "suggested --workers: "):
         assert part in result.stdout, part

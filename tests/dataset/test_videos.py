@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from dataset.frames import read_frames
+from dataset.background import swap_backgrounds
 from dataset.color import apply_color_on_device
 from dataset.records import VideoRecord
 from dataset.sampling import uniform_clips, window_clips
@@ -17,6 +18,7 @@ from dataset.transforms import FinetuneAugmentation, TestCrops, scale_clips
 from dataset.videos import (
     EpochBatchSampler,
     LabelledVideos,
+    PretrainBatch,
     PretrainVideos,
     TestVideos,
     TestViews,
@@ -102,6 +104,31 @@ def test_views_are_recolored_where_left_to_the_device_and_scaled(
         views = prepare_views(batch, CPU, channels_last)
         assert views.shape == (2, 3, 3, 8, 16, 16) and views.is_contiguous() == (not channels_last)
         assert torch.equal(views, scale_clips(pixels))
+
+
+def test_backgrounds_are_swapped_before_color_by_draws_of_each_video(records: list[VideoRecord]) -> None:
+    usable = [record for record in records if record.num_frames > 16]
+
+    def samples(probability: float, epoch: int, seed: int = 0) -> list[PretrainBatch]:
+        videos = PretrainVideos(usable, 2, 8, 3.0, 16, seed, color_on_device=True, swap_background=probability)
+        return [videos[epoch, index] for index in range(len(usable))]
+
+    kept, mixed, swapped = (samples(probability, epoch=1) for probability in (0, 0.5, 1))
+    for a, b, c in zip(kept, mixed, swapped, strict=True):  # no other draw moves, and the donor's is the same
+        for other in (b, c):
+            assert torch.equal(a.clips, other.clips) and all(map(np.array_equal, a.draws, other.draws))
+        assert a.donors == [None] and b.donors in ([None], c.donors) and 0 <= c.donors[0] < 1
+    draws = [tuple(sample.donors[0] for sample in samples(1, epoch, seed)) for epoch in (1, 2) for seed in (0, 1)]
+    assert len(set(sum(draws, ()))) == 4 * len(usable) and draws[0] == tuple(sample.donors[0] for sample in swapped)
+    chosen = [sample.donors[0] is not None for epoch in range(20) for sample in samples(0.5, epoch)]
+    assert 0.35 < np.mean(chosen) < 0.65
+
+    for few in (kept, swapped):
+        batch = collate_pretraining(few)
+        pixels = swap_backgrounds(batch.clips, batch.donors) if few is swapped else batch.clips
+        assert torch.equal(prepare_views(batch, CPU), scale_clips(apply_color_on_device(pixels, batch.draws)))
+    on_cpu = PretrainVideos(usable, 2, 8, 3.0, 16, 0, swap_background=1)[1, 0]  # leaves color to the device too
+    assert torch.equal(on_cpu.clips, swapped[0].clips) and all(map(np.array_equal, on_cpu.draws, swapped[0].draws))
 
 
 def test_no_two_draws_repeat(records: list[VideoRecord]) -> None:

@@ -5,7 +5,7 @@
 
 Every kill is a SIGKILL to all processes of the run, also in the middle of a step or of writing a checkpoint. At the end
 weights, optimizer, queue, random states and log must be the same, bit for bit; the exit status is 1 if they are not. The run
-is small (r3d10, 8 videos of 32 px, a checkpoint every step), on the CPU.
+is small (r3d10, 8 videos of 32 px, half of them with swapped backgrounds, a checkpoint every step), on the CPU.
 """
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def start(csv: Path, out: Path, processes: int) -> list[int]:
                 os.dup2(output, 1)
                 os.dup2(output, 2)
                 flags = parse_pretraining_flags(
-                    f"--csv_file {csv} --out {out} --resume --net r3d10 --img_dim 32 --train_batch 2 "
+                    f"--csv_file {csv} --out {out} --resume --net r3d10 --img_dim 32 --train_batch 2 --swap_background 0.5 "
                     f"--workers 1 --channel 8 --cluster 6 --queue 6 --queue_start 1 --split 2 --epoch {EPOCHS} --lr_decay 2 "
                     f"--log_every 1 --save_steps 1 --save_every 100 --gpu none --dist_timeout 60".split())
                 status = launch(pretrain, flags, "train.py")

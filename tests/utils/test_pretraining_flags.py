@@ -54,6 +54,7 @@ def test_defaults_are_the_official_code_s():
     ("--lr inf", "--lr inf"),
     ("--wd -1", "--wd -1.0"),
     ("--thres 1.5", "--thres 1.5: must be between 0 and 1"),
+    ("--swap_background 1.5", "--swap_background 1.5: must be between 0 and 1"),
     ("--seed -1", "--seed -1"),
     ("--epoch 0", "--epoch 0"),
     ("--world-size 2 --rank 2", "--rank 2: must be below --world-size 2"),
