@@ -16,7 +16,7 @@ def test_commands_of_every_run_parse_and_all_budgets_are_equal() -> None:
     epochs = training_flags(RECIPES["published"], smoke=False)["--epoch"]
     for name, recipe in RECIPES.items():
         commands = run_commands(name, 1)
-        if recipe.trained and "--swap_background" not in commands["train"]:
+        if recipe.trained:
             flags = parse_pretraining_flags(commands["train"][1:])
             assert commands["probe"][commands["probe"].index("--weights") + 1].endswith(f"epoch_{flags.epochs:04d}.pt")
             steps = flags.epochs * (recipe.per_class * len(CLASSES) // flags.batch_per_gpu)
