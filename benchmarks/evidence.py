@@ -196,8 +196,8 @@ def setup_text(results: dict[tuple[str, int], dict]) -> str:
     rows = []
     for name, recipe in RECIPES.items():
         schedule = training_flags(recipe, smoke=False)
-        epochs = str(schedule["--epoch"]) if recipe.trained else "-"
-        rows.append([name, f"`{recipe.flags}`" if recipe.flags else "-", epochs, str(recipe.per_class * len(CLASSES)),
+        size = [str(schedule["--epoch"]), str(recipe.per_class * len(CLASSES))] if recipe.trained else ["-", "-"]
+        rows.append([name, f"`{recipe.flags}`" if recipe.flags else "-", *size,
                      ", ".join(str(seed) for run, seed in sorted(results) if run == name) or "-"])
     commands = "\n".join(f"    {line}" for line in command_lines("motion", 0, smoke=False))
     return (f"{len(results)} runs; `python -m benchmarks.evidence WORK` does those that are missing. The commands of "

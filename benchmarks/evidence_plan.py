@@ -10,7 +10,7 @@ BASE = {"--net": "r3d10", "--img_dim": 32, "--train_batch": 30, "--cluster": 60,
         "--lr_decay": 12, "--queue": 300, "--queue_start": 5, "--amp": "bf16", "--workers": 0, "--save_every": 1000}
 SCALED = ("--epoch", "--split", "--lr_decay", "--queue_start")  # with the number of steps
 EVALUATION = {"--clips": 4, "--amp": "bf16"}
-ORDER = {"--clips": 2, "--epoch": 300, "--lr": 0.03, "--lr_decay": 200, "--wd": 1e-4}
+ORDER = {"--clips": 2, "--epoch": 200, "--lr": 0.01, "--lr_decay": 150}
 PER_CLASS, MOST_PER_CLASS, TEST_PER_CLASS = 30, 60, 10  # videos: usual training set, largest one, test set
 SHOTS, SHOTS_SEEDS = (3, 10), "0,1,2"  # labelled videos of a class, besides PER_CLASS
 SMOKE_BASE = {"--img_dim": 32, "--train_batch": 15, "--cluster": 10, "--epoch": 2, "--split": 1, "--lr_decay": 1,
