@@ -27,6 +27,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
+
 from benchmarks.evidence_plan import (LEVELS, MOST_PER_CLASS, PER_CLASS, RECIPES, SHOTS, SHOTS_SEEDS, TEST_PER_CLASS,
                                       command_lines, num_videos, run_commands, training_flags)
 from benchmarks.measure import insert_between_markers
@@ -34,9 +36,12 @@ from dataset.synthetic.actions import ARROW_OF_TIME, CLASSES
 from eval.result_card import CARD, markdown_rows
 from utils.cli import OneLineParser, check_values
 from utils.errors import InputError, exit_status_of
+from utils.figures import save_figure
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS, DOCUMENT = ROOT / "docs" / "evidence.jsonl", ROOT / "docs" / "evidence.md"
+RESULTS, DOCUMENT, README = ROOT / "docs" / "evidence.jsonl", ROOT / "docs" / "evidence.md", ROOT / "README.md"
+SHOWN = {"random_rgb": "random, RGB", "published": "published recipe", "random_residual": "random, residual frames",
+         "motion": "motion recipe"}  # in the README and the figure
 MAIN = [name for name, recipe in RECIPES.items() if recipe.num_seeds == 3]
 ABLATIONS = ["motion", *(name for name in RECIPES if name.startswith("no_"))]
 DATA_SIZES = {0: "random_residual", 105: "videos_105", 225: "videos_225", 450: "motion", 900: "videos_900"}
@@ -210,8 +215,36 @@ def setup_text(results: dict[tuple[str, int], dict]) -> str:
             f"the mean over {len(SHOTS_SEEDS.split(','))} draws of the labelled videos.")
 
 
-def write_document(document: Path, results: dict[tuple[str, int], dict]) -> None:
-    """Puts the tables between their markers."""
+def draw_probes(results: dict[tuple[str, int], dict]) -> Figure:
+    """Returns a bar chart of the linear probe by level, for random weights and both recipes; whiskers: one deviation."""
+    figure = Figure(figsize=(7, 3), layout="constrained")
+    axes, width = figure.subplots(), 0.8 / len(SHOWN)
+    for number, (name, label) in enumerate(SHOWN.items()):
+        found = [line["measured"]["probe"] for (run, _), line in results.items() if run == name]
+        values = [[100 * measured[level]["top1"] for measured in found] for level in LEVELS]
+        if found:
+            axes.bar([level + number * width for level in range(len(LEVELS))], [statistics.mean(each) for each in values],
+                     width, yerr=[statistics.stdev(each) if len(each) > 1 else 0 for each in values], label=label)
+    axes.axhline(100 / len(CLASSES), color="gray", linestyle=":", label="chance")
+    axes.set_xticks([level + width * (len(SHOWN) - 1) / 2 for level in range(len(LEVELS))], LEVELS)
+    axes.set_ylabel("linear probe, top-1 (%)")
+    axes.legend(fontsize=8)
+    return figure
+
+
+def readme_table(results: dict[tuple[str, int], dict]) -> str:
+    """Returns the summary: linear probe and R@1 by level, for random weights and both recipes."""
+    columns = [(step, level, metric) for step, metric in (("probe", "top1"), ("retrieval", "R@1")) for level in LEVELS]
+    rows = measured_rows(SHOWN, results, columns)
+    return markdown_rows([["weights", "seeds", *(f"{'probe' if step == 'probe' else 'R@1'}, {level}"
+                                                 for step, level, _ in columns)],
+                          *([SHOWN[row[0]], *row[1:]] for row in rows)])
+
+
+def write_document(document: Path, readme: Path, results: dict[tuple[str, int], dict]) -> None:
+    """Puts the tables between their markers, and draws the figure."""
+    save_figure(draw_probes(results), document.with_suffix(".svg"))
+    readme.write_text(insert_between_markers(readme.read_text(), "evidence", readme_table(results)))
     parts = {"setup": setup_text(results), "recipes": tables_of(MAIN, results), "ablations": tables_of(ABLATIONS, results),
              "data": data_table(results)}
     text = document.read_text()
@@ -254,7 +287,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             runner.run_all(runs, flags.jobs)
             failed = runner.failed
         if flags.write:
-            write_document(DOCUMENT, read_results(RESULTS))
+            write_document(DOCUMENT, README, read_results(RESULTS))
         return 1 if failed else 0
 
     return exit_status_of(work, parser.prog)

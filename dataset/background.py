@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-FOREGROUND_SHARE = 0.3  # of the pixels, beta in FAME (0.5 in its code): less keeps less of the scene beside what moves
+FOREGROUND_SHARE = 0.3  # of the pixels, beta in FAME: less keeps less of the scene beside what moves
 BLUR = 1 / 30           # standard deviation of the Gaussian blur, in units of S
 
 

@@ -81,7 +81,10 @@ def test_tables_show_mean_and_sample_standard_deviation(tmp_path) -> None:
     assert "| 450 | 2 | 25.0 ± 7.1 |" in evidence.data_table(results) and "| 900 | 0 | - |" in evidence.data_table(results)
     document = tmp_path / "evidence.md"
     document.write_text(evidence.DOCUMENT.read_text())
-    evidence.write_document(document, results)
+    readme = tmp_path / "README.md"
+    readme.write_text(evidence.README.read_text())
+    evidence.write_document(document, readme, results)
+    assert document.with_suffix(".svg").exists() and "| motion recipe | " in readme.read_text()
     assert "| motion | 2 | 25.0 ± 7.1 |" in document.read_text()
 
 

@@ -23,7 +23,8 @@ def test_unlabelled_videos_get_the_features_of_the_evaluations(tmp_path, capsys)
         for index in range(10):
             write_frame(tmp_path / name, index, rng.integers(0, 256, (36, 48, 3), np.uint8), 90)
     (tmp_path / "my.csv").write_text("\n".join([*lines, "absent,10"]) + "\n")
-    command = ["--weights", "random", "--net", "r3d10", "--input", "residual", "--csv_file", str(tmp_path / "my.csv"), *CLIPS]
+    command = ["--weights", "random", "--net", "r3d10", "--input", "residual", "--csv_file", str(tmp_path / "my.csv"),
+               *CLIPS]
     assert main([*command, "--out", str(tmp_path / "features.txt")]) == 2
     assert main([*command, "--out", str(tmp_path / "out/features.npz")]) == 2  # one video cannot be read
     assert "absent" in capsys.readouterr().err
