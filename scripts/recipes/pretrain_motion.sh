@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Pretraining on your own videos with the motion recipe: residual frames, and one color change for all frames of a view.
-# The schedule is for a few hundred to a few thousand videos.
+# The schedule is meant for a few hundred to a few thousand videos; measured is only the small run of docs/evidence.md.
 #
 # Needs   CSV, the list of videos: `python scripts/make_csv.py folder VIDEOS --out OUT` writes OUT/pretrain.csv (docs/data.md)
 # Takes   the time that `--dry_run 20` prints; docs/evidence.md has a small run
