@@ -1,22 +1,32 @@
-"""A training step on one GPU: precision, memory format, choice of kernels, compilation.
+"""A training step on one GPU: precision, memory format, choice of kernels, compilation; and where its time goes.
 
 Videos of two clips and the overview, 16 frames at 112 px, already in the GPU's memory. A step is forward, objective,
 backward and Adam as in train.py, without its checks and its log; "tried kernels" is cuDNN's benchmark mode, which train.py
-does not enable. 64 videos per step, halved until they fit.
+does not enable. 64 videos per step, halved until they fit. Operations are those of convolutions and matrix products, forward
+and backward; the peak rate of the card is measured with a large matrix product.
 """
 from __future__ import annotations
 
+import contextlib
+import functools
 import gc
 import statistics
 import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.measure import device_clock, milliseconds, print_table, ratio, run_benchmark, time_in_turns
-from benchmarks.step import IMG_DIM, BenchmarkStep
-from models.multilevel import BACKBONES
+from benchmarks.step import CLIP_FRAMES, CLIPS, IMG_DIM, BenchmarkStep
+from models.multilevel import BACKBONES, MultiLevelModel
+from models.objective import Objective
+
+PRODUCT = 8192  # side of the matrices with which the card's rate is measured
 
 
 class GpuMode(NamedTuple):
@@ -45,27 +55,65 @@ GPU_MODES = (
 )
 
 
-def time_step(mode: GpuMode, net: str, videos: int, device: str = "cuda", turns: int = 5,
-              img_dim: int = IMG_DIM) -> tuple[list[float], float]:
-    """Returns (seconds of a step in each turn, GiB at the peak); torch.OutOfMemoryError where it does not fit."""
-    steps = 3  # per turn
+@contextlib.contextmanager
+def prepare_step(mode: GpuMode, net: str, videos: int, device: str, img_dim: int) -> Iterator[Callable[[], None]]:
+    """Gives a function that runs a step of a new model in `mode`, after the memory of earlier ones is released."""
     gc.collect()
     torch._dynamo.reset()
-    if device == "cuda":
+    if torch.cuda.is_available():
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     step = BenchmarkStep(net, videos, device, mode.channels_last, img_dim=img_dim)
     if mode.compiled:
         step.train_model = torch.compile(step.model)
     with torch.backends.cudnn.flags(enabled=True, benchmark=mode.tried_kernels, deterministic=False, allow_tf32=mode.tf32):
-        seconds = time_in_turns({"step": lambda: [step.run(mode.mode) for _ in range(steps)]}, turns, device_clock, steps)
-    return seconds["step"], torch.cuda.max_memory_allocated() / 2**30 if device == "cuda" else 0.0
+        yield lambda: step.run(mode.mode)
+
+
+def time_step(mode: GpuMode, net: str, videos: int, device: str = "cuda", turns: int = 5,
+              img_dim: int = IMG_DIM) -> tuple[list[float], float]:
+    """Returns (seconds of a step in each turn, GiB at the peak); torch.OutOfMemoryError where it does not fit."""
+    steps = 3  # per turn
+    with prepare_step(mode, net, videos, device, img_dim) as run_step:
+        seconds = time_in_turns({"step": lambda: [run_step() for _ in range(steps)]}, turns, device_clock, steps)["step"]
+    return seconds, torch.cuda.max_memory_allocated() / 2**30 if device == "cuda" else 0.0
+
+
+def kernel_shares(mode: GpuMode, net: str, videos: int, device: str = "cuda",
+                  img_dim: int = IMG_DIM) -> list[tuple[str, float]]:
+    """Returns (kernel, fraction of the time of all kernels) of a step, the longest first."""
+    with prepare_step(mode, net, videos, device, img_dim) as run_step:
+        run_step()
+        run_step()
+        with profile(activities=[ProfilerActivity.CUDA if device == "cuda" else ProfilerActivity.CPU]) as found:
+            run_step()
+            device_clock()
+    spent: Counter[str] = Counter()
+    for event in found.key_averages():
+        spent[event.key] += event.self_device_time_total if device == "cuda" else event.self_cpu_time_total
+    return [(name, time / spent.total()) for name, time in spent.most_common()]
+
+
+@functools.cache
+def step_operations(net: str, img_dim: int = IMG_DIM) -> int:
+    """Returns the floating-point operations of a step per video, counted on meta tensors."""
+    videos = 2  # a contrast needs another one
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        views = torch.empty(videos, CLIPS + 1, 3, CLIP_FRAMES, img_dim, img_dim)
+        Objective(graph_start_epoch=0)(MultiLevelModel(net)(views), 0, lambda rows: rows, 0).total.backward()
+    return counter.get_total_flops() // videos
+
+
+def card_rate() -> float:
+    """Returns the operations per second of a large product of bfloat16 matrices."""
+    a, b = (torch.randn(PRODUCT, PRODUCT, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    return 2 * PRODUCT**3 / statistics.median(time_in_turns({"product": lambda: a @ b}, 10, device_clock)["product"])
 
 
 def main(quick: bool, _: Path) -> None:
     if not torch.cuda.is_available():
         sys.exit("benchmarks.gpu: there is no GPU here")
-    rows = []
+    rate, rows, fits = card_rate(), [], {}
     for net in ["r3d18"] if quick else ["r3d18", *(net for net in BACKBONES if net not in ("resnet18", "r3d18"))]:
         baseline: list[float] = []  # seconds per video
         for mode in GPU_MODES if net == "r3d18" and not quick else (PUBLISHED, BFLOAT16, BEST_EAGER):
@@ -78,11 +126,19 @@ def main(quick: bool, _: Path) -> None:
                     if videos == 1:
                         raise
                     videos //= 2
+            fits[net, mode] = videos
             per_video = [second / videos for second in seconds]
             baseline = baseline or per_video
+            speed = step_operations(net) / statistics.median(per_video)
             rows.append([net, mode.name, videos, milliseconds(seconds), f"{1 / statistics.median(per_video):.0f}",
-                         f"{ratio(baseline, per_video):.2f}x", f"{gib:.1f}"])
-    print_table(["`--net`", "mode", "videos", "ms a step", "videos/s", "speed", "peak GiB"], rows)
+                         f"{ratio(baseline, per_video):.2f}x", f"{gib:.1f}", f"{speed / 1e12:.0f}", f"{speed / rate:.0%}"])
+    print_table(["`--net`", "mode", "videos", "ms a step", "videos/s", "speed", "peak GiB", "TFLOP/s",
+                 "of the card's rate"], rows)
+    print(f"The card's rate is that of a product of two {PRODUCT} x {PRODUCT} matrices in bfloat16, "
+          f"{rate / 1e12:.0f} TFLOP/s.\n")
+    shares = kernel_shares(BEST_EAGER, "r3d18", fits["r3d18", BEST_EAGER])
+    print_table([f"kernel, r3d18, {BEST_EAGER.name}", "of the time"],
+                [[f"`{name[:90]}`", f"{share:.1%}"] for name, share in shares[:15]])
 
 
 if __name__ == "__main__":

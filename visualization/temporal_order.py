@@ -123,6 +123,9 @@ def check_order_settings(settings: OrderSettings, mode: str) -> None:
                         "train_csv": MODES[:2]}.items():
         if getattr(settings, name) and mode not in modes:
             raise InputError(f"--{name}: without effect in --mode {mode} (only in {' and '.join(modes)}); leave it out")
+    for flag, name in (("--pos", settings.pos), ("--neg", settings.neg)):  # these folders are replaced
+        if name in ("", os.curdir, os.pardir) or os.path.basename(name) != name:
+            raise InputError(f"{flag} {name}: must be the name of a folder in OUT/cam, without {os.sep}")
     if settings.pos == settings.neg:
         raise InputError(f"--neg {settings.neg}: must be another folder than --pos")
 

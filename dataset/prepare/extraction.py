@@ -50,7 +50,7 @@ class FrameSettings:
             raise InputError("--short_side and --size: expected one of them")
         check_values(at_least={"--short_side": (self.short_side, SMALLEST_SIDE_PX)})
         if self.size is not None:
-            parse_size(self.size, SMALLEST_SIDE_PX)
+            _check_writable(parse_size(self.size, SMALLEST_SIDE_PX), f"--size {self.size}")
         if self.fps is not None and not 0 < self.fps <= 1000:
             raise InputError(f"--fps {self.fps:g}: must be above 0 and at most 1000")
         if not 1 <= self.quality <= 100:
@@ -270,8 +270,7 @@ def _write_frames(video: SourceVideo) -> ExtractionResult:
         if size != first_size:
             raise InputError(f"its frame size changes: frame {count} is {size[0]}x{size[1]}, "
                              f"the first {first_size[0]}x{first_size[1]}; --size makes them equal")
-        if max(size) > LARGEST_SIDE_PX:
-            raise InputError(f"its frames: {size[0]}x{size[1]} px, a JPEG image can have {LARGEST_SIDE_PX} px per side")
+        _check_writable(size, "its frames")
         if size != (width, height):
             frame = resize_frames(frame[None], size, "bicubic")[0]  # exactly as reading at that size resizes it
         write_frame(video.partial, count - 1, frame, settings.quality)
@@ -281,3 +280,8 @@ def _write_frames(video: SourceVideo) -> ExtractionResult:
     still = longest > LONG_STILL_S * settings.fps
     return ExtractionResult(count, f"one frame fills {longest / settings.fps:.0f} s, {longest} of {count} frames: a gap in "
                             "its times?" if still else "")
+
+
+def _check_writable(size: tuple[int, int], what: str) -> None:
+    if max(size) > LARGEST_SIDE_PX:
+        raise InputError(f"{what}: {size[0]}x{size[1]} px, a JPEG image can have {LARGEST_SIDE_PX} px per side")

@@ -246,6 +246,7 @@ def test_wrong_input_is_a_one_line_error(videos, tmp_path):
     (tmp_path / "empty").mkdir()
     assert "no video file below it" in one_error(run(tmp_path / "empty", tmp_path / "f"))
     assert "--size 200" in one_error(run(videos, tmp_path / "f", "--size", "200"))
+    assert "--size 66000x16" in one_error(run(videos, tmp_path / "f", "--size", "66000x16"))
     assert "--workers 0" in one_error(run(videos, tmp_path / "f", "--workers", "0"))
     assert not (tmp_path / "f").exists()
 

@@ -115,7 +115,7 @@ def file_uri(path: Path) -> str:
             return data_uri(path.read_bytes(), "video/mp4")
         with Image.open(path) as image:
             return webp_uri(image.convert("RGB"))
-    except (OSError, SyntaxError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise InputError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or 'not a readable image'}") from error
 
 

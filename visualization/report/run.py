@@ -72,13 +72,17 @@ class RunDirectory:
 
 def read_run(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Returns (config.json, with flags; lines of log.jsonl, without an unfinished last one) of a run directory."""
+    where = f"{folder}: not a run directory with log.jsonl and config.json of train.py"
     try:
         lines = (folder / "log.jsonl").read_text().splitlines(keepends=True)
         config = json.loads((folder / "config.json").read_text())
-        entries = [json.loads(line) for line in lines if line.endswith("\n")]  # else being written, or the run was killed
-        config["flags"], [(line["kind"], line["epoch"], line["step"]) for line in entries]
+        entries, _ = [], config["flags"]
+        for number, line in enumerate((line for line in lines if line.endswith("\n")), start=1):  # else being written
+            where = f"{folder}/log.jsonl:{number}: not a log line of train.py"
+            entries.append(json.loads(line))
+            [entries[-1][name] for name in ("kind", "epoch", "step")]
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise InputError(f"{folder}: not a run directory with log.jsonl and config.json of train.py: {error!r}") from error
+        raise InputError(f"{where}: {error!r}") from error
     return config, entries
 
 

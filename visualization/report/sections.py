@@ -4,7 +4,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ from eval.metrics import class_names
 from eval.result_card import CARD, read_card
 from models.levels import LEVELS
 from utils.errors import InputError, one_line
+from utils.files import file_sha256
 from utils.pretraining_flags import pretraining_parser
 from visualization.curves import PANELS, schedule_marks
 from visualization.main_temporal import EVAL_CARD
@@ -133,6 +134,14 @@ def read_report_videos(csv_path: str, most: int) -> ReportVideos:
     return ReportVideos(csv_path, chosen, unlabelled, f"{which} {len(records)} videos of {csv_path}")
 
 
+def label_names(csv_path: str, labels: Iterable[int]) -> tuple[dict[int, str], str]:
+    """Returns (label -> its name in classes.txt beside the csv, ""), or (label -> its number, why)."""
+    labels = sorted(set(map(int, labels)))
+    names, problem = attempt(class_names, None, csv_path, labels)
+    note = f" Classes have numbers, not names: {problem}." if problem else ""
+    return names or {label: str(label) for label in labels}, note
+
+
 def network_sections(run: RunDirectory, flags: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     """Returns what was measured ("measurement", None where nothing was; why is in "note") and the sections made of it.
 
@@ -153,17 +162,19 @@ def network_sections(run: RunDirectory, flags: argparse.Namespace, device: torch
     if not measurement:
         return {"measurement": None, "note": problem}
     return {"measurement": measurement, "rank": rank_section(measurement),
-            "prototypes": prototype_section(measurement, videos, note, flags),
+            "prototypes": prototype_section(run, measurement, videos, note, flags),
             "embedding": attempt(embedding_section, run, measurement, videos, held_out or videos, flags, device)}
 
 
-def prototype_section(measurement: Measurement, videos: ReportVideos, note: str,
+def prototype_section(run: RunDirectory, measurement: Measurement, videos: ReportVideos, note: str,
                       flags: argparse.Namespace) -> dict[str, Any]:
     """Returns the use of prototypes, and the most used ones, each with those of its videos that have the highest scores."""
     note = f"{note} Computed from {videos.note} (--max_videos {flags.max_videos})."
+    if file_sha256(videos.csv_path) != run.config["csv_sha256"]:
+        note += " It is another file than the one that the run was trained on."
     if measurement.skipped:
         note += f" {len(measurement.skipped)} of them cannot be read; the first: {measurement.skipped[0]}"
-    names = {} if videos.unlabelled else class_names(None, videos.csv_path, (record.label for record in videos.records))
+    names, names_note = ({}, "") if videos.unlabelled else label_names(videos.csv_path, (r.label for r in videos.records))
     nearest, (num_videos, num_prototypes) = measurement.scores.argmax(axis=1), measurement.scores.shape
     counts = np.bincount(nearest, minlength=num_prototypes)
     shown = []
@@ -179,7 +190,7 @@ def prototype_section(measurement: Measurement, videos: ReportVideos, note: str,
     use = ChartLine("videos", range(1, num_prototypes + 1), np.sort(counts)[::-1].tolist())
     chart = line_chart("Videos nearest to each prototype, most used first", [use], "prototypes by use",
                        level=(even, f"even use: {even:.2g} videos each"))
-    return {"note": note, "num_used": np.count_nonzero(counts), "num": num_prototypes, "chart": chart,
+    return {"note": note + names_note, "num_used": np.count_nonzero(counts), "num": num_prototypes, "chart": chart,
             "num_videos": num_videos, "shown": shown}
 
 
@@ -213,11 +224,12 @@ def embedding_section(run: RunDirectory, measurement: Measurement, measured: Rep
         raise InputError(f"No figure of {shown.note}: {len(labels)} labelled video(s); at least {LEAST_VIDEOS} are needed")
     perplexity, seed, newest = min(PERPLEXITY, (len(labels) - 1) / 3), run.flags["seed"], measurement.states[-1].name
     points = project_levels(features, list(features), perplexity, seed)
-    figure = draw_embedding(points, labels, class_names(None, shown.csv_path, labels), newest)
+    names, note = label_names(shown.csv_path, labels)
+    figure = draw_embedding(points, labels, names, newest)
     unreadable = f" ({len(skipped)} cannot be read)" if skipped else ""
     return {"image": figure_uri(figure, "webp"), "caption": (
         f"Clip features of {shown.note}{unreadable} at {newest}, colored by class; t-SNE (perplexity {perplexity:.3g}, "
-        f"seed {seed}) above, PCA below.")}
+        f"seed {seed}) above, PCA below.{note}")}
 
 
 def result_section(run: RunDirectory) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The report of runs that are torn, changed on the way, oddly named, or far from their videos."""
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import re
@@ -11,10 +12,14 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
 
+from dataset.transforms import IMAGENET, RESIDUAL
 from tests.visualization.report.planted_run import FLAGS, write_run
 from tests.visualization.report.report_page import report
-from visualization.report.__main__ import main
+from utils.checkpoint import list_checkpoints
+from visualization.report.__main__ import main, write_order_maps
+from visualization.report.run import RunDirectory
 from visualization.report.sections import read_report_videos
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -45,10 +50,13 @@ def test_held_out_videos_stand_in_for_those_that_are_not_here(full_run, labelled
     config = json.loads((run / "config.json").read_text())
     config["flags"]["csv_file"] = "/nowhere/videos.csv"
     (run / "config.json").write_text(json.dumps(config))
-    page = report(run, "--test_csv", labelled_csv[1], "--max_checkpoints", 1)
-    assert "/nowhere/videos.csv: cannot read" in page.texts["prototypes"] and "test.csv" in page.texts["prototypes"]
+    test = labelled_csv[1].with_name("held_out.csv")
+    test.write_text("".join(f"v{number},40,{number}\n" for number in range(4)))
+    page = report(run, "--test_csv", test, "--max_checkpoints", 1)
+    assert "/nowhere/videos.csv: cannot read" in page.texts["prototypes"] and "held_out.csv" in page.texts["prototypes"]
     assert "epoch_0012" in page.texts["rank"]
     assert any("t-SNE" in one["alt"] for one in page.of("img"))
+    assert all("Classes have numbers, not names: " in page.texts[name] for name in ("prototypes", "embedding"))
 
 
 def test_one_torn_file_costs_no_more_than_itself(tmp_path):
@@ -60,10 +68,11 @@ def test_one_torn_file_costs_no_more_than_itself(tmp_path):
         (run / name / "result.json").write_text(json.dumps({**card, **changes}))
     for name in ("retrieval.png", "embedding.png", "embedding_low.png"):
         (run / "good" / name).write_bytes(b"" if "low" in name else b"no image")
+    (run / "good" / "embedding_mid.png").write_bytes(b"P5 20000 20000 255\n")  # more pixels than Pillow decompresses
     assert cv2.imwrite(str(run / "good" / "embedding_high.png"), np.eye(20, dtype=np.uint8) * 255)
     page = report(run, "--logs_only")
     text = page.texts["results"]
-    assert [text.count(part) for part in ("Left out: ", "not a result card", "cannot be read")] == [7, 4, 3]
+    assert [text.count(part) for part in ("Left out: ", "not a result card", "cannot be read")] == [8, 4, 4]
     assert [one["alt"] for one in page.of("img") if "webp" in one["src"]] == ["Videos as points, colored by class. of good"]
     assert re.search(r"retrieval ?a \| b - high 41\.5", text), "a cell each"
 
@@ -92,6 +101,38 @@ def test_maps_written_last_come_first(tmp_path):
     assert re.findall("<figcaption>(order[^<]*)", text) == [
         "order_epoch_0012/cam/0000_v.mp4", "order_epoch_0012/cam/0001_v.mp4", "order_epoch_0004/cam/0000_v.mp4"]
     assert "3 more below" in text
+
+
+def test_a_second_head_on_other_videos_or_clips_is_refused_with_a_way_out(full_run, full_report, labelled_csv, videos_csv,
+                                                                          tmp_path, capsys):
+    train, test = labelled_csv
+    fewer = videos_csv.parent / "fewer.csv"
+    fewer.write_text("v0,40,0\nv1,40,1\n")
+    out = full_run / "order_epoch_0012"
+    assert list_checkpoints(out / "checkpoints")
+    card = json.loads((out / "result.json").read_text())
+    assert card["settings"]["img_dim"] == 32 and list(card["metrics"]) == ["high"]
+    small = ["--cam_img_dim", 32]
+    for changes in ([fewer, *small], [train], [train, *small, "--cam_level", "low"]):
+        capsys.readouterr()
+        flags = ["--test_csv", test, "--workers", 0, "--gpu", "none", "--cam", "--csv_file", *changes]
+        assert main([str(full_run), *map(str, flags)]) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and f"remove {out} " in error, error
+        assert any(text in error for text in ("fewer.csv", "was trained with", "is for level high"))
+
+
+def test_a_head_on_residual_frames(full_run, labelled_csv, tmp_path):
+    run, path = write_run(tmp_path / "run"), tmp_path / "run" / "checkpoints" / "epoch_0012.pt"
+    path.parent.mkdir()
+    torch.save({**torch.load(full_run / "checkpoints" / path.name), "input": {**IMAGENET, "frames": RESIDUAL}}, path)
+    train, test = map(str, labelled_csv)
+    write_order_maps(RunDirectory(run), argparse.Namespace(csv_file=train, test_csv=test, cam_img_dim=32, cam_level="low",
+                                                           batch=4, num_workers=0, max_cam_videos=1), torch.device("cpu"))
+    out = run / "order_epoch_0012"
+    assert json.loads((out / "config.json").read_text())["backbone"]["input"]["frames"] == RESIDUAL
+    assert len(list(out.glob("cam/*.mp4"))) == 1
+    assert list(json.loads((out / "result.json").read_text())["metrics"]) == ["low"]
 
 
 def test_skipped_videos_of_the_monitor_are_no_share(tmp_path):
