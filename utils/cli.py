@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import re
 from collections.abc import Mapping
 from typing import NoReturn
@@ -63,6 +64,17 @@ def add_other_launch_flags(group: argparse._ArgumentGroup) -> None:
                        help="CPU processes that --multiprocessing-distributed starts on a machine without GPUs")
     group.add_argument("--dist_timeout", type=float, default=600, metavar="S",
                        help="end the run if another process or the DataLoader is silent for this many seconds")
+    group.add_argument("--local-rank", "--local_rank", type=int, action=LocalRank, default=argparse.SUPPRESS, metavar="R",
+                       help="passed by torch.distributed.launch; LOCAL_RANK of the environment is used")
+
+
+class LocalRank(argparse.Action):
+    """The flag that torch.distributed.launch passes; LOCAL_RANK, which it sets too, says the same."""
+
+    def __call__(self, parser: argparse.ArgumentParser, _flags: argparse.Namespace, value: int, *_: object) -> None:
+        if os.environ.get("LOCAL_RANK") != str(value):
+            parser.error(f"--local-rank {value}: needs LOCAL_RANK={value}, RANK and WORLD_SIZE in the environment, as "
+                         "torchrun sets them")
 
 
 def check_launch_flags(flags: argparse.Namespace) -> None:

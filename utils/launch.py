@@ -1,4 +1,4 @@
-"""Launching processes, here or under torchrun, and how the job ends when one of them ends."""
+"""Launching processes, here or by another launcher, and how the job ends when one of them ends."""
 from __future__ import annotations
 
 import argparse
@@ -24,7 +24,7 @@ import torch.multiprocessing as mp
 from utils.cli import DEFAULT_URL
 from utils.distributed import DistContext
 from utils.errors import FAULT, INTERRUPTED, LOST, STOPPED, AgreedError, InputError, PeerError, report
-from utils.rendezvous import open_store, torchrun_store
+from utils.rendezvous import TORCHRUN, Ranks, environment_store, find_ranks, open_store
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # as batch systems send them before they take a machine away
 # What torch raises as a plain RuntimeError: gloo for a lost peer and for a silent one, the DataLoader for its workers.
@@ -59,18 +59,22 @@ class StopRequest:
 def launch(worker: Worker, flags: argparse.Namespace, program: str) -> int:
     """Runs `worker(context, flags)` in every process of this machine; returns the exit status (see `utils.errors`).
 
-    `flags` are those of `utils.cli.add_launch_flags`; `program` is the prefix of every error line. Under torchrun this
-    process is one of those that it started. Otherwise `--multiprocessing-distributed` starts one process per GPU of
-    `--gpu`, or `--nproc` CPU processes; without it there is this one. A process that fails ends the others. InputError for
-    GPUs that are absent.
+    `flags` are those of `utils.cli.add_launch_flags`; `program` is the prefix of every error line. Under torchrun, or where
+    RANK and WORLD_SIZE say so, this process is one of those that another launcher started. Otherwise
+    `--multiprocessing-distributed` starts one process per GPU of `--gpu`, or `--nproc` CPU processes; without it there is
+    this one. A process that fails ends the others. InputError for GPUs that are absent.
     """
     gpus = visible_gpus(flags.gpu)
     if flags.multiprocessing_distributed and gpus and flags.nproc > 1:
         raise InputError(f"--nproc {flags.nproc}: counts CPU processes, but there are GPUs; choose them by --gpu")
-    torchrun = "TORCHELASTIC_RUN_ID" in os.environ
-    if torchrun or not flags.multiprocessing_distributed:
-        local_rank = int(os.environ["LOCAL_RANK"]) if torchrun else 0
-        return run_and_report(partial(join, local_rank, flags, gpus if torchrun else gpus[:1]), worker, flags, program)
+    ranks = find_ranks(flags)
+    if ranks:
+        if ranks.local_rank is None and len(gpus) > 1:
+            raise InputError(f"WORLD_SIZE={ranks.world_size} in the environment, without LOCAL_RANK: which of {len(gpus)} "
+                             "GPUs is this process's? Set LOCAL_RANK, or name one by --gpu")
+        return run_and_report(partial(join, ranks.local_rank or 0, flags, gpus, ranks=ranks), worker, flags, program)
+    if not flags.multiprocessing_distributed:
+        return run_and_report(partial(join, 0, flags, gpus[:1]), worker, flags, program)
 
     processes = len(gpus) or flags.nproc
     if not gpus:
@@ -207,18 +211,18 @@ def describe_loss(error: RuntimeError, timeout_s: float) -> str | None:
 
 
 def join(local_rank: int, flags: argparse.Namespace, gpus: list[int], processes_per_node: int = 1,
-         listening: socket.socket | None = None) -> DistContext:
+         listening: socket.socket | None = None, ranks: Ranks | None = None) -> DistContext:
     """Returns the context of this process, in the process group where there is more than one.
 
-    `listening`: the socket of rank 0's store, inherited from the launcher; None: the store is at `--dist-url`.
+    `listening`: the socket of rank 0's store, inherited from the launcher; None: the store is at `--dist-url`. `ranks`: what
+    the environment says where another launcher started this process, and of the store too without `--dist-url`.
     """
     if gpus and local_rank >= len(gpus):
         raise InputError(f"local rank {local_rank}: only {len(gpus)} GPU(s) to use here; start fewer processes")
     device = torch.device("cuda", gpus[local_rank]) if gpus else torch.device("cpu")
     if gpus:
         torch.cuda.set_device(device)
-    torchrun = "TORCHELASTIC_RUN_ID" in os.environ
-    if not (torchrun or flags.multiprocessing_distributed or flags.num_nodes > 1):
+    if not (ranks or flags.multiprocessing_distributed or flags.num_nodes > 1):
         return DistContext(0, 1, device)
     if not gpus:
         share = max(1, (os.cpu_count() or 1) // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", processes_per_node))))
@@ -226,9 +230,10 @@ def join(local_rank: int, flags: argparse.Namespace, gpus: list[int], processes_
     timeout, url = datetime.timedelta(seconds=flags.dist_timeout), flags.dist_url or DEFAULT_URL
     rank, world_size = flags.node_rank * processes_per_node + local_rank, flags.num_nodes * processes_per_node
     try:
-        if torchrun:
-            rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-            store = torchrun_store(rank, world_size, timeout)
+        if ranks:
+            rank, world_size = ranks.rank, ranks.world_size
+        if ranks and (TORCHRUN in os.environ or not flags.dist_url):
+            store = environment_store(rank, world_size, timeout)
         else:
             store = open_store(url, rank, world_size, timeout, listening)
         dist.init_process_group(flags.dist_backend if gpus else "gloo", timeout=timeout, store=store, rank=rank,
@@ -236,7 +241,8 @@ def join(local_rank: int, flags: argparse.Namespace, gpus: list[int], processes_
     except (dist.DistError, OSError, ValueError) as error:
         if isinstance(error, InputError):
             raise
-        place = "torchrun" if torchrun else "this machine" if listening else f"--dist-url {url}"
+        place = ("torchrun" if TORCHRUN in os.environ else f"WORLD_SIZE={world_size} of the environment, MASTER_ADDR and "
+                 "MASTER_PORT" if ranks and not flags.dist_url else "this machine" if listening else f"--dist-url {url}")
         kind = InputError if isinstance(error, ValueError) else PeerError
         raise kind(f"{place}: no process group: {str(error).splitlines()[0]}") from error
     control = dist.new_group(backend="gloo", timeout=timeout) if gpus else None

@@ -28,8 +28,9 @@ from models.levels import LEVELS
 from utils.checkpoint import FORMAT
 from utils.cli import OneLineParser, check_values
 from utils.distributed import DistContext
-from utils.errors import AgreedError, InputError
+from utils.errors import InputError
 from utils.launch import visible_gpus
+from utils.rendezvous import require_single_process
 
 MODES = ("train", "eval", "visualize")
 HEAD_KIND = "order_head"
@@ -112,8 +113,7 @@ def order_parser(description: str) -> OneLineParser:
 
 def check_order_settings(settings: OrderSettings, mode: str) -> None:
     """Raises InputError for a value that cannot work, or that `mode` lacks or does not use."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise AgreedError(f"WORLD_SIZE {os.environ['WORLD_SIZE']}: this runs in a single process; start it without torchrun")
+    require_single_process()
     check_values({FLAGS[setting.name]: (getattr(settings, setting.name), setting.metadata["least"])
                   for setting in fields(settings) if setting.metadata["least"] is not None}, positive={"--lr": settings.lr})
     for name in ("train_csv", "test_csv") if mode == "train" else ("test_csv",):

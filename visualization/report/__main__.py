@@ -25,6 +25,7 @@ from utils.distributed import DistContext
 from utils.errors import InputError, one_line
 from utils.files import write_atomically
 from utils.launch import run_and_report
+from utils.rendezvous import require_single_process
 from utils.training_log import git_commit
 from visualization.cam import require_h264
 from visualization.main_temporal import train_order_head, write_order_videos
@@ -56,6 +57,7 @@ def write_order_maps(run: RunDirectory, flags: argparse.Namespace, device: torch
 
 def write_report(context: DistContext, flags: argparse.Namespace) -> None:
     """Writes the page that parsed flags ask for."""
+    require_single_process()
     check_values({"--max_videos": (flags.max_videos, 2), "--workers": (flags.num_workers, 0), **{
         f"--{name}": (getattr(flags, name), 1)
         for name in ("max_checkpoints", "prototypes", "neighbors", "max_cam_videos", "batch")}})
