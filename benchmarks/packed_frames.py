@@ -18,7 +18,7 @@ import numpy as np
 
 from benchmarks.measure import milliseconds, print_table, ratio, run_benchmark, time_in_turns
 from benchmarks.videos import video_frames, write_frame_folder
-from dataset.frames import read_folder, read_frames, split_packed_path
+from dataset.frames import locate_video, read_folder, read_frames
 from dataset.packed import open_shard, read_packed
 from scripts.pack_frames import main as pack_frames
 
@@ -50,8 +50,8 @@ def main(quick: bool, folder: Path) -> None:
             indices = np.sort(rng.choice(VIDEO_FRAMES, num_frames, replace=False))
             if decode:
                 read_frames(path, indices, VIDEO_FRAMES)
-            elif packed := split_packed_path(path):
-                list(read_packed(*packed, indices, VIDEO_FRAMES))
+            elif (stored := locate_video(path)).kind == "packed":
+                list(read_packed(stored.path, stored.inner, indices, VIDEO_FRAMES))
             else:
                 list(read_folder(path, indices, VIDEO_FRAMES))
 

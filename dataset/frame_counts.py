@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from dataset.frames import absolute_path, locate_video
 from dataset.records import VideoRecord
 from dataset.video_file import count_frames
 from utils.errors import InputError
@@ -42,11 +43,15 @@ def _find_counts(csv_path: str | os.PathLike[str], videos: Sequence[VideoRecord]
         kept = {}
     except (OSError, ValueError) as error:
         raise InputError(f"{store}: cannot read the kept frame counts ({error}): remove the file") from error
-    folder = os.path.dirname(os.path.abspath(csv_path))
+    folder = os.path.dirname(absolute_path(csv_path))
     found, problems = {}, []
 
     def count(video: VideoRecord) -> None:
         key = os.path.relpath(video.path, folder)
+        if locate_video(video.path).kind != "file":
+            problems.append((video.line, f"{video.path}: number of frames (second column) is empty, which only a video "
+                                         "file's may be"))
+            return
         try:
             status = os.stat(video.path)
             stamp = [status.st_size, status.st_mtime_ns]

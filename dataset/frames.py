@@ -1,12 +1,14 @@
 """A video's path and frame indices -> uint8 RGB frames, however the video is stored.
 
-A path is one of three:
+A path is one of these; every program asks `locate_video`:
 
     frames/v_001              frame folder: numbered images `image_00001.jpg`, `image_00002.jpg`, ...
-    videos/v_001.mp4          video file, decoded by PyAV (`video_file.py`)
+    frames/v_001/img_*.jpg    frame folder with several series of images: the one of this prefix and suffix
+    videos/v_001.mp4          video file, decoded by PyAV (`video_file.py`): by its suffix, unless it is a folder
     shard_00000.tar/v_001     frame folder inside a packed shard (`packed.py`), same pixels as the folder itself
 
-In a frame folder other prefixes, numbers of digits, jpg or png, and numbering from 0 are detected.
+In a frame folder other prefixes, numbers of digits, jpg or png, and numbering from 0 are detected; files whose names
+begin with a dot are ignored. Suffixes are recognized in any letter case.
 """
 from __future__ import annotations
 
@@ -14,9 +16,10 @@ import functools
 import os
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -30,8 +33,17 @@ HALF_SUFFICES = 5 / 6          # of the wanted width and height
 FRAMES_PER_RESIZE = 8          # as fast as all at once, without holding all full-size frames of a long video
 
 _FRAME_FILE = re.compile(r"(?P<prefix>.*?)(?P<number>[0-9]+)(?P<suffix>\.(?:jpg|jpeg|png))", re.IGNORECASE)
-_SHARD_NAME = re.compile(r"(?<=[^/])\.tar(?=/.)")
+_SHARD_NAME = re.compile(r"(?<=[^/])\.tar(?=/.)", re.IGNORECASE)
+_NUM_THREADS = 32  # they wait for the file system
 _JPEG_START = b"\xff\xd8"
+
+
+class StoredVideo(NamedTuple):
+    """Where a video is: the folder, file or shard at `path`, and in it the series of images or the packed video `inner`."""
+
+    kind: Literal["folder", "file", "packed"]
+    path: str
+    inner: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +58,10 @@ class FrameNaming:
     def file_name(self, index: int) -> str:
         """Returns the file name of frame `index`, counted from 0."""
         return f"{self.prefix}{index + self.first:0{self.digits}d}{self.suffix}"
+
+
+class SeveralSeriesError(InputError):
+    """A frame folder has several series of numbered images, and none is chosen."""
 
 
 class FrameSeries(NamedTuple):
@@ -154,28 +170,67 @@ def decode_image(data: bytes, where: str, half: bool = False, strict: bool = Fal
     return frame
 
 
-def names_video_file(path: str) -> bool:
-    """Returns whether the path has the suffix of a video file. A folder may have one too."""
-    return os.path.splitext(path)[1].lower() in VIDEO_SUFFIXES
-
-
-def is_video_file(path: str) -> bool:
-    """Returns whether the path is read as a video file: by its suffix, unless it is a folder."""
-    return names_video_file(path) and not os.path.isdir(path)
-
-
-def split_packed_path(path: str) -> tuple[str, str] | None:
-    """Returns (path of the shard, name of the video) of `SHARD.tar/VIDEO`, None for other paths."""
+def locate_video(path: str) -> StoredVideo:
+    """Returns what the path means. It need not exist; the disk is asked only where the name leaves it open."""
     for found in _SHARD_NAME.finditer(path):
         shard = path[: found.end()]
         if not os.path.isdir(shard):
-            return shard, path[found.end() + 1 :]
-    return None
+            return StoredVideo("packed", shard, path[found.end() + 1 :])
+    if names_video_file(path) and not os.path.isdir(path):
+        return StoredVideo("file", path)
+    return StoredVideo("folder", *split_series(path))
+
+
+def names_video_file(path: str) -> bool:
+    """Returns whether the path has the suffix of a video file. A folder or a packed video may have one too."""
+    return os.path.splitext(path)[1].lower() in VIDEO_SUFFIXES
+
+
+def split_series(path: str) -> tuple[str, str]:
+    """Returns (folder, series) of `FOLDER/img_*.jpg`; ("" as the series: no path with `*`, or a folder of this name)."""
+    folder, name = os.path.split(path)
+    return (folder, name) if "*" in name and not os.path.isdir(path) else (path, "")
+
+
+def video_name(path: str) -> str:
+    """Returns a video's name without folders, series and a video file's suffix: the same however the video is stored."""
+    name = os.path.basename(split_series(path)[0])
+    return os.path.splitext(name)[0] if names_video_file(name) else name
+
+
+def video_identity(path: str) -> str:
+    """Returns text that is equal for all paths to one video, also by links; the path where it cannot be read."""
+    video = locate_video(path)
+    try:
+        status = os.stat(video.path)
+    except OSError:
+        return path
+    return f"{status.st_dev}:{status.st_ino}" + (f":{video.inner}" if video.kind == "packed" else "")
+
+
+def video_identities(paths: Sequence[str]) -> list[str]:
+    """Returns the identity of each path, found by threads."""
+    with ThreadPoolExecutor(_NUM_THREADS) as pool:
+        return list(pool.map(video_identity, paths))
+
+
+def absolute_path(path: str | os.PathLike[str]) -> str:
+    """Returns the path made absolute, with one spelling: without `.`, `//`, and `..`, which behind a link is the parent of
+    the link's target, as for the system."""
+    path = os.path.join(os.getcwd(), path)
+    head, dots, tail = path.rpartition("/../")
+    if path.endswith("/.."):
+        head, dots, tail = path.removesuffix("/.."), "/..", ""
+    if dots:
+        parent = os.path.realpath(f"{head}/..")
+        plain = os.path.normpath(f"{head}/..")
+        path = os.path.join(plain if os.path.realpath(plain) == parent else parent, tail)
+    return os.path.normpath(path)
 
 
 def find_naming(folder: str) -> FrameNaming:
     """Returns the naming of the folder's frames: the usual one if its first file exists, else that of `find_series`."""
-    for naming in (FrameNaming(first=0), _USUAL):
+    for naming in () if "*" in os.path.basename(folder) else (FrameNaming(first=0), _USUAL):
         if os.path.exists(os.path.join(folder, naming.file_name(0))):
             return naming
     return find_series(folder).naming
@@ -184,27 +239,31 @@ def find_naming(folder: str) -> FrameNaming:
 def find_series(folder: str, names: Collection[str] | None = None) -> FrameSeries:
     """Returns the series of frames that a folder's file names form; `names`: the file names if already listed.
 
-    Raises InputError, which begins with the folder, if it cannot be listed, has no frames, or several series.
+    `FOLDER/img_*.jpg` chooses one of several series. Raises InputError, which begins with the folder, if it cannot be
+    listed or has no frames, and SeveralSeriesError.
     """
+    where, chosen = split_series(folder)
     if names is None:
         try:
-            names = os.listdir(folder)
+            names = os.listdir(where)
         except OSError as error:
             raise InputError(f"{folder}: cannot read the frame folder: {error.strerror}") from error
-    ordered = sorted(name for name in names if name != FRAME_MARKER)
-    if ordered and ordered == _USUAL_NAMES[: len(ordered)]:  # the fast way of checking 200,000 folders
+    ordered = sorted(name for name in names if not name.startswith("."))
+    if not chosen and ordered and ordered == _USUAL_NAMES[: len(ordered)]:  # the fast way of checking 200,000 folders
         return FrameSeries(_USUAL, len(ordered), len(ordered), 0)
-    found: dict[tuple[str, str], list[str]] = {}
-    for match in filter(None, map(_FRAME_FILE.fullmatch, ordered)):
-        found.setdefault((match["prefix"], match["suffix"]), []).append(match["number"])
+    found = group_numbers(ordered)
     usual = found.get((_USUAL.prefix, _USUAL.suffix), [])
-    if "00000" in usual or "00001" in usual:  # then other series, such as optical flow, are ignored
+    if chosen:
+        found = {kind: texts for kind, texts in found.items() if "*".join(kind) == chosen}
+    elif "00000" in usual or "00001" in usual:  # then other series, such as optical flow, are ignored
         found = {(_USUAL.prefix, _USUAL.suffix): [text for text in usual if text == f"{int(text):05d}"]}
     if not found:
-        raise InputError(f"{folder}: no frames in it, expected files such as {_USUAL.file_name(0)}")
+        raise InputError(f"{folder}: no frames in it, expected files such as {chosen or _USUAL.file_name(0)}")
     if len(found) > 1:
-        kinds = ", ".join(sorted(f"{prefix}*{suffix}" for prefix, suffix in found))
-        raise InputError(f"{folder}: several series of frames ({kinds}), expected one like {_USUAL.file_name(0)}")
+        kinds = sorted(map("*".join, found))
+        raise SeveralSeriesError(f"{folder}: several series of frames ({', '.join(kinds)}), expected one like "
+                                 f"{_USUAL.file_name(0)}; make_csv.py --series '{kinds[-1]}' chooses one, as does "
+                                 f"{folder}/{kinds[-1]} in a csv")
     [((prefix, suffix), texts)] = found.items()
     numbers = set(map(int, texts))
     naming = FrameNaming(prefix, min(map(len, texts)), suffix, min(numbers))
@@ -218,14 +277,22 @@ def find_series(folder: str, names: Collection[str] | None = None) -> FrameSerie
     return FrameSeries(naming, len(numbers), usable, max(numbers) - naming.first + 1 - len(numbers))
 
 
+def group_numbers(names: Collection[str]) -> dict[tuple[str, str], list[str]]:
+    """Returns (prefix, suffix) -> numbers, as text, of the numbered images among the file names."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for match in filter(None, map(_FRAME_FILE.fullmatch, names)):
+        found.setdefault((match["prefix"], match["suffix"]), []).append(match["number"])
+    return found
+
+
 def read_folder(folder: str, wanted: Sequence[int], num_frames: int) -> Iterator[tuple[str, bytes]]:
     """Yields (path, content) of the image of each frame in `wanted`, counted from 0.
 
     `num_frames` is used in error messages only. Raises InputError, naming the file, if a frame is missing.
     """
-    naming = find_naming(folder)
+    naming, where = find_naming(folder), split_series(folder)[0]
     for index in wanted:
-        path = os.path.join(folder, naming.file_name(index))
+        path = os.path.join(where, naming.file_name(index))
         try:
             with open(path, "rb", buffering=0) as file:
                 yield path, file.read()
@@ -240,17 +307,17 @@ def _distinct_frames(path: str, wanted: Sequence[int], num_frames: int,
 
     `half_for`: the size for which half of a JPEG may suffice, None to decode in full. The first image decides for all.
     """
-    if is_video_file(path):
+    stored = locate_video(path)
+    if stored.kind == "file":
         from dataset.video_file import read_video
 
         for frame in read_video(path, wanted, num_frames):
             yield path, frame, False
         return
-    packed = split_packed_path(path)
-    if packed:
+    if stored.kind == "packed":
         from dataset.packed import read_packed
 
-        images = read_packed(*packed, wanted, num_frames)
+        images = read_packed(stored.path, stored.inner, wanted, num_frames)
     else:
         images = read_folder(path, wanted, num_frames)
     half = half_for is not None

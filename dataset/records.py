@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from dataset.frames import names_video_file
+from dataset.frames import absolute_path, names_video_file, video_identities
 from utils.errors import InputError
 from utils.files import write_text
 
@@ -101,9 +101,9 @@ def read_rows(csv_path: str | os.PathLike[str], labelled: bool | None = None,
                lambda text: f"{name} has {len(text)} digits, expected at most {MAX_DIGITS}")
     reject((not allow_empty) & frames.str.fullmatch("0+"), frames,
            lambda _: "number of frames (second column) is 0, expected at least 1")
-    folder, good = os.path.dirname(os.path.abspath(csv_path)), reasons == ""
+    folder, good = os.path.dirname(absolute_path(csv_path)), reasons == ""
     records = [  # with one spelling of each path, so that a video is recognized wherever it is listed
-        VideoRecord(os.path.normpath(os.path.join(folder, path)), int(frames) if frames else None,
+        VideoRecord(absolute_path(os.path.join(folder, path)), int(frames) if frames else None,
                     int(label) if labelled else None, line)
         for line, path, frames, label in zip(*(x[good].tolist() for x in (table.index, path, frames, label)))
     ]
@@ -114,14 +114,21 @@ def write_records(csv_path: str | os.PathLike[str], records: Sequence[VideoRecor
     """Writes a csv with a header, completely or not at all. Paths inside the csv's folder are written relative to it."""
     import pandas
 
-    folder = os.path.join(os.path.dirname(os.path.abspath(csv_path)), "")
+    folder = os.path.join(os.path.dirname(absolute_path(csv_path)), "")
     table = pandas.DataFrame({
-        "frame_dir": [os.path.abspath(record.path).removeprefix(folder) for record in records],
+        "frame_dir": [absolute_path(record.path).removeprefix(folder) for record in records],
         "number_of_frames": pandas.array([record.num_frames for record in records], dtype="Int64"),
     })
     if labelled:
         table["label"] = pandas.array([record.label for record in records], dtype="Int64")
     write_text(csv_path, table.to_csv(index=False, lineterminator="\n"))
+
+
+def shared_videos(train: Sequence[VideoRecord], test: Sequence[VideoRecord]) -> list[VideoRecord]:
+    """Returns the test videos that are training videos too, by whatever path."""
+    of_train, of_test = (video_identities([record.path for record in records]) for records in (train, test))
+    known = {*of_train}
+    return [record for record, identity in zip(test, of_test) if identity in known]
 
 
 def usable_for_pretraining(records: Sequence[VideoRecord], num_clips: int, clip_frames: int,

@@ -11,11 +11,11 @@ import argparse
 import re
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import PurePath
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from dataset.frames import video_name
 from dataset.records import VideoRecord
 from utils.cli import compile_group_pattern
 from utils.errors import InputError
@@ -63,7 +63,7 @@ def find_groups(videos: Sequence[VideoRecord], group: str) -> tuple[list[str], s
         return paths, "none: every video on its own"
     pattern = UCF101_GROUP if group == AUTO else compile_group_pattern("--group", group)
     found = [match and match[1] for match in map(pattern.search, (
-        PurePath(path).stem if group == AUTO else path for path in paths))]
+        video_name(path) if group == AUTO else path for path in paths))]
     missing = [path for path, name in zip(paths, found) if name is None]
     if group != AUTO:
         if missing:

@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dataset.records import VideoRecord, read_records
+from dataset.frames import split_series, video_identities
+from dataset.records import VideoRecord, read_records, shared_videos
 from utils.cli import check_values
 from utils.errors import InputError
 
@@ -95,11 +96,11 @@ def read_split(split: EvalSplit) -> dict[str, list[VideoRecord]]:
     records = {role: read_records(path, labelled=True) for role, path in split.csv_files.items()}
     for role, path in split.csv_files.items():
         labels: dict[str, int] = {}
-        for record in records[role]:
-            if record.path in labels:
-                raise InputError(f"{path}: names {record.path} twice, with label {labels[record.path]} and with label "
+        for record, identity in zip(records[role], video_identities([record.path for record in records[role]])):
+            if identity in labels:
+                raise InputError(f"{path}: names {record.path} twice, with label {labels[identity]} and with label "
                                  f"{record.label}: a video counts once")
-            labels[record.path] = record.label
+            labels[identity] = record.label
     check_pair(records["train"], records["test"], split.train_csv, split.test_csv)
     if split.shots:
         records["train"] = draw_shots(records["train"], *split.shots, split.train_csv)
@@ -120,13 +121,13 @@ def draw_shots(videos: Sequence[VideoRecord], shots: int, seed: int, train_csv: 
 
 def check_pair(train: Sequence[VideoRecord], test: Sequence[VideoRecord], train_csv: str, test_csv: str) -> None:
     """Raises InputError for test labels without training videos, a video in both lists, or contradicting class folders."""
-    train_labels, train_paths = {record.label for record in train}, {record.path for record in train}
+    train_labels = {record.label for record in train}
     unknown = [record for record in test if record.label not in train_labels]
     if unknown:
         raise InputError(
             f"{test_csv}: label {unknown[0].label} ({unknown[0].path}) occurs nowhere in {train_csv}; "
             f"{len(unknown)} test video(s) have such labels: are both files of one data set?")
-    shared = [record for record in test if record.path in train_paths]
+    shared = shared_videos(train, test)
     if shared:
         raise InputError(f"{test_csv}: {len(shared)} video(s) are in {train_csv} too, such as {shared[0].path}: "
                          "a test video must not be a training video")
@@ -143,6 +144,6 @@ def check_pair(train: Sequence[VideoRecord], test: Sequence[VideoRecord], train_
 
 def class_folders(records: Sequence[VideoRecord]) -> dict[str, int]:
     """Returns folder name -> label where each class has its own folder, {} otherwise and if no class has two videos."""
-    pairs = {(PurePath(record.path).parent.name, record.label) for record in records}
+    pairs = {(PurePath(split_series(record.path)[0]).parent.name, record.label) for record in records}
     folders = dict(pairs)
     return folders if len(pairs) == len(folders) == len(set(folders.values())) < len(records) else {}

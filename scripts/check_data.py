@@ -75,9 +75,9 @@ def check_data(flags: argparse.Namespace) -> int:
         raise InputError("a csv file is given twice")
     if flags.num_clips and not flags.clip_frames:
         raise InputError("--sample: does nothing without --seq, the frames of a clip")
-    if fix and len(paths) > 1 and (fix.suffix == ".csv" or len({Path(path).name for path in paths}) < len(paths)):
+    if fix and len(paths) > 1 and (fix.suffix.lower() == ".csv" or len({Path(path).name for path in paths}) < len(paths)):
         raise InputError(f"--fix {fix}: must be a folder, for several csv files of different names")
-    cleaned = {path: fix if fix.suffix == ".csv" else fix / Path(path).name for path in paths} if fix else {}
+    cleaned = {path: fix if fix.suffix.lower() == ".csv" else fix / Path(path).name for path in paths} if fix else {}
     for path, out in cleaned.items():
         if out.resolve() == Path(path).resolve():
             raise InputError(f"--fix {fix}: would replace {path}; name another file or folder")

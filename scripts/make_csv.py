@@ -20,6 +20,7 @@ Exit status: 0; 1 videos of the official lists are missing or unusable, without 
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from pathlib import Path
 from typing import Sequence
@@ -63,6 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         add("tree", metavar="TREE", type=Path, help="folder with frame folders or video files")
         add("--out", type=Path, required=True, metavar="DIR", help="folder for the csv files")
         add("--source", choices=("frames", "files"), help="which to use if the tree has frame folders and video files")
+        add("--series", default="", metavar="NAME", help="series of images that are the frames, in folders with several of "
+            "them: 'img_*.jpg' beside flow_x_*.jpg")
         add("--count", action="store_true", help="count the frames of video files")
         add("--workers", type=int, default=available_cores(), metavar="N", help="processes of --count")
         if lists:
@@ -85,7 +88,9 @@ def make_csv(flags: argparse.Namespace) -> int:
     """Returns the exit status after writing the files and printing the differences."""
     check_values(at_least={"--workers": (flags.workers, 1), "--seed": (getattr(flags, "seed", None), 0)})
     lists = None if flags.data_set == "folder" else read_lists(flags)
-    folders, files = find_videos(flags.tree)
+    if not re.fullmatch(r"|[^/*]*\*\.[^/*.]+", flags.series):
+        raise InputError(f"--series {flags.series}: expected the name of an image with * for its number, such as img_*.jpg")
+    folders, files = find_videos(flags.tree, flags.series)
     if folders and files and flags.source is None:
         raise InputError(f"{flags.tree}: has {len(folders)} frame folders and {len(files)} video files; "
                          "choose by --source frames or --source files")
@@ -103,6 +108,9 @@ def make_csv(flags: argparse.Namespace) -> int:
             raise InputError(f"--test_fraction {flags.test_fraction}: must be from 0 to below 1")
         classes, sets, differences = split_classes(found, flags.test_fraction, flags.seed, group_finder(flags.group_pattern))
     first = next(iter(sets))
+    if unusable := [video for video in found if video.problem] if not any(sets.values()) else []:
+        raise InputError(f"{flags.tree}: none of {len(found)} videos can be used, such as {unusable[0].path}: "
+                         f"{unusable[0].problem}")
     write_records(flags.out / "pretrain.csv", sets[first], labelled=False)
     for name, records in sets.items():
         write_records(flags.out / f"{name}.csv", records, labelled=True)

@@ -17,6 +17,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from dataset.frames import video_name
 from utils.errors import InputError
 from utils.files import write_atomically
 
@@ -72,7 +73,7 @@ def write_cams(folder: Path, name: str, frames: np.ndarray, maps: np.ndarray, ev
 
 def cam_name(number: int, video: str) -> str:
     """Returns the name of a video's maps: its number, and as much of its own name as file systems take."""
-    return f"{number:04d}_{Path(video).stem.encode()[:MAX_NAME_BYTES].decode(errors='ignore')}"
+    return f"{number:04d}_{video_name(video).encode()[:MAX_NAME_BYTES].decode(errors='ignore')}"
 
 
 def remove_cams(folder: Path) -> int:

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dataset.records import VideoRecord, read_records
+from dataset.records import VideoRecord, read_records, shared_videos
 from dataset.transforms import RGB, TestCrops, scale_clips
 from dataset.videos import LabelledClips, TestViews
 from eval.features.backbone import RANDOM
@@ -178,9 +178,8 @@ def read_train_and_test(settings: OrderSettings, state: dict[str, Any] | None, h
     train_csv, test_csv = settings.train_csv, settings.test_csv
     train, num_short_train, digest = read_long_enough("train", train_csv, settings.clip_settings)
     test, num_short_test, _ = read_long_enough("test", test_csv, settings.clip_settings)
-    paths = {record.path for record in train}
-    if shared := [record.path for record in test if record.path in paths]:
-        raise InputError(f"{test_csv}: {len(shared)} video(s) are in {train_csv} too, such as {shared[0]}: "
+    if shared := shared_videos(train, test):
+        raise InputError(f"{test_csv}: {len(shared)} video(s) are in {train_csv} too, such as {shared[0].path}: "
                          "accuracy is measured on held-out videos")
     if state and state["train_videos"] != digest:
         raise InputError(f"--train_csv {train_csv}: lists other videos than {head} was trained on ({state['train_csv']})")

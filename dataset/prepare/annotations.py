@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from dataset.frames import video_name
 from utils.cli import compile_group_pattern
 from utils.errors import InputError
 
@@ -59,7 +60,7 @@ def read_ucf101(folder: Path, splits: list[int]) -> OfficialLists:
                 raise InputError(f"{where}: '{name}/{file_name}', but {name} is no class of classInd.txt")
             if number and int(number) != numbers[name]:
                 raise InputError(f"{where}: class number {number}, but classInd.txt has {numbers[name]} for {name}")
-            videos.append(ListedVideo(name, Path(file_name).stem))
+            videos.append(ListedVideo(name, video_name(file_name)))
     return OfficialLists(sorted(numbers, key=numbers.__getitem__), sets, [])
 
 
@@ -73,7 +74,7 @@ def read_hmdb51(folder: Path, splits: list[int]) -> OfficialLists:
     sets, unused = {}, []
     for split in splits:
         ending = f"_test_split{split}.txt"
-        of_split = sorted(path.name.removesuffix(ending) for path in folder.glob(f"*{ending}"))
+        of_split = sorted(path.name.removesuffix(ending) for path in folder.glob(f"[!.]*{ending}"))
         if not of_split:
             raise InputError(f"{folder}: no files *{ending}, the official lists of HMDB-51's split {split}")
         classes = classes or of_split
@@ -82,7 +83,7 @@ def read_hmdb51(folder: Path, splits: list[int]) -> OfficialLists:
         members: dict[str, list[ListedVideo]] = {"0": unused, "1": [], "2": []}
         for name in classes:
             for _, (video, number) in match_lines(folder / f"{name}{ending}", r"(.+?) +([012])", "video.avi and 0, 1 or 2"):
-                members[number].append(ListedVideo(name, Path(video).stem))
+                members[number].append(ListedVideo(name, video_name(video)))
         sets[f"train_{split}"], sets[f"test_{split}"] = members["1"], members["2"]
     return OfficialLists(classes, sets, unused)
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from dataset.frames import decode_image, find_series, is_video_file, names_video_file, read_folder, split_packed_path
+from dataset.frames import decode_image, find_series, locate_video, read_folder, video_identity, video_name
 from dataset.packed import open_shard, read_packed
 from dataset.prepare.annotations import match_lines
 from dataset.prepare.worker_pool import Crash, run_jobs
@@ -83,13 +83,12 @@ def inspect_videos(paths: Sequence[str]) -> dict[str, VideoInspection]:
 
 def inspect_video(path: str) -> VideoInspection:
     """Returns the state of a video by the file names in its folder, its file's size and header, or its shard's index."""
-    packed, identity = split_packed_path(path), path
+    stored, identity = locate_video(path), video_identity(path)
     try:
-        if packed:
-            return VideoInspection(identity, len(open_shard(packed[0]).find(packed[1])))
-        status = os.stat(path)
-        identity = f"{status.st_dev}:{status.st_ino}"
-        if is_video_file(path):
+        if stored.kind == "packed":
+            return VideoInspection(identity, len(open_shard(stored.path).find(stored.inner)))
+        status = os.stat(stored.path)
+        if stored.kind == "file":
             if status.st_size == 0:
                 return VideoInspection(identity, findings=(("empty file", "0 bytes"),))
             with open(path, "rb"):  # a file without permission is not broken
@@ -99,8 +98,8 @@ def inspect_video(path: str) -> VideoInspection:
         return VideoInspection(identity, findings=(("unreadable", error.strerror),))
     except InputError as error:
         reason = str(error).removeprefix(f"{path}: ")
-        kind = "unreadable" if packed or "cannot read" in reason else "no frames"
-        return VideoInspection(identity, findings=(("broken video" if is_video_file(path) else kind, reason),))
+        kind = "unreadable" if stored.kind == "packed" or "cannot read" in reason else "no frames"
+        return VideoInspection(identity, findings=(("broken video" if stored.kind == "file" else kind, reason),))
     gap = f"{series.missing} missing, {series.naming.file_name(series.usable)} first" if series.missing else ""
     from_0 = (("numbered from 0", f"the first frame is {series.naming.file_name(0)}"),) if series.naming.first == 0 else ()
     return VideoInspection(identity, series.usable, None, gap, from_0)
@@ -123,7 +122,7 @@ def decode_videos(inspections: Mapping[str, VideoInspection], num_workers: int) 
 def decode_video(path: str) -> tuple[int | None, tuple[tuple[str, str], ...]]:
     """Returns (frames of a file, None if it breaks off and for images; (kind, first detail and number) of findings)."""
     details: dict[str, list[str]] = {}
-    count, first_size, of_file = 0, "", is_video_file(path)
+    count, first_size, of_file = 0, "", locate_video(path).kind == "file"
     try:
         for kind, detail, size in _decode_frames(path):
             count += 1
@@ -142,18 +141,19 @@ def decode_video(path: str) -> tuple[int | None, tuple[tuple[str, str], ...]]:
 
 def _decode_frames(path: str) -> Iterator[tuple[str, str, str]]:
     """Yields ("", name, WIDTHxHEIGHT) of each frame, of a frame folder up to a gap; (kind, detail, "") of a bad image."""
-    if is_video_file(path):
+    stored = locate_video(path)
+    if stored.kind == "file":
         for number, (_, frame) in enumerate(iterate_frames(path), start=1):
             yield "", f"frame {number}", f"{frame.shape[1]}x{frame.shape[0]}"
         return
-    if packed := split_packed_path(path):
-        count = len(open_shard(packed[0]).find(packed[1]))
-        images = read_packed(*packed, range(count), count)
+    if stored.kind == "packed":
+        count = len(open_shard(stored.path).find(stored.inner))
+        images = read_packed(stored.path, stored.inner, range(count), count)
     else:
         count = find_series(path).usable
         images = read_folder(path, range(count), count)
     for where, data in images:
-        name = where.removeprefix(path).lstrip("/: ")
+        name = where.removeprefix(path if stored.kind == "packed" else stored.path).lstrip("/: ")
         if not data:
             yield "empty file", f"{name} has 0 bytes", ""
             continue
@@ -180,10 +180,6 @@ def tabulate_rows(records: Mapping[str, Sequence[VideoRecord]], test: Sequence[s
                   inspections: Mapping[str, VideoInspection], num_classes: Mapping[str, int | None],
                   group_of: Callable[[str], str | None]) -> pd.DataFrame:
     """Returns a table of what the csv and the disk say of each csv line (NA: not known); `test`: csv files of that side."""
-    def video_name(path: str) -> str:  # the same for its frame folder, its file and its place in a shard
-        name = os.path.basename(path)
-        return os.path.splitext(name)[0] if names_video_file(name) else name
-
     lines = [(csv, record.line, record.path, record.num_frames, record.label)
              for csv, of_csv in records.items() for record in of_csv]
     videos = pd.DataFrame(inspections.values(), list(inspections), VideoInspection._fields)

@@ -11,7 +11,7 @@ from dataclasses import replace
 from operator import itemgetter
 from typing import NamedTuple
 
-from dataset.frames import find_series, is_video_file, read_folder, split_packed_path
+from dataset.frames import find_series, locate_video, read_folder, split_series
 from dataset.packed import Shard, write_shard
 from dataset.records import VideoRecord, read_rows, write_records
 from utils.errors import InputError
@@ -79,15 +79,16 @@ def read_folders(csv_paths: Sequence[str]) -> tuple[dict[str, list[VideoRecord]]
         lines: dict[str, int] = {}
         for record in records[csv_path]:
             path, where = record.path, f"{csv_path}:{record.line}"
-            if record.num_frames is None or split_packed_path(path) or is_video_file(path):
+            if record.num_frames is None or locate_video(path).kind != "folder":
                 raise InputError(f"{where}: {path}: expected a frame folder and its number of frames "
                                  "(scripts/extract_frames.py makes one of a video file)")
             if lines.setdefault(path, record.line) != record.line:
                 raise InputError(f"{where}: {path} is listed a second time, first at {csv_path}:{lines[path]}")
             longest[path] = max(longest.get(path, (-1, "")), (record.num_frames, where), key=itemgetter(0))
-    common = os.path.commonpath([os.path.dirname(path) for path in longest])
-    return records, [FolderToPack(where, path, os.path.relpath(path, common), num_frames)
-                     for path, (num_frames, where) in longest.items()]
+    places = {path: split_series(path)[0] for path in longest}
+    common, times = os.path.commonpath(map(os.path.dirname, places.values())), Counter(places.values())
+    return records, [FolderToPack(where, path, os.path.relpath(path if times[places[path]] > 1 else places[path], common),
+                                  num_frames) for path, (num_frames, where) in longest.items()]
 
 
 def pack_shard(path: str, folders: Sequence[FolderToPack], stop: threading.Event) -> str:
@@ -120,8 +121,9 @@ def folder_state(folder: FolderToPack, stop: threading.Event) -> str:
         gaps = f" with {series.missing} missing between them" if series.missing else ""
         raise InputError(f"{folder.where}: {folder.path}: has {series.count} frames{gaps}, the csv says {folder.num_frames}")
     packed = range(folder.num_frames)
-    ends = [os.stat(os.path.join(folder.path, series.naming.file_name(index))) for index in (*packed[:1], *packed[-1:])]
-    return f"{len(packed)} {os.stat(folder.path).st_mtime_ns} {[(end.st_size, end.st_mtime_ns) for end in ends]}\n"
+    place = split_series(folder.path)[0]
+    ends = [os.stat(os.path.join(place, series.naming.file_name(index))) for index in (*packed[:1], *packed[-1:])]
+    return f"{len(packed)} {os.stat(place).st_mtime_ns} {[(end.st_size, end.st_mtime_ns) for end in ends]}\n"
 
 
 def read_images(folder: FolderToPack, stop: threading.Event) -> Iterator[tuple[str, bytes]]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 import itertools
 import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import attrgetter
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
-from dataset.frames import VIDEO_SUFFIXES, find_series
+from dataset.frames import VIDEO_SUFFIXES, SeveralSeriesError, find_series, group_numbers, video_name
 from dataset.prepare.frame_marker import read_marker
 from utils.errors import InputError
 
@@ -19,8 +20,8 @@ NUM_THREADS = 16  # they wait for the file system
 class FoundVideo:
     """A video file or frame folder.
 
-    `name` is its path below the root, with "/" and without a video file's suffix; `num_frames` is None if only decoding
-    finds out; `problem` is why it cannot be used ("": it can).
+    `name` is its path below the root, with "/" and without a video file's suffix, which frame folders may have too;
+    `num_frames` is None if only decoding finds out; `problem` is why it cannot be used ("": it can).
     """
 
     name: str
@@ -34,22 +35,36 @@ class FoundVideo:
         return self.name.rpartition("/")[2]
 
 
-def find_videos(root: Path) -> tuple[list[FoundVideo], list[FoundVideo]]:
+class _NumberedImages(NamedTuple):
+    """A folder with images and without extraction's marker; the number of images in its longest series, and the error of
+    several series."""
+
+    video: FoundVideo
+    longest: int
+    several: SeveralSeriesError | None = None
+
+
+def find_videos(root: Path, series: str = "") -> tuple[list[FoundVideo], list[FoundVideo]]:
     """Returns (frame folders, video files) below `root`, each sorted by name.
 
     A frame folder has extraction's marker, which gives its frame count, or numbered images, which are counted; a gap is a
-    problem. Its inside is not searched. Hidden entries are skipped, links are followed. InputError for a folder that cannot
-    be read, a link to a folder above itself, and a video whose name a csv cannot hold.
+    problem. `series`: such as `img_*.jpg`, of folders with several series of images. One image in a folder with videos is
+    no video. Hidden entries are skipped, links are followed. InputError for a folder that cannot be read, a link to a
+    folder above itself, several series of which none is chosen, a frame folder inside another one, and a video whose name
+    a csv cannot hold.
     """
     if not root.is_dir():
         raise InputError(f"{root}: no such folder")
-    folders, files, level = [], [], [""]
+    folders, images, files, level = [], [], [], [""]
     with ThreadPoolExecutor(NUM_THREADS) as pool:
         while level:
-            frame_folders, inner_folders, inner_files = zip(*pool.map(lambda name: _list_folder(root, name), level))
-            folders += filter(None, frame_folders)
+            marked, with_images, inner_folders, inner_files = zip(
+                *pool.map(lambda name: _list_folder(root, name, series), level))
+            folders += filter(None, marked)
+            images += filter(None, with_images)
             files += itertools.chain(*inner_files)
             level = [*itertools.chain(*inner_folders)]
+    folders += _choose_frame_folders(images, [*folders, *files])
     for video in (*folders, *files):
         if any("\ud800" <= sign <= "\udfff" for sign in video.name):  # how Python decodes other bytes
             problem = "is not UTF-8 text"
@@ -63,11 +78,31 @@ def find_videos(root: Path) -> tuple[list[FoundVideo], list[FoundVideo]]:
     return sorted(folders, key=attrgetter("name", "path")), sorted(files, key=attrgetter("name", "path"))
 
 
-def _list_folder(root: Path, name: str) -> tuple[FoundVideo | None, list[str], list[FoundVideo]]:
-    """Returns (this folder if it is a frame folder; names of the folders in it; video files in it)."""
-    path = os.path.join(root, name)
+def _choose_frame_folders(images: list[_NumberedImages], others: list[FoundVideo]) -> list[FoundVideo]:
+    """Returns the frame folders among folders with images: not those of one image with videos, such as a preview."""
+    videos = others + [found.video for found in images if found.longest > 1]
+    above = {parent: video for video in videos for parent in map(str, PurePosixPath(video.name).parents)}
+    chosen: dict[str, FoundVideo] = {}
+    for video, longest, several in sorted(images, key=lambda found: found.video.name):
+        outer = next(filter(None, map(chosen.get, map(str, PurePosixPath(video.name).parents))), None)
+        if outer and (longest < 2 or video.problem):
+            continue  # inside of a frame folder, such as its preview
+        if outer:
+            raise InputError(f"{outer.path}: has numbered images and the frame folder {video.path} in it; move one of them, "
+                             "as a video is either")
+        if longest > 1 or video.name not in above:
+            if several:
+                raise several
+            chosen[video.name] = video
+    return list(chosen.values())
+
+
+def _list_folder(root: Path, name: str,
+                 series: str) -> tuple[FoundVideo | None, _NumberedImages | None, list[str], list[FoundVideo]]:
+    """Returns (this folder if it has extraction's marker, or if it has images; names of its folders; its video files)."""
+    path, own_name = os.path.join(root, name), os.path.join(os.path.dirname(name), video_name(name))
     if name and (marker := read_marker(path)):
-        return FoundVideo(name, path, marker.frames), [], []
+        return FoundVideo(own_name, path, marker.frames), None, [], []
     folders, files, images = [], [], []
     try:
         with os.scandir(path) as scan:
@@ -84,13 +119,16 @@ def _list_folder(root: Path, name: str) -> tuple[FoundVideo | None, list[str], l
             files.append(FoundVideo(stem, entry.path))
         elif suffix.lower() in (".jpg", ".jpeg", ".png"):
             images.append(entry.name)
-    if name and images and not files:
-        try:
-            series = find_series(path, images)
-            problem = f"{series.missing} frame(s) missing, {series.naming.file_name(series.usable)} first"
-            frame_folder = FoundVideo(name, path, None, problem) if series.missing else FoundVideo(name, path, series.count)
-        except InputError as error:
-            frame_folder = FoundVideo(name, path, None, str(error).removeprefix(f"{path}: "))
-        if not (frame_folder.problem and folders):  # otherwise images that lie in a folder of folders
-            return frame_folder, [], []
-    return None, folders, files
+    if not (name and images):
+        return None, None, folders, files
+    longest, several = max(map(len, group_numbers(images).values()), default=0), None
+    path = os.path.join(path, series)
+    video = FoundVideo(own_name, path.rstrip("/"))
+    try:
+        frames = find_series(video.path, images)
+        gap = f"{frames.missing} frame(s) missing, {frames.naming.file_name(frames.usable)} first" if frames.missing else ""
+        video = replace(video, num_frames=None if gap else frames.count, problem=gap)
+    except InputError as error:
+        several = error if isinstance(error, SeveralSeriesError) else None
+        video = replace(video, problem=str(error).removeprefix(f"{video.path}: "))
+    return None, _NumberedImages(video, longest, several), folders, files

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from dataset import packed
-from dataset.frames import split_packed_path
+from dataset.frames import locate_video
 from dataset.packed import read_packed, write_shard
 from utils.errors import InputError
 
@@ -68,13 +68,13 @@ def test_the_index_fits_whatever_its_length(tmp_path: Path, num_frames: int) -> 
 
 
 def test_paths_that_name_a_place_in_a_shard(tmp_path: Path) -> None:
-    assert split_packed_path("/d/s_00001.tar/a/b") == ("/d/s_00001.tar", "a/b")
-    assert split_packed_path("s.tar/x.tar/b") == ("s.tar", "x.tar/b")
+    assert locate_video("/d/s_00001.tar/a/b") == ("packed", "/d/s_00001.tar", "a/b")
+    assert locate_video("s.TAR/x.tar/b.avi") == ("packed", "s.TAR", "x.tar/b.avi")
     for other in ("/d/s.tar", "/d/s.tar/", "/d/frames/v", "/d/star/v"):
-        assert split_packed_path(other) is None
+        assert locate_video(other) == ("folder", other, "")
     (tmp_path / "folder.tar").mkdir()
-    assert split_packed_path(f"{tmp_path}/folder.tar/v") is None
-    assert split_packed_path(f"{tmp_path}/folder.tar/s.tar/v") == (f"{tmp_path}/folder.tar/s.tar", "v")
+    assert locate_video(f"{tmp_path}/folder.tar/v").kind == "folder"
+    assert locate_video(f"{tmp_path}/folder.tar/s.tar/v") == ("packed", f"{tmp_path}/folder.tar/s.tar", "v")
 
 
 @pytest.mark.parametrize("left", [0, 10, 600, -1024, -512, -1])

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from markupsafe import Markup
 
+from dataset.frames import video_name
 from dataset.records import VideoRecord, read_records
 from eval.compare import card_differences, comparison_rows
 from eval.metrics import class_names
@@ -184,7 +185,7 @@ def prototype_section(run: RunDirectory, measurement: Measurement, videos: Repor
         records = [measurement.records[index] for index in best]
         video, still = side_by_side(records, measurement.settings)
         shown.append({"number": prototype, "used": len(own), "video": video, "still": still, "videos": [
-            {"path": record.path, "score": score, "text": names.get(record.label, Path(record.path).stem)}
+            {"path": record.path, "score": score, "text": names.get(record.label, video_name(record.path))}
             for record, score in zip(records, measurement.scores[best, prototype].tolist())]})
     even = num_videos / num_prototypes
     use = ChartLine("videos", range(1, num_prototypes + 1), np.sort(counts)[::-1].tolist())
