@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from utils.errors import InputError
+from utils.files import read_lines
 
 TOP = (1, 5)
 CLASS_FILE = "classes.txt"
@@ -101,12 +102,7 @@ def class_names(file: str | None, train_csv: str, labels: Iterable[int]) -> dict
     path = Path(file) if file else Path(train_csv).parent / CLASS_FILE
     if not file and not path.exists():
         return {label: str(label) for label in labels}
-    try:
-        names = path.read_text(encoding="utf-8-sig").splitlines()
-    except OSError as error:
-        raise InputError(f"{path}: cannot read the class names: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: class names: not UTF-8 text") from error
+    names = [name for _, name in read_lines(path)]
     if labels and len(names) <= labels[-1]:
         raise InputError(f"{path}: names {len(names)} class(es), one a line, but {train_csv} has labels up to {labels[-1]}")
-    return {label: names[label].strip() for label in labels}
+    return {label: names[label] for label in labels}

@@ -17,7 +17,7 @@ import numpy as np
 from dataset.frames import split_series, video_identities
 from dataset.records import VideoRecord, read_records, shared_videos
 from utils.cli import check_values
-from utils.errors import InputError
+from utils.errors import InputError, name_some
 
 PLACEHOLDER = "{split}"
 
@@ -96,11 +96,13 @@ def read_split(split: EvalSplit) -> dict[str, list[VideoRecord]]:
     records = {role: read_records(path, labelled=True) for role, path in split.csv_files.items()}
     for role, path in split.csv_files.items():
         labels: dict[str, int] = {}
+        again = []
         for record, identity in zip(records[role], video_identities([record.path for record in records[role]])):
             if identity in labels:
-                raise InputError(f"{path}: names {record.path} twice, with label {labels[identity]} and with label "
-                                 f"{record.label}: a video counts once")
-            labels[identity] = record.label
+                again.append(f"{record.path} twice, with label {labels[identity]} and with label {record.label}")
+            labels.setdefault(identity, record.label)
+        if again:
+            raise InputError(f"{path}: names {name_some(again)}: a video counts once")
     check_pair(records["train"], records["test"], split.train_csv, split.test_csv)
     if split.shots:
         records["train"] = draw_shots(records["train"], *split.shots, split.train_csv)
@@ -129,7 +131,8 @@ def check_pair(train: Sequence[VideoRecord], test: Sequence[VideoRecord], train_
             f"{len(unknown)} test video(s) have such labels: are both files of one data set?")
     shared = shared_videos(train, test)
     if shared:
-        raise InputError(f"{test_csv}: {len(shared)} video(s) are in {train_csv} too, such as {shared[0].path}: "
+        raise InputError(f"{test_csv}: {len(shared)} video(s) are in {train_csv} too: "
+                         f"{name_some([record.path for record in shared])}: "
                          "a test video must not be a training video")
     train_folders, test_folders = class_folders(train), class_folders(test)
     common = sorted(train_folders.keys() & test_folders.keys())

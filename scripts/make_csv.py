@@ -102,6 +102,8 @@ def make_csv(flags: argparse.Namespace) -> int:
         found = count_files(found, flags.workers)
     if lists:
         classes = lists.classes
+        if bad := [name for name in classes if not name.strip() or len(name.splitlines()) > 1]:
+            raise InputError(f"{flags.annotations}: class {bad[0]!r}, expected one line of text, as in classes.txt")
         sets, differences = match_videos(lists, found)
     else:
         if not 0 <= flags.test_fraction < 1:

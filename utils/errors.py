@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 FAULT, MISTAKE, LOST, NOT_FINITE, STOPPED, INTERRUPTED = 1, 2, 3, 4, 75, 130
 
@@ -48,6 +48,11 @@ def one_line(error: InputError) -> str:
     """
     lines = str(error).strip().splitlines()
     return lines[-1].removeprefix(f"{InputError.__module__}.{InputError.__qualname__}: ") if lines else ""
+
+
+def name_some(names: Sequence[str], most: int = 3) -> str:
+    """Returns the first names, and how many more there are, for an error about all of them."""
+    return "; ".join(names[:most]) + (f"; and {len(names) - most:,} more" if len(names) > most else "")
 
 
 def report(error: InputError, program: str) -> int:

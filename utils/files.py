@@ -50,6 +50,24 @@ def write_atomically(path: str | os.PathLike[str], content: bytes | str | Callab
         os.close(folder)
 
 
+def read_text(path: str | os.PathLike[str]) -> str:
+    """Returns the text of a list that a user gives. InputError, with the line, if it cannot be read or is not UTF-8."""
+    try:
+        data = Path(path).read_bytes()
+        return data.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+    except OSError as error:
+        raise InputError(f"{path}: cannot read the list: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise InputError(f"{path}:{line}: not UTF-8 text") from error
+
+
+def read_lines(path: str | os.PathLike[str]) -> list[tuple[str, str]]:
+    """Returns (`file:line`, stripped text) of the list's lines that are not blank. InputError as in `read_text`."""
+    lines = enumerate(map(str.strip, read_text(path).split("\n")), start=1)
+    return [(f"{path}:{number}", line) for number, line in lines if line]
+
+
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Writes a text file atomically, and makes its folder where it is missing. InputError if it cannot be written."""
     try:

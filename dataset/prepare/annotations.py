@@ -5,13 +5,15 @@ import csv
 import io
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from dataset.frames import video_name
 from utils.cli import compile_group_pattern
-from utils.errors import InputError
+from utils.errors import InputError, name_some
+from utils.files import read_lines, read_text
 
 GROUP_PATTERN = r"(.+_g\d+)_c\d+"  # clips cut from one recording: v_Archery_g03_c05 is of the group v_Archery_g03
 
@@ -46,7 +48,7 @@ def read_ucf101(folder: Path, splits: list[int]) -> OfficialLists:
     with `file:line` for other lines, unknown classes and a number that is not the class's.
     """
     numbers: dict[str, int] = {}
-    for where, (number, name) in match_lines(folder / "classInd.txt", r"(\d+) +(.+)", "a class number and a class"):
+    for where, (number, name) in match_lines(folder / "classInd.txt", r"([0-9]{1,9}) +(.+)", "a class number and a class"):
         if name in numbers:
             raise InputError(f"{where}: '{number} {name}', but {name} has number {numbers[name]} already")
         numbers[name] = int(number)
@@ -55,7 +57,7 @@ def read_ucf101(folder: Path, splits: list[int]) -> OfficialLists:
     sets: dict[str, list[ListedVideo]] = {f"{role}_{split}": [] for split in splits for role in ("train", "test")}
     for set_name, videos in sets.items():
         path = folder / f"{set_name.replace('_', 'list0')}.txt"
-        for where, (name, file_name, number) in match_lines(path, r"([^/]+)/(\S+)(?: +(\d+))?", "Class/video.avi"):
+        for where, (name, file_name, number) in match_lines(path, r"([^/]+)/(\S+)(?: +([0-9]{1,9}))?", "Class/video.avi"):
             if name not in numbers:
                 raise InputError(f"{where}: '{name}/{file_name}', but {name} is no class of classInd.txt")
             if number and int(number) != numbers[name]:
@@ -100,18 +102,20 @@ def read_kinetics400(folder: Path) -> OfficialLists:
         path, other = folder / f"{name}.csv", folder / "validate.csv"
         if name == "val" and other.exists() and not path.exists():
             path = other
-        rows = csv.DictReader(io.StringIO(_read_text(path), newline=""))
+        rows = csv.DictReader(io.StringIO(read_text(path), newline=""))
         try:
             if not {*wanted} <= {*(rows.fieldnames or ())}:
                 raise ValueError(f"columns {','.join(rows.fieldnames or ())}, expected {','.join(wanted)},split")
             for row in rows:
-                label, youtube_id, start, end = (row[column] for column in wanted)
                 if None in row or None in row.values():
                     raise ValueError(f"more or fewer than the {len(rows.fieldnames)} columns of the header")
-                if not re.fullmatch(r"[0-9.]+ [0-9.]+", f"{start} {end}"):
-                    raise ValueError(f"times {start!r} and {end!r}, expected seconds")
+                label, youtube_id, start, end = (row[column].strip() for column in wanted)
+                if not (label and youtube_id):
+                    raise ValueError("label or youtube_id is empty")
+                if not all(re.fullmatch(r"[0-9]{1,9}(\.[0-9]*)?", time) for time in (start, end)):
+                    raise ValueError(f"times {start[:20]!r} and {end[:20]!r}, expected seconds")
                 videos.append(ListedVideo(label, f"{youtube_id}_{int(float(start)):06d}_{int(float(end)):06d}"))
-        except (ValueError, OverflowError, csv.Error) as error:
+        except (ValueError, csv.Error) as error:
             raise InputError(f"{path}:{rows.line_num}: {error}") from error
     return OfficialLists(sorted({video.class_name for videos in sets.values() for video in videos}), sets, [])
 
@@ -129,7 +133,7 @@ def read_ssv2(folder: Path) -> OfficialLists:
 
     path = path_of("labels")
     numbers = _read_json(path)
-    if not (isinstance(numbers, dict) and all(re.fullmatch(r"\d+", str(number)) for number in numbers.values())
+    if not (isinstance(numbers, dict) and all(re.fullmatch("[0-9]{1,9}", str(number)) for number in numbers.values())
             and sorted(map(int, numbers.values())) == list(range(len(numbers)))):
         raise InputError(f'{path}: expected {{"class": "number", ...}} with the numbers 0, 1, 2, ...')
     sets: dict[str, list[ListedVideo]] = {"train": [], "val": []}
@@ -157,8 +161,8 @@ def read_diving48(folder: Path) -> OfficialLists:
                                                  for parts in vocabulary)):
         raise InputError(f'{path}: expected [["Back", "15som", "05Twis", "FREE"], ...]')
     classes = [" ".join(parts) for parts in vocabulary]
-    if len({*classes}) < len(classes):
-        raise InputError(f"{path}: names a class twice")
+    if twice := [name for name, times in Counter(classes).items() if times > 1]:
+        raise InputError(f"{path}: names {len(twice)} class(es) twice: {name_some(twice)}")
     sets: dict[str, list[ListedVideo]] = {"train": [], "test": []}
     for name, videos in sets.items():
         for where, video, label in read_entries(folder / f"Diving48_V2_{name}.json", vid_name=str, label=int):
@@ -189,25 +193,17 @@ def group_finder(pattern: str) -> Callable[[str], str | None]:
 
 def match_lines(path: Path, pattern: str, expected: str) -> Iterator[tuple[str, tuple[str, ...]]]:
     """Yields (`file:line`, groups of `pattern`) of each line that is not blank; InputError if one does not match."""
-    for number, line in enumerate(map(str.strip, _read_text(path).splitlines()), start=1):
-        if match := re.fullmatch(pattern, line):
-            yield f"{path}:{number}", match.groups()
-        elif line:
-            raise InputError(f"{path}:{number}: {line!r}, expected {expected}")
+    for where, line in read_lines(path):
+        if not (match := re.fullmatch(pattern, line)):
+            raise InputError(f"{where}: {line!r}, expected {expected}")
+        yield where, match.groups()
 
 
 def _read_json(path: Path) -> Any:
-    text = _read_text(path)
+    text = read_text(path)
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
         raise InputError(f"{path}:{error.lineno}: not JSON: {error.msg} (column {error.colno})") from error
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise InputError(f"{path}: cannot read the list: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text") from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, or nested as deep
+        raise InputError(f"{path}: not JSON of such a list: {error}") from error

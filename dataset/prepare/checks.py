@@ -14,12 +14,11 @@ import pandas as pd
 
 from dataset.frames import decode_image, find_series, locate_video, read_folder, video_identity, video_name
 from dataset.packed import open_shard, read_packed
-from dataset.prepare.annotations import match_lines
 from dataset.prepare.worker_pool import Crash, run_jobs
 from dataset.records import VideoRecord
 from dataset.video_file import iterate_frames, promised_frames
 from utils.errors import InputError
-from utils.files import show_progress
+from utils.files import read_lines, show_progress
 
 NUM_THREADS = 32  # they wait for the file system
 _BATCH = 32       # videos of one job: one each takes longer to hand out than to do
@@ -166,11 +165,11 @@ def _decode_frames(path: str) -> Iterator[tuple[str, str, str]]:
 
 
 def count_classes(given: Path | None, csv_path: str) -> int | None:
-    """Returns the number of lines of classes.txt; None where none is given and none is beside the csv."""
+    """Returns the number of classes in classes.txt; None where none is given and none is beside the csv."""
     path = given or Path(csv_path).with_name("classes.txt")
     if not given and not path.exists():
         return None
-    count = len(list(match_lines(path, ".+", "a class")))
+    count = len(read_lines(path))
     if not count:
         raise InputError(f"{path}: lists no class")
     return count

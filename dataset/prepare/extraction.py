@@ -20,7 +20,7 @@ from dataset.prepare.video_tree import NUM_THREADS, find_videos
 from dataset.prepare.worker_pool import Crash, run_jobs
 from dataset.video_file import iterate_frames, promised_frames, shortage
 from utils.cli import check_values, parse_size
-from utils.errors import INTERRUPTED, InputError
+from utils.errors import INTERRUPTED, InputError, name_some
 from utils.files import hold_lock, show_progress, write_atomically
 
 REPORT = "extraction_report.csv"
@@ -29,7 +29,7 @@ WAIT_FOR_LOCK_S = 10
 NAMED_BROKEN = 5  # videos on the terminal
 PARTIAL, REPLACED = ".partial", ".earlier"  # suffixes of the hidden folders beside one that is being written
 SMALLEST_SIDE_PX, LARGEST_SIDE_PX = 8, 65_500  # the largest that libjpeg writes
-LONG_STILL_S = 10
+LONGEST_STILL_S = 10  # with --fps: a frame is repeated for this long at most
 _SAME_TIME_S = 1e-6
 
 
@@ -121,13 +121,15 @@ def list_videos(source: Path, destination: Path, settings: FrameSettings) -> lis
     videos = [SourceVideo(Path(file.path).relative_to(source).as_posix(), Path(file.path), destination / file.name, settings)
               for file in files]
     by_folder: dict[Path, SourceVideo] = {}
+    conflicts = []
     for video in videos:  # sorted by name, so that a folder is known before what would be inside it
         other = by_folder.setdefault(video.folder, video)
         if other is not video:
-            raise InputError(f"{source}: {other.name} and {video.name} would both become {video.folder}; rename one")
+            conflicts.append(f"{other.name} and {video.name} would both become {video.folder}")
         for parent in filter(by_folder.get, video.folder.parents):
-            raise InputError(f"{source}: {by_folder[parent].name} would become {parent}, which has to contain {video.name}; "
-                             "rename one")
+            conflicts.append(f"{by_folder[parent].name} would become {parent}, which has to contain {video.name}")
+    if conflicts:
+        raise InputError(f"{source}: {name_some(conflicts)}; rename one" + " of each" * (len(conflicts) > 1))
     return videos
 
 
@@ -232,6 +234,17 @@ def extract_video(video: SourceVideo) -> ExtractionResult:
         shutil.rmtree(partial, ignore_errors=True)  # an error in the way here must not hide the first one
 
 
+def shorten_gaps(frames: Iterable[tuple[float, np.ndarray]], gaps: list[float]) -> Iterator[tuple[float, np.ndarray]]:
+    """Yields (time in s, frame) with gaps between times shortened to `LONGEST_STILL_S`; appends their lengths to `gaps`."""
+    previous, removed = None, 0.0
+    for time, frame in frames:
+        if previous is not None and time - previous > LONGEST_STILL_S:
+            gaps.append(time - previous)
+            removed += gaps[-1] - LONGEST_STILL_S
+        previous = time
+        yield time - removed, frame
+
+
 def resample(frames: Iterable[tuple[float, np.ndarray]], fps: float) -> Iterator[np.ndarray]:
     """Yields `fps` frames per second from (time in s, frame): at times k / fps (k = 0, 1, ...) after the first frame, the
     frame nearest in time, the earlier of two equally near ones.
@@ -257,13 +270,10 @@ def resample(frames: Iterable[tuple[float, np.ndarray]], fps: float) -> Iterator
 def _write_frames(video: SourceVideo) -> ExtractionResult:
     """Returns the number of frames written to the partial folder, and a note. InputError if the video breaks."""
     settings = video.settings
-    timed = iterate_frames(str(video.source))
-    frames = resample(timed, settings.fps) if settings.fps else (frame for _, frame in timed)
-    count, first_size, shown, repeats, longest = 0, None, None, 0, 0
+    timed, gaps = iterate_frames(str(video.source)), []
+    frames = resample(shorten_gaps(timed, gaps), settings.fps) if settings.fps else (frame for _, frame in timed)
+    count, first_size = 0, None
     for count, frame in enumerate(frames, start=1):
-        repeats = repeats + 1 if frame is shown else 1
-        longest = max(longest, repeats)
-        shown = frame
         height, width = frame.shape[:2]
         size = settings.frame_size(width, height)
         first_size = first_size or size
@@ -277,9 +287,8 @@ def _write_frames(video: SourceVideo) -> ExtractionResult:
     assert count, video.source
     if not settings.fps:
         return ExtractionResult(count, shortage(count, promised_frames(str(video.source))))
-    still = longest > LONG_STILL_S * settings.fps
-    return ExtractionResult(count, f"one frame fills {longest / settings.fps:.0f} s, {longest} of {count} frames: a gap in "
-                            "its times?" if still else "")
+    return ExtractionResult(count, f"{len(gaps)} gap(s) in its times, the longest of {max(gaps):.0f} s: shortened to "
+                            f"{LONGEST_STILL_S} s" if gaps else "")
 
 
 def _check_writable(size: tuple[int, int], what: str) -> None:

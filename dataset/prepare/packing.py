@@ -14,7 +14,7 @@ from typing import NamedTuple
 from dataset.frames import find_series, locate_video, read_folder, split_series
 from dataset.packed import Shard, write_shard
 from dataset.records import VideoRecord, read_rows, write_records
-from utils.errors import InputError
+from utils.errors import InputError, name_some
 from utils.files import hold_lock, show_progress
 
 LOCK = ".packing.lock"
@@ -77,14 +77,17 @@ def read_folders(csv_paths: Sequence[str]) -> tuple[dict[str, list[VideoRecord]]
         if bad_rows:
             raise InputError(f"{csv_path}:{bad_rows[0].line}: {bad_rows[0].reason}")
         lines: dict[str, int] = {}
+        again = []
         for record in records[csv_path]:
             path, where = record.path, f"{csv_path}:{record.line}"
             if record.num_frames is None or locate_video(path).kind != "folder":
                 raise InputError(f"{where}: {path}: expected a frame folder and its number of frames "
                                  "(scripts/extract_frames.py makes one of a video file)")
             if lines.setdefault(path, record.line) != record.line:
-                raise InputError(f"{where}: {path} is listed a second time, first at {csv_path}:{lines[path]}")
+                again.append(f"{where}: {path} is listed a second time, first at {csv_path}:{lines[path]}")
             longest[path] = max(longest.get(path, (-1, "")), (record.num_frames, where), key=itemgetter(0))
+        if again:
+            raise InputError(name_some(again))
     places = {path: split_series(path)[0] for path in longest}
     common, times = os.path.commonpath(map(os.path.dirname, places.values())), Counter(places.values())
     return records, [FolderToPack(where, path, os.path.relpath(path if times[places[path]] > 1 else places[path], common),

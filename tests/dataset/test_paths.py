@@ -12,7 +12,7 @@ from dataset.frames import (SeveralSeriesError, absolute_path, find_naming, find
                             video_identity, video_name)
 from dataset.packed import write_shard
 from dataset.records import VideoRecord, read_records, shared_videos, write_records
-from eval.splits import class_folders
+from eval.splits import EvalSplit, class_folders, read_split
 from utils.errors import InputError
 
 
@@ -80,3 +80,11 @@ def test_a_training_video_is_recognized_by_any_name(tmp_path: Path) -> None:
         ("v", "a.mp4", "s.tar/v"), ("other", "b.mp4", "t.tar/v", "t.tar/w", "absent")))
     assert shared_videos(train, test) == test[:3]
     assert video_identity("absent") == "absent"
+    for name, videos in (("train", train), ("test", test[:3])):
+        write_records(tmp_path / f"{name}.csv", [VideoRecord(video.path, 3, 0) for video in videos], labelled=True)
+    with pytest.raises(InputError, match="3 video.s. are in .*: .*/other; .*/b.mp4; .*/t.tar/v: a test video"):
+        read_split(EvalSplit(None, f"{tmp_path}/train.csv", f"{tmp_path}/test.csv"))
+    write_records(tmp_path / "train.csv", [VideoRecord(video.path, 3, label) for label, video in
+                                           enumerate((*train, *test[:3]))], labelled=True)
+    with pytest.raises(InputError, match="names .*/other twice, with label 0 and with label 3; .*/b.mp4 .*; .*/t.tar/v "):
+        read_split(EvalSplit(None, f"{tmp_path}/train.csv", f"{tmp_path}/test.csv"))

@@ -5,6 +5,7 @@ import cv2
 import numpy as np
 import pytest
 
+from dataset.prepare.checks import count_classes
 from eval.metrics import accuracies, class_names, confusion_matrix, draw_confusion, per_class, ranks_of_truth
 from utils.errors import InputError
 
@@ -37,6 +38,9 @@ def test_names_are_those_of_the_file_or_beside_the_csv_or_the_labels(tmp_path):
     assert class_names(None, csv, np.array([0, 2, 10 ** 12])) == {0: "0", 2: "2", 10 ** 12: str(10 ** 12)}
     (tmp_path / "classes.txt").write_text("walk\nrun\n")
     assert class_names(None, csv, [1, 0]) == {0: "walk", 1: "run"}
+    (tmp_path / "classes.txt").write_text("\ufeff\nwalk\r\n \n\nru\u2028n\n", encoding="utf-8")
+    assert class_names(None, csv, [1, 0]) == {0: "walk", 1: "ru\u2028n"}, "blank lines and other signs shift no name"
+    assert count_classes(None, csv) == 2
     (tmp_path / "other.txt").write_text("a\nb\nc\n")
     assert class_names(str(tmp_path / "other.txt"), csv, [1]) == {1: "b"}
     for file, message in ((None, "classes.txt: names 2 class"), (str(tmp_path / "none.txt"), "none.txt: cannot read")):

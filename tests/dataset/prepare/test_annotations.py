@@ -151,7 +151,7 @@ def test_diving48(tmp_path):
      "Diving48_V2_test.json: entry 1: label 2 of video a, but Diving48_vocab.json has 2 classes"),
     ({"Diving48_V2_train": [{"vid_name": "a", "label": "1"}]}, r"entry 1: .* expected .* and label \(a whole number\)"),
     ({"Diving48_V2_train": [{"label": 1}]}, r"entry 1: .* expected an object with vid_name \(text\)"),
-    ({"Diving48_vocab": [["Back"], ["Back"]]}, "Diving48_vocab.json: names a class twice"),
+    ({"Diving48_vocab": [["Back"], ["Back"]]}, r"Diving48_vocab.json: names 1 class\(es\) twice: Back$"),
     ({"Diving48_vocab": ["Back", "Reverse"]}, "Diving48_vocab.json: expected"),
 ])
 def test_diving48_lists_that_are_wrong(tmp_path, changed, says):
@@ -176,3 +176,34 @@ def test_groups():
         group_finder("(")
     with pytest.raises(InputError, match="--group_pattern .*needs a group"):
         group_finder("abc")
+
+
+@pytest.mark.parametrize(("row", "says"), [
+    ("yoga,a,inf,10", "val.csv:2: times 'inf' and '10', expected seconds"), ("yoga,a,0,nan", "times '0' and 'nan'"),
+    ("yoga,a,1.2.3,4", "times '1.2.3'"), ("yoga,a,0," + "9" * 400, "times '0' and '99999999999999999999', expected"),
+    (",a,0,10", "val.csv:2: label or youtube_id is empty"), ("yoga,a,0", "more or fewer than the 4 columns"),
+])
+def test_kinetics_rows_that_are_wrong(tmp_path, row, says):
+    for name, line in (("train", " yoga ,b,0.5,10"), ("val", row)):
+        (tmp_path / f"{name}.csv").write_text(f"label,youtube_id,time_start,time_end\n{line}\n")
+    with pytest.raises(InputError, match=says):
+        read_kinetics400(tmp_path)
+
+
+def test_lists_name_file_and_line(tmp_path):
+    (tmp_path / "classInd.txt").write_bytes(b"1 a\n2 \xe9\n")
+    with pytest.raises(InputError, match="classInd.txt:2: not UTF-8 text"):
+        read_ucf101(tmp_path, [1])
+    (tmp_path / "classInd.txt").write_text("1" * 5000 + " a\n")
+    with pytest.raises(InputError, match="classInd.txt:1: .*, expected a class number"):
+        read_ucf101(tmp_path, [1])
+    for text in ("[" + "1" * 5000 + "]", "[" * 100_000):
+        (tmp_path / "labels.json").write_text(text)
+        with pytest.raises(InputError, match="labels.json: not JSON of such a list"):
+            read_ssv2(tmp_path)
+
+
+def test_hidden_files_beside_the_lists_of_hmdb51(tmp_path):
+    (tmp_path / "run_test_split1.txt").write_text("a.avi 1\n")
+    (tmp_path / "._run_test_split1.txt").write_bytes(b"\0\5\x16\7")
+    assert read_hmdb51(tmp_path, [1]).classes == ["run"]

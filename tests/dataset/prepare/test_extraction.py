@@ -116,13 +116,16 @@ def test_uneven_times_in_a_real_file(tmp_path, read_codes):
     assert read_codes(read_all(video, result.frames)).tolist() == nearest(times, 4.0) == [0, 2, 3, 5, 6]
 
 
-def test_a_long_still_is_noted(tmp_path):
-    source = encode_video(tmp_path / "v.mp4", 20, times=[i / 25 + 100 * (i >= 10) for i in range(20)])
-    video = video_of(tmp_path, source, fps=5.0)
+def test_long_gaps_are_shortened_and_noted(tmp_path, read_codes):
+    times = [i / 25 + 3600 * (i >= 10) + 100 * (i == 19) for i in range(20)]
+    video = video_of(tmp_path, encode_video(tmp_path / "v.mp4", 20, times=times), fps=5.0)
     result = extract_video(video)
-    assert result == ExtractionResult(504, "one frame fills 50 s, 251 of 504 frames: a gap in its times?")
+    short = [time - 3590.04 * (i >= 10) - 90.04 * (i == 19) for i, time in enumerate(times)]
+    assert short[10] - short[9] == pytest.approx(10) and short[19] - short[18] == pytest.approx(10)
+    assert read_codes(read_all(video, result.frames)).tolist() == nearest(short, 5.0)
+    assert result == (154, "2 gap(s) in its times, the longest of 3600 s: shortened to 10 s")
     assert read_marker(video.folder).note == result.reason
-    assert extract_video(video_of(tmp_path, source)) == ExtractionResult(20)
+    assert extract_video(video_of(tmp_path, video.source)) == ExtractionResult(20)
     still = encode_video(tmp_path / "slides.mkv", 3, times=[0, 6, 12])
     assert extract_video(video_of(tmp_path, still, fps=5.0)) == ExtractionResult(90)
 
