@@ -178,7 +178,7 @@ def _pack_entry(video: str, first: int, rows: np.ndarray) -> bytes:
 
 
 def _hash(video: str) -> bytes:
-    return hashlib.blake2b(video.encode(), digest_size=16).digest()
+    return hashlib.blake2b(os.fsencode(video), digest_size=16).digest()
 
 
 def _expected_rank(name_hash: bytes, num_videos: int) -> int:

@@ -38,7 +38,7 @@ from eval.features.csv_features import SplitFeatures, read_split_features
 from eval.features.probe_heads import DECAY_AT, LrAndDecay, ProbeRecipe, fit_probe
 from eval.holdout import add_group_flag, check_holdout_flags, draw_holdout
 from eval.metrics import add_classes_flag, class_names, measure_classes
-from eval.result_card import SplitResult, build_card, write_card
+from eval.result_card import SplitResult, build_card, draw_figures, write_card
 from eval.splits import EvalSplit, add_split_flags
 from utils.cli import OneLineParser, add_launch_flags, check_values
 from utils.distributed import DistContext
@@ -46,7 +46,7 @@ from utils.errors import InputError
 
 
 def probe_split(split: SplitFeatures, levels: Sequence[str], flags: argparse.Namespace, context: DistContext) -> SplitResult:
-    """Returns what one split gives, after choice, training and test on each level; writes the confusion figures."""
+    """Returns what one split gives, after choice, training and test on each level."""
     recipe, pairs = ProbeRecipe(flags.epochs, flags.batch_size, flags.seed), probe_grid(flags)
     classes, targets = np.unique(split.train.labels, return_inverse=True)
     test_targets = np.searchsorted(classes, split.test.labels)
@@ -54,7 +54,7 @@ def probe_split(split: SplitFeatures, levels: Sequence[str], flags: argparse.Nam
     holdout = draw_holdout(split.train.records, flags.group, flags.holdout, flags.seed)
     print(holdout.line(), flush=True)
     suffix = "" if split.split.name is None else f"_split_{split.split.name}"
-    metrics = {}
+    metrics, figures = {}, []
     details: dict[str, Any] = {**split.counts, "num_classes": len(classes), "holdout": holdout.facts, "chosen": {},
                                "holdout_top1": {}, "per_class": {}}
     for level in levels:
@@ -62,15 +62,16 @@ def probe_split(split: SplitFeatures, levels: Sequence[str], flags: argparse.Nam
         pair, holdout_top1, heads = fit_probe(level_vectors(split.train.features, level), targets, len(classes),
                                               holdout.held, pairs, recipe, context.device)
         [scores] = heads.scores(level_vectors(split.test.features, level))
-        metrics[level], details["per_class"][level] = measure_classes(
+        metrics[level], details["per_class"][level], figure = measure_classes(
             scores, test_targets, names, level, Path(flags.out) / f"confusion_{level}{suffix}.png")
+        figures.append(figure)
         details["holdout_top1"][level] = [{"lr": lr, "weight_decay": decay, "top1": top1}
                                           for (lr, decay), top1 in zip(pairs, holdout_top1)]
         (lr, weight_decay), best = pair, holdout_top1[pairs.index(pair)]
         details["chosen"][level] = {"lr": lr, "weight_decay": weight_decay, "holdout_top1": best}
         print(f"{level}: lr {lr:g}, weight decay {weight_decay:g} chosen of {len(pairs)} pairs, {100 * best:.1f} % of "
               f"the held-out videos right ({time.monotonic() - start:.1f} s)", flush=True)
-    return SplitResult(split.split, metrics, details)
+    return SplitResult(split.split, metrics, details, figures)
 
 
 def probe_features(context: DistContext, flags: argparse.Namespace) -> None:
@@ -93,6 +94,7 @@ def probe_features(context: DistContext, flags: argparse.Namespace) -> None:
                 "amp": flags.amp}
     card = build_card("linear probe on features", results, settings, weights, context.device, time.monotonic() - start)
     write_card(Path(flags.out), card, ("clips", "crops", "seed"))
+    draw_figures(results)
 
 
 def probe_grid(flags: argparse.Namespace) -> list[LrAndDecay]:

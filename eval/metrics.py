@@ -5,7 +5,8 @@ Shapes: N videos; K classes.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -59,14 +60,13 @@ def draw_confusion(path: Path, matrix: np.ndarray, names: dict[int, str], title:
     A class without videos has a grey row. `names`: label -> name, in the order of the classes.
     """
     from matplotlib import colormaps  # here, as most users of this file draw nothing
-    from matplotlib.figure import Figure
 
-    from utils.figures import save_figure
+    from utils.figures import new_figure, save_figure
 
     totals = matrix.sum(axis=1, keepdims=True)
     shares = np.ma.masked_where(np.broadcast_to(totals == 0, matrix.shape), 100 * matrix / np.maximum(totals, 1))
     side = max(4.0, 0.18 * len(names)) + 2.5
-    figure = Figure(figsize=(side, side), layout="constrained")
+    figure = new_figure(figsize=(side, side), layout="constrained")
     axes = figure.subplots()
     colors = colormaps["Blues"].with_extremes(bad="0.85")
     image = axes.imshow(shares, cmap=colors, vmin=0, vmax=100, interpolation="nearest")
@@ -82,11 +82,11 @@ def draw_confusion(path: Path, matrix: np.ndarray, names: dict[int, str], title:
 
 
 def measure_classes(scores: np.ndarray, labels: np.ndarray, names: dict[int, str], level: str,
-                    figure: Path) -> tuple[dict[str, float], list[dict[str, Any]]]:
-    """Returns (`accuracies`, `per_class` rows) of scores [N, K] and classes [N]; writes the figure of their confusions."""
+                    figure: Path) -> tuple[dict[str, float], list[dict[str, Any]], Callable[[], None]]:
+    """Returns (`accuracies`, `per_class` rows, what writes the figure of confusions) of scores [N, K] and classes [N]."""
     found, matrix = accuracies(scores, labels), confusion_matrix(labels, scores.argmax(axis=1), len(names))
-    draw_confusion(figure, matrix, names, f"{level}: top-1 {100 * found['top1']:.1f} %")
-    return found, per_class(matrix, names)
+    title = f"{level}: top-1 {100 * found['top1']:.1f} %"
+    return found, per_class(matrix, names), partial(draw_confusion, figure, matrix, names, title)
 
 
 def add_classes_flag(group: argparse._ArgumentGroup) -> None:

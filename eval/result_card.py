@@ -25,11 +25,13 @@ Metrics = dict[str, dict[str, float]]  # level -> metric -> fraction from 0 to 1
 
 
 class SplitResult(NamedTuple):
-    """What the evaluation of one split found; `details`: "num_test_videos" and more, plain values."""
+    """What the evaluation of one split found; `details`: "num_test_videos" and more, plain values; `figures`: what writes
+    them, once the card is written."""
 
     split: EvalSplit
     metrics: Metrics
     details: dict[str, Any]
+    figures: Sequence[Callable[[], None]] = ()
 
 
 def build_card(task: str, results: Sequence[SplitResult], settings: dict[str, Any], weights: dict[str, Any],
@@ -85,6 +87,13 @@ def write_card(out: Path, card: dict[str, Any], shown: tuple[str, ...], name: st
     """Writes the card `name`, whole, into the folder `out`, and prints its path and its `markdown_table`."""
     write_atomically(out / name, json.dumps(card, indent=2, allow_nan=False) + "\n")
     print(f"wrote {out / name}\n\n{markdown_table(card, shown)}", flush=True)
+
+
+def draw_figures(results: Sequence[SplitResult]) -> None:
+    """Writes the figures of all splits; after the card, which must not depend on them."""
+    for result in results:
+        for draw in result.figures:
+            draw()
 
 
 def read_card(path: Path) -> dict[str, Any]:

@@ -8,15 +8,23 @@ import argparse
 import math
 import os
 import re
-from collections.abc import Mapping
-from typing import NoReturn
+import sys
+from collections.abc import Mapping, Sequence
+from typing import NoReturn, TextIO
 from urllib.parse import urlsplit
 
-from utils.errors import InputError
+from utils.errors import InputError, discard_output
 
 NETS = ("r3d10", "r3d18", "r3d34", "r3d50", "r2plus1d18", "s3d", "resnet18")
 DEFAULT_URL = "tcp://localhost:10001"
 MAX_TIMEOUT_S = 1e7
+UTF8_MODE = ["-X", "utf8"]
+
+
+def print_any_name() -> None:
+    """Lets a terminal that cannot show a name show escapes instead."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -24,6 +32,24 @@ class OneLineParser(argparse.ArgumentParser):
 
     def __init__(self, **settings: object) -> None:
         super().__init__(allow_abbrev=False, formatter_class=HelpWithDefaults, **settings)
+
+    def parse_args(self, args: Sequence[str] | None = None, flags: argparse.Namespace | None = None) -> argparse.Namespace:
+        """Returns the flags; a program (`args` None) starts again in UTF-8 mode where the locale has another encoding.
+
+        Names, csv files and the command line then mean the same on every machine.
+        """
+        if args is None and sys.getfilesystemencoding() != "utf-8" and sys.orig_argv[1:3] != UTF8_MODE:
+            os.execv(sys.executable, [sys.executable, *UTF8_MODE, *sys.orig_argv[1:]])
+        print_any_name()
+        return super().parse_args(args, flags)
+
+    def print_help(self, file: TextIO | None = None) -> None:
+        """Prints the help, or as much of it as is read: `| head` ends it quietly."""
+        try:
+            super().print_help(file)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            discard_output()
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {message}\n")

@@ -7,13 +7,16 @@
     4    non-finite values (NaN or Inf): the newest checkpoint is from before
     75   stopped on request (SIGTERM, SIGUSR1) after a checkpoint was written: restart with --resume
     130  interrupted (Ctrl-C)
+    141  nobody reads what is printed any more, as after `| head`; nothing is said
 """
 from __future__ import annotations
 
+import os
+import select
 import sys
 from collections.abc import Callable, Sequence
 
-FAULT, MISTAKE, LOST, NOT_FINITE, STOPPED, INTERRUPTED = 1, 2, 3, 4, 75, 130
+FAULT, MISTAKE, LOST, NOT_FINITE, STOPPED, INTERRUPTED, UNREAD = 1, 2, 3, 4, 75, 130, 141
 
 
 class InputError(ValueError):
@@ -62,10 +65,31 @@ def report(error: InputError, program: str) -> int:
     return error.exit_status
 
 
+def output_is_closed() -> bool:
+    """Returns whether nobody reads stdout any more; then nothing more is printed, at exit neither."""
+    pipe = select.poll()
+    pipe.register(sys.stdout.fileno(), 0)  # reports POLLERR in any case
+    if pipe.poll(0):
+        discard_output()
+        return True
+    return False
+
+
+def discard_output() -> None:
+    """Discards what is still to be printed on stdout."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def exit_status_of(work: Callable[[], int | None], program: str) -> int:
     """Returns the exit status of `work()`: its own, or 0 for None; after an InputError or Ctrl-C one line on stderr."""
     try:
-        return work() or 0
+        status = work() or 0
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        if not output_is_closed():
+            raise
+        return UNREAD
     except InputError as error:
         return report(error, program)
     except KeyboardInterrupt:

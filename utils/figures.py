@@ -3,12 +3,25 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import matplotlib
 from matplotlib.figure import Figure
 
 from utils.errors import InputError
 from utils.files import write_atomically
 
 FIGURE_SUFFIXES = (".png", ".jpg", ".svg", ".pdf")
+
+
+def new_figure(title: str = "", **settings: object) -> Figure:
+    """Returns an empty figure that draws text as it is written: `$` in a name does not begin mathematics.
+
+    `title`: above it, with escapes for bytes of file names that are not text; `settings`: of `Figure`.
+    """
+    matplotlib.rcParams["text.parse_math"] = False
+    figure = Figure(**settings)
+    if title:
+        figure.suptitle(title.encode(errors="backslashreplace").decode(), fontsize=10)
+    return figure
 
 
 def check_figure_path(path: Path) -> None:

@@ -75,6 +75,10 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
         write_atomically(path, text)
     except OSError as error:
         raise InputError(f"{path}: cannot write: {error.strerror}") from error
+    except UnicodeEncodeError as error:  # a file name holds bytes that are not UTF-8
+        start = text.rfind("\n", 0, error.start) + 1
+        raise InputError(f"{path}: cannot write {text[start:].partition(chr(10))[0]!r}: a name in it is not UTF-8; "
+                         "rename that file or folder") from error
 
 
 def file_sha256(path: str | os.PathLike[str]) -> str:

@@ -21,9 +21,10 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from utils.cli import DEFAULT_URL
+from utils.cli import DEFAULT_URL, print_any_name
 from utils.distributed import DistContext
-from utils.errors import FAULT, INTERRUPTED, LOST, STOPPED, AgreedError, InputError, PeerError, report
+from utils.errors import (FAULT, INTERRUPTED, LOST, STOPPED, UNREAD, AgreedError, InputError, PeerError,
+                          output_is_closed, report)
 from utils.rendezvous import TORCHRUN, Ranks, environment_store, find_ranks, open_store
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # as batch systems send them before they take a machine away
@@ -86,12 +87,6 @@ def launch(worker: Worker, flags: argparse.Namespace, program: str) -> int:
     if listening:
         listening.close()
     return wait_for_processes(context.processes, program)
-
-
-def print_any_name() -> None:
-    """Lets a terminal that cannot show a file's name show escapes instead."""
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")
 
 
 def wait_for_processes(processes: Sequence[mp.Process], program: str) -> int:
@@ -165,6 +160,7 @@ def run_and_report(enter: Callable[[], DistContext], worker: Worker, flags: argp
     try:
         context = enter()
         status = worker(context, flags) or 0
+        sys.stdout.flush()
     except InputError as error:  # the group is not destroyed: other processes may be waiting in it for ever
         return error.exit_status if isinstance(error, AgreedError) and not context.is_main else report(error, program)
     except KeyboardInterrupt:
@@ -175,8 +171,8 @@ def run_and_report(enter: Callable[[], DistContext], worker: Worker, flags: argp
     except OSError as error:
         if error.errno not in FILE_ERRORS:
             raise
-        if error.errno == errno.EPIPE:  # nothing more can be printed, at exit neither
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError) and output_is_closed():
+            return UNREAD
         return report(InputError(f"{error.filename or 'a file'}: {error.strerror}"), program)
     except torch.OutOfMemoryError as error:
         return report(InputError(f"process {context.rank}: the GPU's memory is full: {str(error).partition('. ')[0]}; a "

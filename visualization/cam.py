@@ -15,10 +15,10 @@ import av
 import cv2
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from dataset.frames import video_name
 from utils.errors import InputError
+from utils.figures import new_figure
 from utils.files import write_atomically
 
 CODEC = "libx264"
@@ -103,7 +103,7 @@ def compose_images(panels: Sequence[np.ndarray], titles: Sequence[str], curves: 
     side = panels[0].shape[1] * max(1, -(-PANEL_PX // panels[0].shape[1]))
     lefts = [number * (side + GAP_PX) for number in range(len(panels))]
     width, height = ((px + 1) // 2 * 2 for px in (lefts[-1] + side, TITLE_PX + side + CURVE_PX))
-    figure = Figure(figsize=(width / 100, height / 100), dpi=100)
+    figure = new_figure(figsize=(width / 100, height / 100), dpi=100)
     canvas, axes = FigureCanvasAgg(figure), figure.add_axes((0.07, 45 / height, 0.91, (CURVE_PX - 60) / height))
     for left, title in zip(lefts, titles):
         figure.text((left + 4) / width, 1 - 18 / height, title, fontsize=6.5)

@@ -10,8 +10,7 @@ from matplotlib.figure import Figure
 
 from utils.cli import OneLineParser
 from utils.errors import InputError, exit_status_of
-from utils.figures import check_figure_path, save_figure
-from utils.launch import print_any_name
+from utils.figures import check_figure_path, new_figure, save_figure
 from visualization.report.figures import ChartLine, draw_lines
 from visualization.report.run import RunDirectory
 
@@ -35,7 +34,8 @@ def draw_loss_curves(run: RunDirectory) -> Figure:
     """Returns the figure of a run's loss terms and retrieval accuracies over epochs, and of what changes on the way."""
     if not run.epochs_done:
         raise InputError(f"{run.folder}/log.jsonl: no finished epoch in it")
-    figure = Figure(figsize=(11, 7), layout="tight")
+    figure = new_figure(f"{run.flags['net']}, {run.flags['img_dim']} px, {run.flags['csv_file']}", figsize=(11, 7),
+                        layout="tight")
     axes = figure.subplots(2, 2, sharex=True)
     for panel, (title, names) in zip(axes.flat, PANELS.items()):
         lines = [ChartLine(name.removeprefix("accuracy_"), *run.series(name)) for name in names if any(run.series(name))]
@@ -45,7 +45,6 @@ def draw_loss_curves(run: RunDirectory) -> Figure:
         if lines:
             panel.legend(fontsize=8)
         panel.grid(alpha=0.3)
-    figure.suptitle(f"{run.flags['net']}, {run.flags['img_dim']} px, {run.flags['csv_file']}")
     return figure
 
 
@@ -56,7 +55,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, metavar="PNG", help="figure to write (default: RUN_DIR/curves.png)")
     flags = parser.parse_args(arguments)
     path = flags.out or flags.run / "curves.png"
-    print_any_name()
 
     def draw() -> None:
         check_figure_path(path)

@@ -34,7 +34,7 @@ from eval.result_card import make_out_dir
 from utils.cli import OneLineParser, add_launch_flags, check_values
 from utils.distributed import DistContext, check_same_on_all_ranks, run_on_all_ranks, run_on_main
 from utils.errors import InputError
-from utils.figures import check_figure_path, save_figure
+from utils.figures import check_figure_path, new_figure, save_figure
 
 LEAST_VIDEOS = 4
 NUM_COLORS = 20
@@ -73,7 +73,7 @@ def project_levels(features: dict[str, np.ndarray], levels: Sequence[str], perpl
 
 def draw_embedding(projections: dict[str, Projections], labels: np.ndarray, names: dict[int, str], title: str) -> Figure:
     """Returns the figure: t-SNE above, PCA below, a column for each level; `names`: label -> name."""
-    figure = Figure(figsize=(4 * len(projections) + 2, 8), layout="constrained")
+    figure = new_figure(title, figsize=(4 * len(projections) + 2, 8), layout="constrained")
     grid = figure.subplots(2, len(projections), squeeze=False)
     for (above, below), (level, projected) in zip(grid.T, projections.items()):
         for axes, points in ((above, projected.tsne), (below, projected.pca)):
@@ -85,9 +85,8 @@ def draw_embedding(projections: dict[str, Projections], labels: np.ndarray, name
         above.set_title(f"{level}, t-SNE", fontsize=10)
         first, second = projected.shares
         below.set_title(f"{level}, PCA ({first:.0%} and {second:.0%} of the variance)", fontsize=10)
-    figure.suptitle(title, fontsize=10)
     if len(names) <= MAX_NAMED:
-        figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside right center", fontsize=8,
+        figure.legend(grid[0, 0].collections, names.values(), loc="outside right center", fontsize=8,
                       ncols=1 + (len(names) - 1) // 30)
     return figure
 

@@ -189,7 +189,8 @@ def extract_videos(videos: list[SourceVideo], results: dict[str, ExtractionResul
     rows = [(name, "to do", None, "") if result is None else (name, "ok" if result.frames else "broken", *result)
             for name, result in results.items()]
     report = pandas.DataFrame(rows, columns=["path", "status", "frames", "reason"]).astype({"frames": "Int64"})
-    write_atomically(destination / REPORT, report.to_csv(index=False, lineterminator="\n"))
+    write_atomically(destination / REPORT, report.to_csv(index=False, lineterminator="\n").encode(
+        errors="backslashreplace"))
     ok, broken = report[report["status"] == "ok"], report[report["status"] == "broken"]
     print(f"{destination}: {len(report):,} videos: {len(ok) - num_done:,} extracted, {num_done:,} were there already, "
           f"{len(broken):,} broken; {ok['frames'].sum():,} frames in all")

@@ -101,7 +101,7 @@ def pack_shard(path: str, folders: Sequence[FolderToPack], stop: threading.Event
     """
     names = "\0".join(folder.name for folder in folders)
     states = "".join(folder_state(folder, stop) for folder in folders)
-    source = b"".join(hashlib.blake2b(text.encode(), digest_size=16).digest() for text in (names, states))
+    source = b"".join(hashlib.blake2b(os.fsencode(text), digest_size=16).digest() for text in (names, states))
     found = Shard(path).source if os.path.exists(path) else None
     if found == source:
         return "current"

@@ -32,7 +32,7 @@ from eval.features.backbone import load_backbone, new_backbone, read_input
 from eval.features.extract import ClipSettings, Rows, keep_readable, predict
 from eval.holdout import draw_holdout
 from eval.metrics import accuracies, class_names, measure_classes
-from eval.result_card import CARD, SplitResult, build_card, make_out_dir, read_card, write_card
+from eval.result_card import CARD, SplitResult, build_card, draw_figures, make_out_dir, read_card, write_card
 from eval.splits import EvalSplit, find_splits, read_split
 from models.convert import check_keys
 from utils.checkpoint import reading_entries
@@ -104,6 +104,7 @@ def train_and_test(context: DistContext, flags: argparse.Namespace, task: Classi
     if context.is_main:
         card = build_card(task.name, results, settings, weights, context.device, time.monotonic() - start)
         write_card(out, card, ("clips", "crops", "epochs", "seed"))
+        draw_figures(results)
     return 0
 
 
@@ -193,11 +194,14 @@ def classify(context: DistContext, flags: argparse.Namespace, model: VideoClassi
 
 def test_split(context: DistContext, flags: argparse.Namespace, task: ClassifierTask, trained: TrainedClassifier,
                videos: ClassifierSplit, folder: Path) -> SplitResult:
-    """Returns the metrics of each level, in the main process; writes per_class_, confusion_ and probabilities_LEVEL."""
-    settings, (_, details), metrics, tables = read_clip_settings(flags), describe_training(trained, task), {}, {}
+    """Returns the metrics of each level, in the main process; writes per_class_LEVEL and probabilities_LEVEL."""
+    settings, (_, details) = read_clip_settings(flags), describe_training(trained, task)
+    metrics, tables, figures = {}, {}, []
     probabilities, tested, labels, skipped = classify(context, flags, trained.model, videos.test, settings, "test")
     for level, rows in probabilities.items():
-        metrics[level], tables[level] = measure_classes(rows, labels, videos.names, level, folder / f"confusion_{level}.png")
+        metrics[level], tables[level], figure = measure_classes(rows, labels, videos.names, level,
+                                                                folder / f"confusion_{level}.png")
+        figures.append(figure)
         write_atomically(folder / f"per_class_{level}.csv", pd.DataFrame(tables[level], dtype=object).to_csv(index=False))
         write_atomically(folder / f"probabilities_{level}.npz", partial(  # paths [N], classes [N], float32 [N, K]
             np.savez, videos=np.array([video.path for video in tested]), classes=labels,
@@ -207,7 +211,7 @@ def test_split(context: DistContext, flags: argparse.Namespace, task: Classifier
         "num_test_videos_shorter_than_clip": settings.count_short(tested), "per_class": tables,
         "num_classes": len(videos.names),
         "num_train_videos": len(videos.train) - len(details["skipped_train_videos"]), **videos.holdout, **details,
-        "tested_checkpoint_sha256": file_sha256(trained.path) if context.is_main else None})
+        "tested_checkpoint_sha256": file_sha256(trained.path) if context.is_main else None}, figures)
 
 
 def describe_training(trained: TrainedClassifier, task: ClassifierTask) -> tuple[dict[str, Any], dict[str, Any]]:
