@@ -6,8 +6,10 @@ applied, so that each can be tested on its own. Every draw takes an explicit gen
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -15,6 +17,7 @@ import torch
 
 from dataset.color import ColorDraws, apply_color, draw_channels, draw_jitter
 from dataset.frames import resize_frames
+from utils.errors import InputError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -184,3 +187,15 @@ def _scale_and_shift(
     """Returns (factors, values to subtract), each [width * 3]: whole rows, as loops over three values are slow."""
     means, stds = (torch.tensor(values).repeat(width) for values in (mean, std))
     return (1 / (255 * stds)).to(device), (means / stds).to(device)
+
+
+def read_input(checkpoint: dict[str, Any], where: str) -> dict[str, Any]:
+    """Returns {"mean", "std", "frames"} of the checkpoint's "input", for `scale_clips`; without one, RGB and ImageNet's."""
+    scale = checkpoint.get("input", IMAGENET)
+    mean, std = (scale.get(name) if isinstance(scale, dict) else None for name in ("mean", "std"))
+    if not all(isinstance(values, (list, tuple)) and len(values) == 3 and all(
+            type(value) in (int, float) and math.isfinite(value) for value in values) for values in (mean, std)) \
+            or min(std) <= 0 or (frames := scale.get("frames", RGB)) not in (RGB, RESIDUAL):
+        raise InputError(f"{where}: its input is not a mean and a std above 0 of red, green and blue, of {RGB} or "
+                         f"{RESIDUAL} frames")
+    return {"mean": list(mean), "std": list(std), "frames": frames}

@@ -3,7 +3,7 @@
 The sources, and what they fill:
 
     official       the official code's model, r3d18: all of MultiLevelModel
-    3d-resnets     3D-ResNets-PyTorch r3d18 / 34 / 50 (projection shortcuts): a backbone
+    3d-resnets     3D-ResNets-PyTorch r3d18 / 34 / 50 (projection shortcuts): a backbone `..._time_pool`, with its stem
     torchvision    r2plus1d_18 or s3d: a backbone
 """
 from __future__ import annotations

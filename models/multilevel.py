@@ -1,8 +1,8 @@
 """The model: one backbone, motion excitation, and the heads at three levels.
 
 Shapes: B videos of this rank, V clips of a video (= `--sample`), V+1 views: the clips in temporal order, then the
-overview; T frames, H and W pixels; C channels, t timestamps of a level (T/2, T/4, T/8); D embedding width,
-K prototypes.
+overview; T frames, H and W pixels; C channels, t timestamps of a level (T/2, T/4, T/8; see `TimePooledStem`); D
+embedding width, K prototypes.
 """
 from __future__ import annotations
 

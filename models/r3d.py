@@ -1,4 +1,7 @@
-"""3D ResNets: R3D-10/18/34/50 with the 7x7x7 stem of Hara et al. 2018, and R(2+1)D-18 of Tran et al. 2018.
+"""3D ResNets: R3D-10/18/34/50 with a 7x7x7 stem, and R(2+1)D-18 of Tran et al. 2018.
+
+R3D has the stem of the official code, whose max-pool is over space. That of Hara et al. 2018 (3D-ResNets-PyTorch) pools over
+time too, which gives other features with the same weights: `r3d18_time_pool`, `r3d34_time_pool`, `r3d50_time_pool`.
 
 Blocks and layers are torchvision's; the stem, the depths and the three outputs are defined here.
 
@@ -28,6 +31,14 @@ class PooledStem(nn.Sequential):
         )
 
 
+class TimePooledStem(PooledStem):
+    """The same with a 3x3x3 max-pool of stride 2 over time and space: every level has half as many timestamps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self[3] = nn.MaxPool3d(kernel_size=3, stride=2, padding=1)
+
+
 class ResNet3D(VideoResNet):
     """Feature maps after layer2, layer3 and layer4 of a video ResNet, without its classifier.
 
@@ -46,7 +57,10 @@ class ResNet3D(VideoResNet):
                          (("low", 128), ("mid", 256), ("high", 512))}
 
     def forward(self, clips: Tensor) -> LevelFeatures:
-        """Returns low [M, C, T/2, .., ..], mid [M, 2C, T/4, .., ..], high [M, 4C, T/8, .., ..] of clips [M, 3, T, H, W]."""
+        """Returns low [M, C, T/2, .., ..], mid [M, 2C, T/4, .., ..], high [M, 4C, T/8, .., ..] of clips [M, 3, T, H, W].
+
+        With a TimePooledStem T/4, T/8 and T/16.
+        """
         recompute = self.checkpoint_activations
         low = run_blocks([self.stem, *self.layer1, *self.layer2], clips, recompute)
         mid = run_blocks(self.layer3, low, recompute)
@@ -58,5 +72,8 @@ RESNETS = {
     "r3d18": partial(ResNet3D, BasicBlock, Conv3DSimple, [2, 2, 2, 2], PooledStem),
     "r3d34": partial(ResNet3D, BasicBlock, Conv3DSimple, [3, 4, 6, 3], PooledStem),
     "r3d50": partial(ResNet3D, Bottleneck, Conv3DSimple, [3, 4, 6, 3], PooledStem),
+    "r3d18_time_pool": partial(ResNet3D, BasicBlock, Conv3DSimple, [2, 2, 2, 2], TimePooledStem),
+    "r3d34_time_pool": partial(ResNet3D, BasicBlock, Conv3DSimple, [3, 4, 6, 3], TimePooledStem),
+    "r3d50_time_pool": partial(ResNet3D, Bottleneck, Conv3DSimple, [3, 4, 6, 3], TimePooledStem),
     "r2plus1d18": partial(ResNet3D, BasicBlock, Conv2Plus1D, [2, 2, 2, 2], R2Plus1dStem),  # torchvision's r2plus1d_18
 }

@@ -8,9 +8,12 @@
 width and number of prototypes follow from the shapes. "3d-resnets" (3D-ResNets-PyTorch) and "torchvision" give a backbone.
 Classifiers are left out. A missing, unexpected or misshaped key is an error that names it, and nothing is written.
 
+3D-ResNets pool over time in their stem, the official code does not: their weights, `--net r3d50`, become the backbone
+r3d50_time_pool, and every command that reads them builds that one.
+
 A backbone is stored with the mean and std that its clips must be scaled by, and evaluations apply them: those of
-torchvision's weights; for 3d-resnets --mean and --std, by default ImageNet's. The official code uses ImageNet's, as
-pretraining does.
+torchvision's weights; for 3d-resnets --mean and --std, by default ImageNet's. `--mean kinetics`, `--mean 0.5` and `--mean
+imagenet` set both, to those of 3D-ResNets' trainings of that name. The official code uses ImageNet's, as pretraining does.
 
 The output is a dict: "format" "mfo", "kind" "model" or "backbone", "net", "model" (state dict; a backbone's keys have no
 prefix), "input" ("mean" and "std" of a backbone) or "embedding_dim" and "num_prototypes" (of a model), and "source"
@@ -28,12 +31,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it start
 
 import torch
 
-from dataset.transforms import IMAGENET
-from eval.features.backbone import read_input
+from dataset.transforms import IMAGENET, read_input
 from models.convert import convert, unwrap
 from models.multilevel import MultiLevelModel, build_backbone
 from utils.checkpoint import FORMAT, canonical, read_checkpoint, write_checkpoint
-from utils.cli import NETS, OneLineParser
+from utils.cli import NETS, TIME_POOL, OneLineParser
 from utils.errors import InputError, exit_status_of
 from utils.files import file_sha256
 
@@ -44,20 +46,26 @@ SOURCES = {
     "torchvision": (("r2plus1d18", "s3d"),  # `transforms()` of R2Plus1D_18_Weights and S3D_Weights
                     {**IMAGENET, "mean": [0.43216, 0.394666, 0.37645], "std": [0.22803, 0.22145, 0.216989]}),
 }
+SCALES = {  # by the names of mean.py of 3D-ResNets-PyTorch, and its --no_std_norm's counterpart
+    "kinetics": ([0.4345, 0.4051, 0.3775], [0.2768, 0.2713, 0.2737]), "0.5": ([0.5] * 3, [0.5] * 3),
+    "imagenet": (IMAGENET["mean"], IMAGENET["std"])}
 PROTOTYPES = "prototype.weight"  # of the official code, [K, D]
 
 
 def convert_checkpoint(flags: argparse.Namespace) -> int:
     """Returns the exit status 0 after writing; InputError for weights that do not fill the architecture."""
-    source, net = flags.source, canonical(flags.net)
+    source, net = flags.source, canonical(flags.net).removesuffix(TIME_POOL)
     nets, scale = SOURCES[source]
-    if net not in nets:
-        raise InputError(f"--net {net}: {source} weights are read for {', '.join(nets)}")
+    if net not in nets or flags.net.endswith(TIME_POOL) and source != "3d-resnets":
+        raise InputError(f"--net {flags.net}: {source} weights are read for {', '.join(nets)}")
+    if source == "3d-resnets":
+        net += TIME_POOL
     named = bool(flags.mean or flags.std)
     if named:
-        if scale is None or not (flags.mean and flags.std):
+        mean, std = read_scale(flags.mean, flags.std)
+        if scale is None or not (mean and std):
             raise InputError("--mean, --std: both are for a backbone; the official model takes ImageNet's")
-        scale = read_input({"input": {"mean": flags.mean, "std": flags.std}}, "--mean, --std")
+        scale = read_input({"input": {"mean": mean, "std": std}}, "--mean, --std")
     checkpoint = read_checkpoint(flags.input)
     try:
         state = unwrap(checkpoint)
@@ -81,8 +89,24 @@ def convert_checkpoint(flags: argparse.Namespace) -> int:
     if scale:
         print("clips will be scaled by mean {mean} and std {std}".format(**scale))
     if source == "3d-resnets" and not named:
-        print("these are ImageNet's, as those of the weights are not known; --mean and --std set others")
+        print("these are ImageNet's, as those of the weights are not known; --mean kinetics, --mean 0.5, or three numbers "
+              "each for --mean and --std set others")
     return 0
+
+
+def read_scale(mean: Sequence[str] | None, std: Sequence[str] | None) -> tuple[list[float] | None, list[float] | None]:
+    """Returns the values of --mean and --std, three numbers each or None; a name of SCALES as --mean stands for both."""
+    if mean and len(mean) == 1 and mean[0] in SCALES and std in (None, mean):
+        return SCALES[mean[0]]
+    values = []
+    for flag, texts in (("--mean", mean), ("--std", std)):
+        try:
+            values.append(texts and [float(text) for text in texts])
+        except ValueError:
+            values.append([])
+        if texts and len(values[-1]) != 3:
+            raise InputError(f"{flag} {' '.join(texts)}: must be three numbers, or --mean alone one of {', '.join(SCALES)}")
+    return values[0], values[1]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -94,8 +118,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("output", metavar="OUT", type=Path, help="checkpoint to write; an existing file is replaced")
     parser.add_argument("--net", choices=NETS, required=True, help="backbone; resnet18 is r3d18")
     for name in ("mean", "std"):
-        parser.add_argument(f"--{name}", type=float, nargs=3, metavar=("R", "G", "B"),
-                            help=f"{name} of each color, in [0, 1], that the backbone was trained with")
+        parser.add_argument(f"--{name}", nargs="+", metavar="VALUE",
+                            help=f"{name} of red, green and blue, in [0, 1], that the backbone was trained with"
+                            + (f"; or {', '.join(SCALES)}, for mean and std" if name == "mean" else ""))
     flags = parser.parse_args(arguments)
     return exit_status_of(lambda: convert_checkpoint(flags), parser.prog)
 

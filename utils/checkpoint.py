@@ -75,6 +75,19 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     return checkpoint
 
 
+def read_weights(path: str) -> tuple[dict[str, Any], str, str]:
+    """Returns (checkpoint, its kind, its net); InputError unless it is a model, backbone or classifier of this project."""
+    checkpoint = read_checkpoint(path)
+    form, kind, net = (value if isinstance(value, str) else None for value in map(checkpoint.get, ("format", "kind", "net")))
+    if form != FORMAT or kind not in ("model", "backbone", "classifier") or net is None:
+        raise InputError(f"{path}: no checkpoint of this project (format {form!r}, kind {kind!r}, net {net!r}); other "
+                         "checkpoints must be converted first")
+    if kind == "backbone" and "source" in checkpoint and net in ("r3d18", "r3d34", "r3d50"):
+        raise InputError(f"{path}: 3D-ResNets weights that an earlier version converted, for a stem that does not pool over "
+                         "time as theirs does: convert them again")
+    return checkpoint, kind, canonical(net)
+
+
 def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
     """Writes a checkpoint atomically; InputError with the needed size if that fails."""
     data = io.BytesIO()

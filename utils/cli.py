@@ -15,7 +15,9 @@ from urllib.parse import urlsplit
 
 from utils.errors import InputError, discard_output
 
-NETS = ("r3d10", "r3d18", "r3d34", "r3d50", "r2plus1d18", "s3d", "resnet18")
+TIME_POOL = "_time_pool"  # ends the names of R3Ds with the stem of 3D-ResNets-PyTorch, see models/r3d.py
+NETS = ("r3d10", "r3d18", "r3d34", "r3d50", "r2plus1d18", "s3d", "resnet18",
+        *(f"r3d{depth}{TIME_POOL}" for depth in (18, 34, 50)))
 DEFAULT_URL = "tcp://localhost:10001"
 MAX_TIMEOUT_S = 1e7
 UTF8_MODE = ["-X", "utf8"]

@@ -9,8 +9,8 @@ import math
 import sys
 from collections.abc import Sequence
 
-from utils.cli import (NETS, OneLineParser, add_other_launch_flags, add_published_launch_flags, check_launch_flags,
-                       check_values)
+from utils.cli import (NETS, TIME_POOL, OneLineParser, add_other_launch_flags, add_published_launch_flags,
+                       check_launch_flags, check_values)
 from utils.errors import InputError
 
 # The terms of models.objective.TERM_WEIGHTS, repeated here so that a wrong flag answers before torch is imported.
@@ -23,8 +23,10 @@ def pretraining_parser() -> argparse.ArgumentParser:
     parser = OneLineParser(prog="train.py", description="Pretrain a 3D CNN on unlabelled videos.")
 
     flag = parser.add_argument_group("published flags").add_argument
-    flag("--net", choices=NETS, default="resnet18", help="backbone; resnet18 is r3d18")
-    flag("--seq", dest="clip_frames", type=int, default=16, metavar="T", help="frames per clip; a multiple of 8 * --sample")
+    flag("--net", choices=NETS, default="resnet18",
+         help="backbone; resnet18 is r3d18; ..._time_pool has the stem of 3D-ResNets-PyTorch")
+    flag("--seq", dest="clip_frames", type=int, default=16, metavar="T",
+         help="frames per clip; a multiple of 8 * --sample (16 * with ..._time_pool)")
     flag("--sample", dest="num_clips", type=int, default=2, metavar="V",
          help="consecutive clips per video, at least 2; plus one overview clip")
     flag("--rate", dest="max_stride", type=float, default=3.0, metavar="FRAMES",
@@ -147,10 +149,11 @@ def check_pretraining_flags(flags: argparse.Namespace) -> None:
                   "--swap_background": flags.swap_background})
     check_launch_flags(flags)
     parse_loss_weights(flags.loss_weights)
-    step = 8 * flags.num_clips
+    frames = 16 if flags.net.endswith(TIME_POOL) else 8  # of a timestamp at the high level
+    step = frames * flags.num_clips
     if flags.clip_frames < step or flags.clip_frames % step:
-        raise InputError(f"--seq {flags.clip_frames}: must be a multiple of 8 * --sample = {step}, so that every level's "
-                         "timestamps can be shared among the clips")
+        raise InputError(f"--seq {flags.clip_frames}: must be a multiple of {frames} * --sample = {step}, so that every "
+                         "level's timestamps can be shared among the clips")
     if flags.seed >= 2**63:
         raise InputError(f"--seed {flags.seed}: must be below 2^63")
     if flags.dry_run and (flags.resume or flags.path):

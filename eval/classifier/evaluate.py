@@ -24,11 +24,12 @@ from torch import nn
 
 from dataset.records import VideoRecord
 from dataset.sampling import NATURAL
+from dataset.transforms import read_input
 from eval.classifier.model import VideoClassifier, level_channels, parameter_groups
 from eval.classifier.state import HOLDOUT_FLAGS, KIND, SAME_TO_TEST, check_identity, read_finished
 from eval.classifier.training import TrainedClassifier, fit_classifier
 from eval.cli import read_clip_settings
-from eval.features.backbone import load_backbone, new_backbone, read_input
+from eval.features.backbone import load_backbone, new_backbone
 from eval.features.extract import ClipSettings, Rows, keep_readable, predict
 from eval.holdout import draw_holdout
 from eval.metrics import accuracies, class_names, measure_classes

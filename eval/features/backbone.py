@@ -1,16 +1,16 @@
 """The backbone to evaluate, from a checkpoint or with random weights, and what the result card says about it."""
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 from torch import nn
 
-from dataset.transforms import IMAGENET, RESIDUAL, RGB
+from dataset.transforms import IMAGENET, RGB, read_input
 from models.convert import check_keys, unwrap
 from models.multilevel import build_backbone
-from utils.checkpoint import FORMAT, canonical, read_checkpoint
+from utils.checkpoint import canonical, read_weights
+from utils.cli import TIME_POOL
 from utils.errors import InputError
 from utils.files import file_sha256
 
@@ -26,7 +26,8 @@ def load_backbone(weights: str, net: str | None, seed: int, frames: str | None =
 
     `weights`: a checkpoint of this project of kind "model", "backbone" or "classifier"; or "random", which needs `net` and
     gives the weights that pretraining with this `seed` starts from, for `frames` as input (RGB by default). InputError for
-    another `net` or other `frames` than the checkpoint's, and for missing, unknown or wrongly shaped entries.
+    another `net` or other `frames` than the checkpoint's, and for missing, unknown or wrongly shaped entries. A `net`
+    without its "_time_pool" is accepted, and that of the checkpoint is built.
     """
     if weights == RANDOM:
         if net is None:
@@ -37,13 +38,8 @@ def load_backbone(weights: str, net: str | None, seed: int, frames: str | None =
         return backbone, {"weights": RANDOM, "weights_kind": RANDOM, "net": canonical(net), "checkpoint_sha256": None,
                           "input": {**IMAGENET, "frames": frames or RGB}, "pretrained_epochs": None}
 
-    checkpoint = read_checkpoint(weights)
-    form, kind, stored_net = (value if isinstance(value, str) else None
-                              for value in map(checkpoint.get, ("format", "kind", "net")))
-    if form != FORMAT or kind not in ("model", "backbone", "classifier") or stored_net is None:
-        raise InputError(f"{weights}: no checkpoint of this project (format {form!r}, kind {kind!r}, net "
-                         f"{stored_net!r}); other checkpoints must be converted first")
-    if net is not None and canonical(net) != canonical(stored_net):
+    checkpoint, kind, stored_net = read_weights(weights)
+    if net is not None and canonical(net) not in (stored_net, stored_net.removesuffix(TIME_POOL)):
         raise InputError(f"--net {net}: {weights} holds a {stored_net}; leave --net out or name another")
     backbone = new_backbone(stored_net, str(weights))
     try:
@@ -62,20 +58,8 @@ def load_backbone(weights: str, net: str | None, seed: int, frames: str | None =
     scale = read_input(origin, str(weights))
     if frames not in (None, scale["frames"]):
         raise InputError(f"--input {frames}: the input of {weights} is {scale['frames']}; leave --input out")
-    return backbone, {"weights": str(weights), "weights_kind": kind, "net": canonical(stored_net),
+    return backbone, {"weights": str(weights), "weights_kind": kind, "net": stored_net,
                       "checkpoint_sha256": file_sha256(weights), "input": scale, "pretrained_epochs": origin.get(epochs)}
-
-
-def read_input(checkpoint: dict[str, Any], where: str) -> dict[str, Any]:
-    """Returns {"mean", "std", "frames"} of the checkpoint's "input", for `scale_clips`; without one, RGB and ImageNet's."""
-    scale = checkpoint.get("input", IMAGENET)
-    mean, std = (scale.get(name) if isinstance(scale, dict) else None for name in ("mean", "std"))
-    if not all(isinstance(values, (list, tuple)) and len(values) == 3 and all(
-            type(value) in (int, float) and math.isfinite(value) for value in values) for values in (mean, std)) \
-            or min(std) <= 0 or (frames := scale.get("frames", RGB)) not in (RGB, RESIDUAL):
-        raise InputError(f"{where}: its input is not a mean and a std above 0 of red, green and blue, of {RGB} or "
-                         f"{RESIDUAL} frames")
-    return {"mean": list(mean), "std": list(std), "frames": frames}
 
 
 def new_backbone(net: str, where: str) -> nn.Module:

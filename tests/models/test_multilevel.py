@@ -7,8 +7,9 @@ import torch
 from models.convert import check_keys
 from models.levels import LEVELS
 from models.multilevel import BACKBONES, MultiLevelModel, build_backbone
+from utils.cli import TIME_POOL
 
-NETS = [net for net in BACKBONES if net != "resnet18"]
+NETS = [net for net in BACKBONES if net != "resnet18" and not net.endswith(TIME_POOL)]
 CHANNELS = {"r3d50": (512, 1024, 2048), "s3d": (480, 832, 1024)}
 
 
@@ -35,6 +36,12 @@ def test_levels_at_the_published_size(backbones, net, high):
     with torch.no_grad():
         maps = backbones[net](torch.randn(1, 3, 16, 112, 112))
     assert [tuple(x.shape[2:]) for x in maps] == [(8, 14, 14), (4, 7, 7), (2, high, high)]
+
+
+def test_a_stem_that_pools_over_time_halves_the_timestamps():
+    with torch.no_grad():
+        maps = build_backbone("r3d18_time_pool").eval()(torch.randn(1, 3, 32, 32, 32))
+    assert [x.shape[2] for x in maps] == [8, 4, 2]
 
 
 @pytest.mark.parametrize("net", NETS)

@@ -11,11 +11,17 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torchvision.models.video import R2Plus1D_18_Weights, S3D_Weights, r2plus1d_18, s3d
 
+from eval.classifier.model import VideoClassifier
+from eval.features.backbone import load_backbone
 from models.multilevel import MultiLevelModel, build_backbone
 from scripts.convert_checkpoint import main
+from scripts.export_backbone import export_backbone
 from tests.official_checkpoint import official_state
+from utils.errors import InputError
+from visualization.report.measure import load_model
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -45,6 +51,10 @@ def test_reference_becomes_a_whole_model(tmp_path, capsys):
     state = official_state(num_prototypes=7)
     torch.save(state, tmp_path / "theirs.pth")
     assert main(["reference", str(tmp_path / "theirs.pth"), str(tmp_path / "ours.pt"), "--net", "resnet18"]) == 0
+    small = torch.randn(1, 3, 16, 32, 32, generator=torch.Generator().manual_seed(3))
+    wanted = resnet_forward({name.removeprefix("backbone."): value.float() for name, value in state.items()}, small,
+                            dict(kernel_size=(1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1)))  # the official resnet.py
+    assert_same_features(load_backbone(str(tmp_path / "ours.pt"), None, 0)[0], small, wanted)
     assert "192 entries" in capsys.readouterr().out
     ours = load(tmp_path / "ours.pt")
     content = (tmp_path / "theirs.pth").read_bytes()
@@ -71,13 +81,51 @@ def test_reference_becomes_a_whole_model(tmp_path, capsys):
     assert sorted(fingerprint(x) for x in kept) == sorted(fingerprint(x) for x in ours["model"].values())
 
 
+def resnet_forward(state: dict[str, Tensor], clips: Tensor, pool: dict) -> list[Tensor]:
+    """Maps after layer2, layer3 and layer4 of the ResNet of 3D-ResNets-PyTorch's resnet.py in eval mode, in its names.
+
+    `pool`: of its stem's max-pool, in which the official code differs.
+    """
+    def norm(x: Tensor, name: str) -> Tensor:
+        return F.batch_norm(x, *(state[f"{name}.{leaf}"] for leaf in ("running_mean", "running_var", "weight", "bias")))
+
+    def conv(x: Tensor, name: str, stride: int = 1) -> Tensor:
+        weight = state[f"{name}.weight"]
+        return F.conv3d(x, weight, stride=stride, padding=weight.shape[-1] // 2)
+
+    x = F.conv3d(clips, state["conv1.weight"], stride=(1, 2, 2), padding=3)
+    x = F.max_pool3d(F.relu(norm(x, "bn1")), **pool)
+    maps = []
+    for layer in range(1, 5):
+        for block in range(sum(f"layer{layer}.{number}.conv1.weight" in state for number in range(40))):
+            name, stride, shortcut = f"layer{layer}.{block}", 2 if layer > 1 and block == 0 else 1, x
+            if f"{name}.downsample.0.weight" in state:
+                shortcut = norm(conv(x, f"{name}.downsample.0", stride), f"{name}.downsample.1")
+            if f"{name}.conv3.weight" in state:  # Bottleneck, with the stride in its 3x3x3 convolution
+                x = F.relu(norm(conv(x, f"{name}.conv1"), f"{name}.bn1"))
+                x = F.relu(norm(conv(x, f"{name}.conv2", stride), f"{name}.bn2"))
+                x = norm(conv(x, f"{name}.conv3"), f"{name}.bn3")
+            else:
+                x = F.relu(norm(conv(x, f"{name}.conv1", stride), f"{name}.bn1"))
+                x = norm(conv(x, f"{name}.conv2"), f"{name}.bn2")
+            x = F.relu(x + shortcut)
+        maps.append(x)
+    return maps[1:]
+
+
+def assert_same_features(backbone: torch.nn.Module, clips: Tensor, wanted: list[Tensor]) -> None:
+    with torch.no_grad():
+        for found, expected in zip(backbone.float().eval()(clips), wanted, strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
+
+
 def fingerprint(tensor: Tensor) -> tuple:
     return tuple(tensor.shape), tensor.double().sum().item(), tensor.double().square().sum().item()
 
 
 @pytest.mark.parametrize("net", ["r3d18", "r3d34", "r3d50"])
-def test_3d_resnets_weights_become_a_backbone(tmp_path, capsys, net):
-    ours = build_backbone(net)
+def test_3d_resnets_weights_become_a_backbone(tmp_path, capsys, net, small_input):
+    ours = build_backbone(f"{net}_time_pool")
     generator = torch.Generator().manual_seed(1)
     for name, value in ours.state_dict().items():
         if value.dtype.is_floating_point and value.ndim == 1:
@@ -86,12 +134,43 @@ def test_3d_resnets_weights_become_a_backbone(tmp_path, capsys, net):
     torch.save(theirs, tmp_path / "in.pth")
     assert main(["3d-resnets", str(tmp_path / "in.pth"), str(tmp_path / "out.pt"), "--net", net]) == 0
     checkpoint = load(tmp_path / "out.pt")
-    assert (checkpoint["format"], checkpoint["kind"], checkpoint["net"]) == ("mfo", "backbone", net)
+    assert (checkpoint["format"], checkpoint["kind"], checkpoint["net"]) == ("mfo", "backbone", f"{net}_time_pool")
     assert "num_prototypes" not in checkpoint and "embedding_dim" not in checkpoint
     assert checkpoint["input"] == {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225], "frames": "rgb"}
     assert "those of the weights are not known" in capsys.readouterr().out
     assert checkpoint["model"].keys() == ours.state_dict().keys()
     assert all(torch.equal(checkpoint["model"][name], value) for name, value in ours.state_dict().items())
+    state = {name.removeprefix("module."): value for name, value in theirs["state_dict"].items()}
+    wanted = resnet_forward(state, small_input, dict(kernel_size=3, stride=2, padding=1))
+    assert wanted[0].shape[2] == 4  # of 16 frames
+    for named in (None, net, f"{net}_time_pool"):
+        assert_same_features(load_backbone(str(tmp_path / "out.pt"), named, 0)[0], small_input, wanted)
+    with pytest.raises(InputError, match=f"--net r3d10: .*out.pt holds a {net}_time_pool"):
+        load_backbone(str(tmp_path / "out.pt"), "r3d10", 0)
+
+
+def test_every_kind_of_checkpoint_keeps_the_stem(tmp_path, small_input, capsys):
+    """The export, and a classifier and a pretrained model that started from 3D-ResNets weights; an old conversion not."""
+    ours = build_backbone("r3d18_time_pool")
+    state = {name.removeprefix("module."): value for name, value in resnet_names(ours.state_dict()).items()}
+    wanted = resnet_forward(state, small_input, dict(kernel_size=3, stride=2, padding=1))
+    torch.save(state, tmp_path / "in.pth")
+    assert main(["3d-resnets", str(tmp_path / "in.pth"), str(tmp_path / "out.pt"), "--net", "r3d18"]) == 0
+    assert export_backbone(str(tmp_path / "out.pt"), tmp_path / "exported") == 0
+    backbone, weights = load_backbone(str(tmp_path / "out.pt"), None, 0)
+    entries = {"format": "mfo", "net": weights["net"]}
+    torch.save({**entries, "kind": "classifier", "weights": weights,
+                "model": VideoClassifier(backbone, {}, True).state_dict()}, tmp_path / "classifier.pt")
+    model = MultiLevelModel("r3d18_time_pool", 8, 6)
+    model.backbone.load_state_dict(backbone.state_dict())
+    torch.save({**entries, "kind": "model", "embedding_dim": 8, "num_prototypes": 6, "model": model.state_dict()},
+               tmp_path / "model.pt")
+    for name in ("exported.safetensors", "classifier.pt", "model.pt"):
+        assert_same_features(load_backbone(str(tmp_path / name), None, 0)[0], small_input, wanted)
+    assert_same_features(load_model(tmp_path / "model.pt").backbone, small_input, wanted)
+    torch.save({**load(tmp_path / "out.pt"), "net": "r3d18"}, tmp_path / "old.pt")
+    with pytest.raises(InputError, match="old.pt: .*convert them again"):
+        load_backbone(str(tmp_path / "old.pt"), None, 0)
 
 
 def test_mean_and_std_of_the_input_are_kept(tmp_path, capsys):
@@ -102,7 +181,15 @@ def test_mean_and_std_of_the_input_are_kept(tmp_path, capsys):
     assert load(tmp_path / "out.pt")["input"] == {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.2, 0.3], "frames": "rgb"}
     out = capsys.readouterr().out
     assert "mean [0.4, 0.5, 0.6] and std [0.2, 0.2, 0.3]" in out and "not known" not in out
-    for flags, message in ((named[:4], "both are for a backbone"), ([*named[:4], "--std", "0", "1", "1"], "a std above 0"),
+    for flags, scale in ((["--mean", "kinetics"], ([0.4345, 0.4051, 0.3775], [0.2768, 0.2713, 0.2737])),
+                         (["--mean", "0.5", "--std", "0.5"], ([0.5] * 3, [0.5] * 3))):
+        assert main([*convert, *flags]) == 0
+        assert load(tmp_path / "out.pt")["input"] == {"mean": scale[0], "std": scale[1], "frames": "rgb"}
+    capsys.readouterr()
+    for flags, message in ((named[:4], "both are for a backbone"), (["--mean", "k400"], "or --mean alone one of kinetics"),
+                           (["--mean", "0.4", "0.5", "--std", "1", "1", "1"], "--mean 0.4 0.5: must be three numbers"),
+                           (["--mean", "kinetics", "--std", "1", "1", "1"], "--mean kinetics: must be"),
+                           ([*named[:4], "--std", "0", "1", "1"], "a std above 0"),
                            (["reference", *convert[1:], *named], "both are for a backbone")):
         assert main(flags if flags[0] == "reference" else [*convert, *flags]) == 2
         error = capsys.readouterr().err

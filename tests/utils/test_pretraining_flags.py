@@ -41,6 +41,7 @@ def test_defaults_are_the_official_code_s():
 
 @pytest.mark.parametrize("line, named", [
     ("--seq 20", "--seq 20: must be a multiple of 8 * --sample = 16"),
+    ("--net r3d18_time_pool", "--seq 16: must be a multiple of 16 * --sample = 32"),
     ("--sample 3", "--seq 16: must be a multiple of 8 * --sample = 24"),
     ("--seq 0", "--seq 0"),
     ("--sample 1", "--sample 1: must be at least 2"),

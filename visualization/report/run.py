@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from models.levels import LEVELS
 from utils.checkpoint import list_checkpoints
+from utils.cli import TIME_POOL
 from utils.errors import InputError
 
 NEEDED_FLAGS = ("num_prototypes", "num_clips", "clip_frames", "batch_per_gpu", "epochs", "net", "img_dim", "csv_file",
@@ -101,13 +102,14 @@ def chance_losses(flags: Mapping[str, Any], global_batch: int) -> dict[str, Chan
     """Returns loss term -> its value where all embeddings, or all scores, are the same.
 
     Instance contrast has NV - 1 candidates with V - 1 positives: ln((NV - 1) / (V - 1)), which is ln(1 + 2 (N - 1)) for
-    V = 2; motion contrast V more, the reversed features. Timestamps: ln t, with t = T/2, T/4, T/8 at low, mid, high.
+    V = 2; motion contrast V more, the reversed features. Timestamps: ln t, with t = T/2, T/4, T/8 at low, mid, high (half of
+    it with a TimePooledStem).
     Swapped prediction: ln K. Graph constraint: ln N, or an Nth of it as a mean over elements.
     """
     n, v, k = global_batch, flags["num_clips"], flags["num_prototypes"]
-    motion = (n * v - 1 + v) / (v - 1)
+    motion, first = (n * v - 1 + v) / (v - 1), 2 if str(flags.get("net")).endswith(TIME_POOL) else 1
     candidates = {"instance_high": (n * v - 1) / (v - 1), "motion_mid": motion, "motion_low": motion, "prototype": k,
-                  **{f"timestamp_{level}": flags["clip_frames"] // 2 ** power for power, level in enumerate(LEVELS, 1)}}
+                  **{f"timestamp_{level}": flags["clip_frames"] // 2 ** power for power, level in enumerate(LEVELS, first)}}
     chances = {name: Chance(number, math.log(number)) for name, number in candidates.items()}
     scale = 1 / n if flags.get("graph_reduction") == "element" else 1.0
     return chances | {f"graph_{level}": Chance(n, scale * math.log(n)) for level in LEVELS}
