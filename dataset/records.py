@@ -10,21 +10,25 @@ import contextlib
 import csv
 import io
 import os
+import sys
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from dataset.frames import absolute_path, names_video_file, video_identities
-from utils.errors import InputError
+from dataset.frames import absolute_path, find_series, locate_video, names_video_file, video_identities
+from utils.errors import InputError, name_some
 from utils.files import write_text
 
 if TYPE_CHECKING:
     import pandas
 
 MAX_DIGITS = 9    # of a number of frames (a year of video) or a label
+NUM_SAMPLED = 32  # videos whose number of frames is compared with the disk
+FEWEST = 0.9      # of the frames that can be read: fewer in the csv are reported
 MAX_COLUMNS = 20  # of a line that is still counted as a wrong line instead of refusing the file
 
 
@@ -54,11 +58,13 @@ def read_records(csv_path: str | os.PathLike[str], labelled: bool) -> list[Video
 
     `labelled`: the third column must be a class number; otherwise it is ignored. Files are only opened to count the
     frames of video files whose number of frames is empty. Raises InputError with `file:line` for the first line that
-    is not a video, or whose file cannot be counted.
+    is not a video, or whose file cannot be counted. Counts that a sample of the videos contradicts are reported on stderr.
     """
     records, bad_rows = read_rows(csv_path, labelled, allow_empty=not labelled)
     if bad_rows:
         raise InputError(f"{csv_path}:{bad_rows[0].line}: {bad_rows[0].reason}")
+    if warning := describe_wrong_counts(csv_path, records):
+        print(warning, file=sys.stderr, flush=True)
     unknown = [record for record in records if record.num_frames is None]
     if not unknown:
         return records
@@ -108,6 +114,44 @@ def read_rows(csv_path: str | os.PathLike[str], labelled: bool | None = None,
         for line, path, frames, label in zip(*(x[good].tolist() for x in (table.index, path, frames, label)))
     ]
     return records, [BadRow(*row) for row in zip(*(x[~good].tolist() for x in (table.index, path, reasons)))]
+
+
+def describe_wrong_counts(csv_path: str | os.PathLike[str], records: Sequence[VideoRecord]) -> str:
+    """Returns one line about numbers of frames that a sample of the videos contradicts, "" without any.
+
+    A count is wrong if it is above what can be read, or below `FEWEST` of it, as where the column holds labels.
+    """
+    given = [record for record in records if record.num_frames is not None]
+    sample = [given[index] for index in sorted({*np.linspace(0, len(given) - 1, NUM_SAMPLED, dtype=int)})] if given else []
+    with ThreadPoolExecutor(NUM_SAMPLED) as pool:
+        counts = list(pool.map(_count_readable, sample))
+    wrong = [f"line {record.line}: {record.path}: {record.num_frames}, but {count} can be read"
+             for record, count in zip(sample, counts)
+             if count is not None and not FEWEST * count <= record.num_frames <= count]
+    if not wrong:
+        return ""
+    return (f"{csv_path}: wrong number of frames (second column) in {len(wrong)} of {len(sample)} videos of a sample: "
+            f"{name_some(wrong)}; is it a label? scripts/check_data.py --decode checks every line")
+
+
+def _count_readable(record: VideoRecord) -> int | None:
+    """Returns how many frames of a video can be read, None if it cannot; its own count if a file's header promises that."""
+    stored = locate_video(record.path)
+    try:
+        if stored.kind == "folder":
+            return find_series(record.path).usable
+        if stored.kind == "packed":
+            from dataset.packed import open_shard
+
+            return len(open_shard(stored.path).find(stored.inner))
+        from dataset.video_file import count_frames, promised_frames
+
+        promised = promised_frames(record.path)
+        if promised and FEWEST * promised <= record.num_frames <= promised / FEWEST:
+            return record.num_frames
+        return count_frames(record.path)
+    except InputError:  # reported when the video is read
+        return None
 
 
 def write_records(csv_path: str | os.PathLike[str], records: Sequence[VideoRecord], labelled: bool) -> None:

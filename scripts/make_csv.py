@@ -12,7 +12,7 @@ frame count stays empty unless --count is given. Videos are matched by name, in 
 
 Files in --out: train_S.csv and test_S.csv of each split S (kinetics400, ssv2: train.csv, val.csv; diving48, folder:
 train.csv, test.csv), pretrain.csv (the first training set without labels), classes.txt (line 1 is the class of label 0) and
-differences.csv (missing, unusable, extra and duplicate videos).
+differences.csv (missing, unusable, extra and duplicate videos, and those in two classes).
 
 Exit status: 0; 1 videos of the official lists are missing or unusable, without --allow_missing; 2 a user's mistake.
 """
@@ -33,7 +33,7 @@ from dataset.prepare.annotations import (
     GROUP_PATTERN, OFFICIAL_COUNTS, OfficialLists, group_finder, read_diving48, read_hmdb51, read_kinetics400, read_ssv2,
     read_ucf101,
 )
-from dataset.prepare.csv_files import ListDifference, count_files, match_videos, split_classes
+from dataset.prepare.csv_files import ListDifference, count_files, find_in_two_classes, match_videos, split_classes
 from dataset.prepare.video_tree import find_videos
 from dataset.prepare.worker_pool import available_cores
 from dataset.records import VideoRecord, write_records
@@ -109,6 +109,7 @@ def make_csv(flags: argparse.Namespace) -> int:
         if not 0 <= flags.test_fraction < 1:
             raise InputError(f"--test_fraction {flags.test_fraction}: must be from 0 to below 1")
         classes, sets, differences = split_classes(found, flags.test_fraction, flags.seed, group_finder(flags.group_pattern))
+    differences += find_in_two_classes(classes, sets)
     first = next(iter(sets))
     if unusable := [video for video in found if video.problem] if not any(sets.values()) else []:
         raise InputError(f"{flags.tree}: none of {len(found)} videos can be used, such as {unusable[0].path}: "

@@ -8,6 +8,7 @@ from dataclasses import replace
 from operator import itemgetter
 from typing import NamedTuple
 
+from dataset.frames import video_identities
 from dataset.prepare.annotations import OfficialLists
 from dataset.prepare.video_tree import FoundVideo
 from dataset.prepare.worker_pool import Crash, run_jobs
@@ -20,7 +21,8 @@ SET_NAMES = {"train", "val", "valid", "validation", "test"}
 
 
 class ListDifference(NamedTuple):
-    """A video that lists and tree do not share: "missing", "unusable", "extra" or "duplicate", in which set, and why."""
+    """A video that lists and tree do not share: "missing", "unusable", "extra" or "duplicate", or one in "two classes"; in
+    which set, and why."""
 
     kind: str
     set: str
@@ -110,6 +112,19 @@ def split_classes(found: list[FoundVideo], test_fraction: float, seed: int, grou
         sets["test"] = [record for record in records if record.path in test]
     unusable = [ListDifference("unusable", "", video.name, video.problem) for video in found if video.problem]
     return classes, sets, unusable
+
+
+def find_in_two_classes(classes: list[str], sets: dict[str, list[VideoRecord]]) -> list[ListDifference]:
+    """Returns the videos, by whatever path, that a set has in two classes, or two sets in different ones."""
+    places = [(set_name, record) for set_name, records in sets.items() for record in records]
+    first: dict[str, VideoRecord] = {}
+    found = {}
+    for (set_name, record), identity in zip(places, video_identities([record.path for _, record in places])):
+        other = first.setdefault(identity, record)
+        if other.label != record.label:
+            found[record.path, record.label] = ListDifference(
+                "two classes", set_name, record.path, f"{classes[record.label]}; {other.path}: {classes[other.label]}")
+    return list(found.values())
 
 
 def count_files(found: list[FoundVideo], num_workers: int) -> list[FoundVideo]:

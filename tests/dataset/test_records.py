@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from dataset.records import VideoRecord, read_records, read_rows, usable_for_pretraining, write_records
+from tests.encoded_videos import encode_video
 from utils.errors import InputError
 
 
@@ -144,3 +145,21 @@ def test_no_usable_video_says_how_many_were_dropped_and_why() -> None:
     assert (
         "all 2 dropped" in message and "more than 32 frames" in message and "longest video has 32" in message
     )
+
+
+def test_labels_in_place_of_counts_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    encode_video(tmp_path / "v.mp4", 50)
+    (tmp_path / "f").mkdir()
+    for number in range(1, 31):
+        (tmp_path / f"f/image_{number:05d}.jpg").write_bytes(b"")
+    path = tmp_path / "x.csv"
+    for v, f in ((50, 30), (48, 27)):
+        path.write_text(f"v.mp4,{v}\nf,{f}\nabsent,7\nv.mp4,\n")
+        read_records(path, labelled=False)
+        assert "wrong" not in capsys.readouterr().err
+    path.write_text("v.mp4,7\nf,31\nabsent,7\n")
+    read_records(path, labelled=False)
+    assert capsys.readouterr().err == (
+        f"{path}: wrong number of frames (second column) in 2 of 3 videos of a sample: line 1: {tmp_path}/v.mp4: 7, but 50 "
+        f"can be read; line 2: {tmp_path}/f: 31, but 30 can be read; is it a label? scripts/check_data.py --decode checks "
+        "every line\n")

@@ -324,3 +324,14 @@ def test_a_whole_ucf101_agrees_with_the_official_counts(tmp_path):
     assert len(rows(tmp_path / f"test_{split}.csv")) == num_test + 1
     (tmp_path / "videos" / f"{names[5]}.avi").unlink()
     assert main(arguments) == 1
+
+
+def test_one_video_in_two_classes_is_reported(tmp_path, capsys):
+    for name in ("tree/a/x/img_1.jpg", "tree/a/y.d/img_1.jpg", "tree/b/z/img_1.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "tree/b/link").symlink_to(tmp_path / "tree/a/x")
+    assert main(["folder", str(tmp_path / "tree"), "--out", str(tmp_path)]) == 0
+    assert "two classes: 1: " in capsys.readouterr().out
+    assert rows(tmp_path / "differences.csv")[1:] == [
+        ["two classes", "train", f"{tmp_path}/tree/b/link", f"b; {tmp_path}/tree/a/x: a"]]
