@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import safetensors.torch
 import torch
 from torch import Tensor
@@ -34,6 +35,11 @@ FIXED_FLAGS = {"net": "--net", "embedding_dim": "--channel", "num_prototypes": "
 FREE_FLAGS = {"resume", "path", "out", "num_workers", "save_every", "save_steps", "stop_after", "log_every", "gpu", "nproc",
               "multiprocessing_distributed", "num_nodes", "node_rank", "dist_url", "dist_backend", "dist_timeout",
               "max_bad_fraction", "max_skips", "monitor_csv", "monitor_every", "dry_run", "checkpoint_activations"}
+# What a pickled NumPy scalar consists of; the module was renamed in NumPy 2.
+NUMPY_SCALARS = [np.dtype,
+                 *((np.float64(0).__reduce__()[0], f"numpy.{module}.multiarray.scalar") for module in ("core", "_core")),
+                 *{type(np.dtype(code)) for code in np.typecodes["AllInteger"] + np.typecodes["AllFloat"] + "?SU"}]
+REFUSED_TYPE = re.compile(r"(?:\bGLOBAL |<class ')(\w[\w.]+)")
 DAMAGE = (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError)  # raised when damaged entries are read
 
 
@@ -51,8 +57,8 @@ class Progress:
 def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Returns the checkpoint at `path`, on the CPU; InputError if it cannot be read.
 
-    Only tensors and plain values are accepted, so an untrusted file runs no code. A ".safetensors" file must have been
-    written by `write_safetensors`: its weights are under "model".
+    Only tensors, plain values and NumPy scalars are accepted, so an untrusted file runs no code. A ".safetensors"
+    file must have been written by `write_safetensors`: its weights are under "model".
     """
     try:
         if Path(path).suffix == ".safetensors":
@@ -63,11 +69,16 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
             with zipfile.ZipFile(path) as file:
                 if damaged := file.testzip():  # torch.load does not compare checksums
                     raise ValueError(f"{damaged} is damaged")
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(NUMPY_SCALARS):
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise InputError(f"{path}: cannot read the checkpoint: {error.strerror or error}") from error
     except Exception as error:  # untrusted bytes can make the unpickler raise anything
-        reason = str(error).strip().splitlines()
+        if refused := REFUSED_TYPE.search(str(error)):
+            raise InputError(f"{path}: holds an object of {refused[1]} beside tensors and plain values, which is not read, "
+                             "as that could run code; load it where it was written and save the weights alone, by "
+                             "torch.save(model.state_dict(), PATH)") from error
+        reason = str(error).rpartition("WeightsUnpickler error: ")[2].strip().splitlines()
         raise InputError(f"{path}: not a whole checkpoint of tensors and plain values: "
                          f"{reason[0] if reason else type(error).__name__}") from error
     if not isinstance(checkpoint, dict):

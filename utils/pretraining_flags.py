@@ -46,7 +46,7 @@ def pretraining_parser() -> argparse.ArgumentParser:
     flag("--split", dest="graph_start_epoch", type=int, default=20, metavar="EPOCH",
          help="first epoch (from 0) with the graph constraint")
     flag("--resume", nargs="?", const="auto", metavar="CHECKPOINT",
-         help="resume from the newest checkpoint in --out, or from the given one")
+         help="resume from the newest checkpoint in --out, or from the given one; 1 is --resume alone, 0 is none")
     flag("--path", metavar="CHECKPOINT", help="checkpoint for --resume, as in the official code")
     flag("--seed", type=int, default=0, help="seed of weights, order and augmentation, from 0")
     flag("--lr_decay", dest="lr_decay_epoch", type=int, default=70, metavar="EPOCH",
@@ -119,6 +119,11 @@ def parse_pretraining_flags(arguments: Sequence[str] | None = None) -> argparse.
     """Returns checked flags; a value that cannot work exits with one line that names the flag."""
     parser = pretraining_parser()
     flags = parser.parse_args(arguments)
+    # As in the official code, whose --resume is 0 or 1 and ignores --path for 0.
+    if flags.resume == "0":
+        flags.resume = flags.path = None
+    elif flags.resume == "1":
+        flags.resume = "auto"
     try:
         check_pretraining_flags(flags)
     except InputError as error:

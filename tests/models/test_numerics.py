@@ -20,7 +20,7 @@ from models.multilevel import BACKBONES, MultiLevelModel
 from models.numerics import SafeConv3d, at_least_float32
 
 ROUNDING = 0.02
-NETS = [net for net in BACKBONES if net != "resnet18"]
+NETS = [net for net in BACKBONES if net != "resnet18" and not net.endswith("_time_pool")]
 
 
 def flat(output) -> list[torch.Tensor]:

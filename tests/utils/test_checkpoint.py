@@ -1,12 +1,14 @@
 """Checkpoints: atomic writing, safe reading, pruning."""
 from __future__ import annotations
 
+import argparse
 import os
 import pickle
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -53,6 +55,24 @@ def test_crafted_pickle_is_refused_and_runs_nothing(tmp_path, monkeypatch):
             read_checkpoint(name)
         assert "\n" not in str(error.value)
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_numpy_scalars_are_read_and_other_objects_are_named_in_one_sentence(tmp_path, zipped):
+    path = tmp_path / "a.pth"
+    scalars = {"float": np.float64(0.7), "half": np.float16(2), "int": np.int64(3), "bool": np.bool_(True),
+               "text": np.str_("x")}
+    torch.save({"x": torch.ones(1), **scalars}, path, _use_new_zipfile_serialization=zipped)
+    loaded = read_checkpoint(path)
+    assert {name: loaded[name] for name in scalars} == scalars and loaded["x"].item() == 1
+    for value, name in ((argparse.Namespace(lr=0.1), "argparse.Namespace"),
+                        (torch.nn.Linear(1, 1), "torch.nn.modules.linear.Linear"),
+                        (np.zeros(2), "numpy._?core.multiarray._reconstruct"), (Path("x"), "pathlib")):
+        torch.save({"x": value}, path, _use_new_zipfile_serialization=zipped)
+        with pytest.raises(InputError, match=f"^{path}: holds an object of {name}") as error:
+            read_checkpoint(path)
+        assert str(error.value).isprintable() and str(error.value).endswith("save the weights alone, by "
+                                                                            "torch.save(model.state_dict(), PATH)")
 
 
 @pytest.mark.parametrize("content", [b"", b"junk", b"PK\x03\x04 torn"])

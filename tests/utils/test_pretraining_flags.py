@@ -96,6 +96,11 @@ def test_resume_and_path():
     assert parse_pretraining_flags(["--resume"]).resume == "auto"
     assert parse_pretraining_flags(["--resume", "a.pt"]).resume == "a.pt"
     assert parse_pretraining_flags(["--resume", "--path", "a.pt"]).resume == "a.pt"
+    assert parse_pretraining_flags(["--resume", "1"]).resume == "auto"
+    assert parse_pretraining_flags("--resume 1 --path a.pt".split()).resume == "a.pt"
+    for line in ("--resume 0", "--resume 0 --path a.pt", "--dry_run 2 --resume 0"):
+        flags = parse_pretraining_flags(line.split())
+        assert flags.resume is None and flags.path is None
 
 
 def test_loss_weights_by_term_and_by_part():
