@@ -9,8 +9,11 @@ asks.
 """
 from __future__ import annotations
 
+import errno
 import itertools
 import multiprocessing
+import multiprocessing.queues
+import os
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -307,6 +310,14 @@ def _start_worker(_worker_id: int) -> None:
     for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
     cv2.setNumThreads(0)
+    multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(_end_worker)
+
+
+def _end_worker(error: Exception, _batch: object) -> None:
+    """Ends a worker that cannot pass a batch on; multiprocessing would print a traceback, and the batch be waited for."""
+    number = next((number for number in (errno.ENOSPC, errno.EMFILE) if os.strerror(number) in str(error)), 1)
+    os.write(2, f"DataLoader worker {os.getpid()}: cannot pass a batch on: {error}\n".encode() if number == 1 else b"")
+    os._exit(number)
 
 
 def _kill_workers() -> None:

@@ -11,12 +11,26 @@
 """
 from __future__ import annotations
 
+import errno
 import os
+import re
 import select
 import sys
 from collections.abc import Callable, Sequence
 
 FAULT, MISTAKE, LOST, NOT_FINITE, STOPPED, INTERRUPTED, UNREAD = 1, 2, 3, 4, 75, 130, 141
+
+# What the system, torch and multiprocessing say of a limit of the machine -> the limit and the remedy. A DataLoader worker
+# that could not pass a batch on ends with the error's number.
+LIMITS = (
+    (re.compile(rf"shared memory.*No space left|exit code {errno.ENOSPC}\b|signal: Bus error", re.DOTALL),
+     "/dev/shm, through which DataLoader workers pass batches, is full: make it larger (docker run --shm-size 8g), or use "
+     "smaller batches, fewer --workers, or --workers 0"),
+    (re.compile(rf"Too many open files|ancdata|exit code {errno.EMFILE}\b"),
+     "the limit of open files is too low (ulimit -n): raise it, such as by ulimit -n 4096, or use fewer --workers"),
+    (re.compile(r"No working C\+\+ compiler|Failed to find C compiler|InvalidCxxCompiler"),
+     "--compile needs a C++ compiler, and none was found: install g++, name one in the environment variable CXX, or leave "
+     "--compile out"))
 
 
 class InputError(ValueError):
@@ -58,6 +72,12 @@ def name_some(names: Sequence[str], most: int = 3) -> str:
     return "; ".join(names[:most]) + (f"; and {len(names) - most:,} more" if len(names) > most else "")
 
 
+def describe_limit(error: Exception) -> str | None:
+    """Returns which limit of the machine `error` is about, and the remedy, or None."""
+    text = f"{error}\n{error.__cause__}"  # of a worker that ended, torch may keep the status in the cause alone
+    return next((remedy for pattern, remedy in LIMITS if pattern.search(text)), None)
+
+
 def report(error: InputError, program: str) -> int:
     """Prints a user's mistake in one line on stderr; returns the exit status."""
     sys.stderr.write(f"{program}: error: {one_line(error)}\n")  # in one piece, as other processes may write too
@@ -95,3 +115,7 @@ def exit_status_of(work: Callable[[], int | None], program: str) -> int:
     except KeyboardInterrupt:
         print(f"{program}: interrupted", file=sys.stderr)
         return INTERRUPTED
+    except (OSError, RuntimeError) as error:
+        if not (limit := describe_limit(error)):
+            raise
+        return report(InputError(limit), program)

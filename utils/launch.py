@@ -24,7 +24,7 @@ import torch.multiprocessing as mp
 from utils.cli import DEFAULT_URL, print_any_name
 from utils.distributed import DistContext
 from utils.errors import (FAULT, INTERRUPTED, LOST, STOPPED, UNREAD, AgreedError, InputError, PeerError,
-                          output_is_closed, report)
+                          describe_limit, output_is_closed, report)
 from utils.rendezvous import TORCHRUN, Ranks, environment_store, find_ranks, open_store
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # as batch systems send them before they take a machine away
@@ -168,25 +168,34 @@ def run_and_report(enter: Callable[[], DistContext], worker: Worker, flags: argp
         if context is None or context.is_main:
             print(f"{program}: interrupted", file=sys.stderr)
         return INTERRUPTED
-    except OSError as error:
-        if error.errno not in FILE_ERRORS:
-            raise
-        if isinstance(error, BrokenPipeError) and output_is_closed():
-            return UNREAD
-        return report(InputError(f"{error.filename or 'a file'}: {error.strerror}"), program)
-    except torch.OutOfMemoryError as error:
-        return report(InputError(f"process {context.rank}: the GPU's memory is full: {str(error).partition('. ')[0]}; a "
-                                 "smaller batch needs less, and so do --amp bf16 and, in pretraining, "
-                                 "--checkpoint_activations"), program)
-    except RuntimeError as error:
-        loss = describe_loss(error, getattr(flags, "dist_timeout", math.nan))
-        if loss is None:
-            raise
-        advice = "; --resume resumes from the newest checkpoint" if hasattr(flags, "resume") else ""
-        return report(PeerError(f"process {context.rank} of {context.world_size}: {loss}{advice}"), program)
+    except (OSError, RuntimeError) as error:
+        return report_failure(error, program, context, flags)
     if dist.is_initialized():
         dist.destroy_process_group()
     return status
+
+
+def report_failure(error: OSError | RuntimeError, program: str, context: DistContext | None,
+                   flags: argparse.Namespace) -> int:
+    """Returns the exit status after printing `error` in one line; raises it where it is none that a user can act on."""
+    if limit := describe_limit(error):
+        sys.unraisablehook = lambda _: None  # a DataLoader of which only some workers started is freed with a traceback
+        return report(InputError(limit), program)
+    if isinstance(error, OSError):
+        if error.errno not in FILE_ERRORS:
+            raise error
+        if isinstance(error, BrokenPipeError) and output_is_closed():
+            return UNREAD
+        return report(InputError(f"{error.filename or 'a file'}: {error.strerror}"), program)
+    if isinstance(error, torch.OutOfMemoryError):
+        return report(InputError(f"process {context.rank}: the GPU's memory is full: {str(error).partition('. ')[0]}; a "
+                                 "smaller batch needs less, and so do --amp bf16 and, in pretraining, "
+                                 "--checkpoint_activations"), program)
+    loss = describe_loss(error, getattr(flags, "dist_timeout", math.nan))
+    if loss is None:
+        raise error
+    advice = "; --resume resumes from the newest checkpoint" if hasattr(flags, "resume") else ""
+    return report(PeerError(f"process {context.rank} of {context.world_size}: {loss}{advice}"), program)
 
 
 def describe_loss(error: RuntimeError, timeout_s: float) -> str | None:
@@ -196,8 +205,8 @@ def describe_loss(error: RuntimeError, timeout_s: float) -> str | None:
         return (f"DataLoader worker {lost[1]} ended: {lost[2].strip(' .')} (by the system where memory runs out: fewer "
                 "--workers need less)")
     if silent := WORKERS_SILENT.search(text):
-        return (f"no batch came from the DataLoader workers for {float(silent[1]):g} s: reading hangs, --dist_timeout is "
-                "too short for it, or /dev/shm is full, which they report above")
+        return (f"no batch came from the DataLoader workers for {float(silent[1]):g} s: reading hangs, or "
+                "--dist_timeout is too short for it")
     if not dist.is_initialized() or not (isinstance(error, dist.DistError) or GLOO_LOST.search(text)):
         return None
     if SILENT.search(text):
