@@ -144,6 +144,8 @@ def _open_video(path: str) -> Iterator[_OpenVideo]:
         raise InputError(f"{path}: cannot open the video file: {error.strerror}") from error
     with container:
         stream = container.streams.best("video")
+        if stream is not None and stream.disposition & av.stream.Disposition.attached_pic:  # FFmpeg's last choice
+            raise InputError(f"{path}: no video in the file, only sound with a cover image")
         if stream is None or stream.codec_context is None:
             raise InputError(f"{path}: no video in the file that can be decoded")
         stream.codec_context.thread_count = 1  # a DataLoader has a worker for each core

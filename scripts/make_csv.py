@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         add("--source", choices=("frames", "files"), help="which to use if the tree has frame folders and video files")
         add("--series", default="", metavar="NAME", help="series of images that are the frames, in folders with several of "
             "them: 'img_*.jpg' beside flow_x_*.jpg")
-        add("--count", action="store_true", help="count the frames of video files")
+        add("--count", action="store_true", help="count the frames of video files by decoding each whole")
         add("--workers", type=int, default=available_cores(), metavar="N", help="processes of --count")
         if lists:
             add("--annotations", type=Path, required=True, metavar="DIR", help=lists)

@@ -13,7 +13,7 @@ from dataset.prepare.annotations import OfficialLists
 from dataset.prepare.video_tree import FoundVideo
 from dataset.prepare.worker_pool import Crash, run_jobs
 from dataset.records import VideoRecord
-from dataset.video_file import count_frames
+from dataset.video_file import FEWER, iterate_frames
 from utils.errors import InputError
 from utils.files import show_progress
 
@@ -35,8 +35,9 @@ def match_videos(lists: OfficialLists,
     """Returns (records of each set in the order of its list; differences between lists and tree).
 
     A video is found by its name in any folder except that of another class. Of several with this name a usable one is
-    taken, among these one in the set's folder ("train" of "train_1"), then one in the class's, then the first; the others
-    are duplicates. InputError if none of the listed videos is found.
+    taken, among these one of at least `FEWER` of the longest one's frames, then one in the set's folder ("train" of
+    "train_1"), then one in the class's, then the first; the others are duplicates. InputError if none of the listed videos
+    is found.
     """
     by_name: dict[str, list[FoundVideo]] = defaultdict(list)
     for video in found:
@@ -53,11 +54,14 @@ def match_videos(lists: OfficialLists,
                 folders = video.name.split("/")[:-1]
                 classes = {class_of_folder[folder] for folder in folders if folder in class_of_folder}
                 if classes <= {class_name}:
-                    candidates.append((not video.problem, role in folders, bool(classes), video))
+                    candidates.append(([not video.problem, role in folders, bool(classes)], video))
             if not candidates:
                 differences.append(ListDifference("missing", set_name, f"{class_name}/{name}"))
                 continue
-            *_, video = max(candidates, key=itemgetter(0, 1, 2))  # the first of equals
+            longest = max(video.num_frames or 0 for _, video in candidates)
+            for order, video in candidates:  # a copy that was cut short comes after the whole one
+                order.insert(1, (video.num_frames or 0) >= FEWER * longest)
+            _, video = max(candidates, key=itemgetter(0))  # the first of equals
             taken.add(video.path)
             if not video.problem:
                 records[set_name].append(VideoRecord(video.path, video.num_frames, labels[class_name]))
@@ -128,7 +132,7 @@ def find_in_two_classes(classes: list[str], sets: dict[str, list[VideoRecord]]) 
 
 
 def count_files(found: list[FoundVideo], num_workers: int) -> list[FoundVideo]:
-    """Returns the videos with the frame count of each video file, or with its problem if it cannot be decoded."""
+    """Returns the videos with the frame count of each video file, which is decoded, or with its problem if it breaks."""
     unknown = [video for video in found if video.num_frames is None and not video.problem]
     jobs = show_progress(run_jobs(_count, unknown, num_workers), len(unknown), "counting", "videos")
     counted = {video: replace(video, problem=result.reason) if isinstance(result, Crash) else result
@@ -138,6 +142,6 @@ def count_files(found: list[FoundVideo], num_workers: int) -> list[FoundVideo]:
 
 def _count(video: FoundVideo) -> FoundVideo:
     try:
-        return replace(video, num_frames=count_frames(video.path))
+        return replace(video, num_frames=sum(1 for _ in iterate_frames(video.path)))
     except InputError as error:
         return replace(video, problem=str(error).removeprefix(f"{video.path}: "))

@@ -218,6 +218,19 @@ def no_video(path: Path) -> None:
         container.mux(stream.encode())
 
 
+def sound_with_a_cover(path: Path) -> None:
+    with av.open(str(path), "w") as container:
+        sound, cover = container.add_stream("aac", rate=16000), container.add_stream("mjpeg", rate=1)
+        cover.width, cover.height, cover.pix_fmt = 64, 48, "yuvj420p"
+        cover.disposition = av.stream.Disposition.attached_pic
+        image = av.VideoFrame(64, 48, "yuvj420p")
+        image.pts = 0
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        frame.rate = 16000
+        for packets in (cover.encode(image), cover.encode(), sound.encode(frame), sound.encode()):
+            container.mux(packets)
+
+
 def cut_in_the_middle(path: Path) -> None:
     front = copy(
         write(path.with_name("a.mp4"), "libx264", GOP), path.with_name("b.mp4"), movflags="faststart"
@@ -233,6 +246,7 @@ def cut_in_the_middle(path: Path) -> None:
         (lambda path: None, "cannot open the video file: No such file"),
         (lambda path: path.mkdir(), "cannot open the video file: Is a directory"),
         (no_video, "no video in the file"),
+        (sound_with_a_cover, "no video in the file, only sound with a cover image"),
         (cut_in_the_middle, "the video file breaks on the way: Invalid data"),
         (
             lambda path: turned(write(path.with_name("a.mp4"), "libx264", GOP), path, (1, 1, -1, 1)),

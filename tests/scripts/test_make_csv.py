@@ -335,3 +335,23 @@ def test_one_video_in_two_classes_is_reported(tmp_path, capsys):
     assert "two classes: 1: " in capsys.readouterr().out
     assert rows(tmp_path / "differences.csv")[1:] == [
         ["two classes", "train", f"{tmp_path}/tree/b/link", f"b; {tmp_path}/tree/a/x: a"]]
+
+
+def test_count_decodes_and_the_whole_copy_is_taken(tmp_path):
+    """Half of the data zero behind a whole index (mp4), and a copy that ends early and still decodes (avi)."""
+    lists = tmp_path / "lists"
+    lists.mkdir()
+    for part in ("train", "val"):
+        (lists / f"{part}.csv").write_text("label,youtube_id,time_start,time_end\n"
+                                           + "".join(f"yoga,{name},0,10\n" for name in ("a", "b")))
+    for name, suffix in (("a_000000_000010", ".mp4"), ("b_000000_000010", ".avi")):
+        whole = encode_video(tmp_path / f"k/replacement/{name}{suffix}", 60, options={"g": "5"})
+        data, broken = whole.read_bytes(), tmp_path / f"k/train/{name}{suffix}"
+        broken.parent.mkdir(exist_ok=True)
+        half = data.index(b"mdat") + (data.index(b"moov") - data.index(b"mdat")) // 2 if suffix == ".mp4" else len(data) // 2
+        end = data.index(b"moov") - 4 if suffix == ".mp4" else half
+        broken.write_bytes(data[:half] + bytes(end - half) + (data[end:] if suffix == ".mp4" else b""))
+    assert main(["kinetics400", str(tmp_path / "k"), "--annotations", str(lists), "--out", str(tmp_path), "--count",
+                 "--workers", "1"]) == 0
+    assert rows(tmp_path / "train.csv")[1:] == [["k/replacement/a_000000_000010.mp4", "60", "0"],
+                                                ["k/replacement/b_000000_000010.avi", "60", "0"]]
