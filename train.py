@@ -44,7 +44,7 @@ from models.objective import Objective
 from utils.checkpoint import (Progress, checkpoint_path, find_checkpoint, pretraining_state, restore_pretraining,
                               save_checkpoint)
 from utils.distributed import (DistContext, average_gradients, check_same_on_all_ranks, gather_objects, gather_rows,
-                               place_model, run_on_all_ranks, run_on_main, share_buffers)
+                               place_model, run_long_on_main, run_on_all_ranks, run_on_main, share_buffers)
 from utils.errors import STOPPED, InputError, NonFiniteError, exit_status_of
 from utils.files import file_sha256, hold_directory
 from utils.launch import StopRequest, launch
@@ -129,9 +129,12 @@ def build_run(context: DistContext, flags: argparse.Namespace, make_monitor: Cal
     stop = StopRequest()
     check_same_on_all_ranks({f"flag {name}": value for name, value in vars(flags).items() if name not in FLAGS_OF_A_MACHINE}
                             | {"--monitor_csv given": bool(flags.monitor_csv)})
-    videos, num_dropped = run_on_all_ranks(lambda: usable_for_pretraining(
-        read_records(flags.csv_file, labelled=False), flags.num_clips, flags.clip_frames, flags.csv_file))
     csv_sha256 = file_sha256(flags.csv_file)
+    check_same_on_all_ranks({"--csv_file (SHA-256)": csv_sha256})
+    counts = None if context.world_size == 1 else run_long_on_main(
+        context, lambda: [video.num_frames for video in read_records(flags.csv_file, labelled=False)])
+    videos, num_dropped = run_on_all_ranks(lambda: usable_for_pretraining(
+        read_records(flags.csv_file, labelled=False, counts=counts), flags.num_clips, flags.clip_frames, flags.csv_file))
     batches = run_on_all_ranks(lambda: EpochBatchSampler(
         len(videos), flags.batch_per_gpu, context.rank, context.world_size, flags.seed))
     dataset = PretrainVideos(videos, flags.num_clips, flags.clip_frames, flags.max_stride, flags.img_dim, flags.seed,
@@ -162,8 +165,7 @@ def build_run(context: DistContext, flags: argparse.Namespace, make_monitor: Cal
                      f"{batches.global_batch}")
         progress.epoch, progress.step, sums = progress.epoch + 1, 0, None
     # Also waits until every process has searched for checkpoints, before the main one writes anything.
-    check_same_on_all_ranks({"--csv_file (SHA-256)": csv_sha256,
-                             "newest checkpoint (is --out on a file system that all share?)":
+    check_same_on_all_ranks({"newest checkpoint (is --out on a file system that all share?)":
                              (progress.epoch, progress.step)})
     meter = EpochMeter(batches.global_batch, context.device)
     if sums:

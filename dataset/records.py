@@ -53,16 +53,20 @@ class BadRow(NamedTuple):
     reason: str
 
 
-def read_records(csv_path: str | os.PathLike[str], labelled: bool) -> list[VideoRecord]:
+def read_records(csv_path: str | os.PathLike[str], labelled: bool, counts: Sequence[int] | None = None) -> list[VideoRecord]:
     """Returns the csv's videos in file order, with the number of frames of each.
 
     `labelled`: the third column must be a class number; otherwise it is ignored. Files are only opened to count the
     frames of video files whose number of frames is empty. Raises InputError with `file:line` for the first line that
     is not a video, or whose file cannot be counted. Counts that a sample of the videos contradicts are reported on stderr.
+
+    `counts`: the number of frames of each video where another process has counted them in the same csv.
     """
     records, bad_rows = read_rows(csv_path, labelled, allow_empty=not labelled)
     if bad_rows:
         raise InputError(f"{csv_path}:{bad_rows[0].line}: {bad_rows[0].reason}")
+    if counts is not None and len(counts) == len(records):
+        return [replace(record, num_frames=count) for record, count in zip(records, counts)]
     if warning := describe_wrong_counts(csv_path, records):
         print(warning, file=sys.stderr, flush=True)
     unknown = [record for record in records if record.num_frames is None]

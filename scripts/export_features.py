@@ -24,14 +24,14 @@ from eval.features.backbone import load_backbone
 from eval.features.extract import extract_features, keep_readable
 from eval.result_card import make_out_dir
 from utils.cli import OneLineParser, add_launch_flags, check_values
-from utils.distributed import DistContext, check_same_on_all_ranks, run_on_all_ranks, run_on_main
+from utils.distributed import DistContext, check_same_on_all_ranks, run_on_all_ranks, run_long_on_main
 from utils.errors import InputError
 from utils.files import write_atomically
 
 
 def export_features(context: DistContext, flags: argparse.Namespace) -> None:
     """Extracts in all processes; the main one writes."""
-    records = run_on_main(context, lambda: read_records(flags.csv_file, labelled=False))
+    records = run_long_on_main(context, lambda: read_records(flags.csv_file, labelled=False))
     run_on_all_ranks(lambda: make_out_dir(flags.out.parent))
     backbone, weights = run_on_all_ranks(lambda: load_backbone(flags.weights, flags.net, flags.seed, flags.input_frames))
     check_same_on_all_ranks({"--weights, SHA-256": weights["checkpoint_sha256"]})

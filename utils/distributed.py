@@ -1,6 +1,7 @@
 """Communication between processes. Everything works without a process group too, for one process of rank 0."""
 from __future__ import annotations
 
+import datetime
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.distributed.nn.functional import all_gather
 from torch.nn.parallel import DistributedDataParallel
 
+from utils.cli import MAX_TIMEOUT_S
 from utils.errors import AgreedError, InputError, one_line
 
 T = TypeVar("T")
@@ -127,6 +129,26 @@ def run_on_all_ranks(work: Callable[[], T]) -> T:
 def run_on_main(context: DistContext, work: Callable[[], T]) -> T:
     """Returns the main process's `work()`, in every process; an InputError there is raised in all."""
     return gather_objects(run_on_all_ranks(lambda: work() if context.is_main else None))[0]
+
+
+def run_long_on_main(context: DistContext, work: Callable[[], T]) -> T:
+    """Returns the main process's `work()`, which may take longer than --dist_timeout, in every process; an InputError there
+    is raised in all. The others wait as long as the main process lives."""
+    if context.world_size == 1:
+        return work()
+    patient = dist.new_group(backend="gloo", timeout=datetime.timedelta(seconds=MAX_TIMEOUT_S))
+    result, problem = None, None
+    if context.is_main:
+        try:
+            result = work()
+        except InputError as error:
+            problem = one_line(error)
+    answer = [result, problem]
+    dist.broadcast_object_list(answer, 0, patient)
+    dist.destroy_process_group(patient)
+    if answer[1] is not None:
+        raise AgreedError(answer[1])
+    return answer[0]
 
 
 def raise_first(problem: str | None) -> None:

@@ -32,7 +32,7 @@ from eval.features.csv_features import read_csv_features
 from eval.metrics import add_classes_flag, class_names
 from eval.result_card import make_out_dir
 from utils.cli import OneLineParser, add_launch_flags, check_values
-from utils.distributed import DistContext, check_same_on_all_ranks, run_on_all_ranks, run_on_main
+from utils.distributed import DistContext, check_same_on_all_ranks, run_long_on_main, run_on_all_ranks
 from utils.errors import InputError
 from utils.figures import check_figure_path, new_figure, save_figure
 
@@ -100,7 +100,7 @@ def check_perplexity(perplexity: float, num_videos: int, csv_path: str) -> None:
 
 def embed(context: DistContext, flags: argparse.Namespace) -> None:
     """Writes the figure; all processes extract features, the main one does the rest alone."""
-    records = run_on_main(context, lambda: read_records(flags.csv_file, labelled=True))
+    records = run_long_on_main(context, lambda: read_records(flags.csv_file, labelled=True))
     check_perplexity(flags.perplexity, len(records), flags.csv_file)
     labels = sorted({record.label for record in records})
     names = class_names(flags.classes, flags.csv_file, labels)

@@ -37,7 +37,7 @@ from eval.result_card import CARD, SplitResult, build_card, draw_figures, make_o
 from eval.splits import EvalSplit, find_splits, read_split
 from models.convert import check_keys
 from utils.checkpoint import reading_entries
-from utils.distributed import DistContext, place_model, run_on_all_ranks
+from utils.distributed import DistContext, place_model, run_long_on_main, run_on_all_ranks
 from utils.errors import STOPPED, InputError
 from utils.files import file_sha256, write_atomically
 from utils.training_log import device_name
@@ -85,7 +85,7 @@ def train_and_test(context: DistContext, flags: argparse.Namespace, task: Classi
     results, settings, weights = [], None, None  # of each split; of the first split's training
     finished, flags = run_on_all_ranks(lambda: read_finished(flags)) if flags.test_only else (None, flags)
     # All csv files are read before training begins.
-    splits = run_on_all_ranks(lambda: [read_classifier_split(split, flags) for split in find_splits(flags)])
+    splits = run_long_on_main(context, lambda: [read_classifier_split(split, flags) for split in find_splits(flags)])
     run_on_all_ranks(lambda: refuse_other_result(flags, task, out))
     for videos in splits:
         folder = out / f"split_{videos.csv_files.name}" if videos.csv_files.name else out

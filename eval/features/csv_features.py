@@ -32,7 +32,7 @@ from eval.features.extract import ClipSettings, Rows, extract_features, keep_rea
 from eval.result_card import make_out_dir
 from eval.splits import EvalSplit, find_splits, read_split
 from models.levels import LEVELS
-from utils.distributed import DistContext, check_same_on_all_ranks, run_on_all_ranks, run_on_main
+from utils.distributed import DistContext, check_same_on_all_ranks, run_long_on_main, run_on_all_ranks, run_on_main
 from utils.errors import InputError
 from utils.files import file_sha256, write_atomically
 
@@ -191,7 +191,7 @@ def read_split_features(flags: argparse.Namespace, context: DistContext,
             make_out_dir(Path(flags.feature_dir), "--feature_dir")
         return records
 
-    records = run_on_main(context, read_csv_files)
+    records = run_long_on_main(context, read_csv_files)
     backbone, weights = run_on_all_ranks(lambda: load_backbone(flags.weights, flags.net, flags.seed,
                                                                 flags.input_frames))
     check_same_on_all_ranks({"--weights, SHA-256": weights["checkpoint_sha256"]})

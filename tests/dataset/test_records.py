@@ -163,3 +163,9 @@ def test_labels_in_place_of_counts_are_reported(tmp_path: Path, capsys: pytest.C
         f"{path}: wrong number of frames (second column) in 2 of 3 videos of a sample: line 1: {tmp_path}/v.mp4: 7, but 50 "
         f"can be read; line 2: {tmp_path}/f: 31, but 30 can be read; is it a label? scripts/check_data.py --decode checks "
         "every line\n")
+
+
+def test_counts_of_another_process_are_taken_without_opening_a_video(tmp_path):
+    (tmp_path / "videos.csv").write_text("a.mp4,\nb,7\n")
+    records = read_records(tmp_path / "videos.csv", labelled=False, counts=[40, 7])
+    assert [record.num_frames for record in records] == [40, 7]
