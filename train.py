@@ -37,12 +37,13 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from dataset.records import read_records, usable_for_pretraining
-from dataset.transforms import IMAGENET
+from dataset.transforms import IMAGENET, read_input
 from dataset.videos import EpochBatchSampler, PretrainVideos, build_loader, collate_pretraining, prepare_views
+from models.convert import check_keys, unwrap
 from models.multilevel import MultiLevelModel
 from models.objective import Objective
-from utils.checkpoint import (Progress, checkpoint_path, find_checkpoint, pretraining_state, restore_pretraining,
-                              save_checkpoint)
+from utils.checkpoint import (Progress, canonical, checkpoint_path, find_checkpoint, pretraining_state, read_weights,
+                              reading_entries, restore_pretraining, save_checkpoint)
 from utils.distributed import (DistContext, average_gradients, check_same_on_all_ranks, gather_objects, gather_rows,
                                place_model, run_long_on_main, run_on_all_ranks, run_on_main, share_buffers)
 from utils.errors import STOPPED, InputError, NonFiniteError, exit_status_of
@@ -55,7 +56,7 @@ from utils.training_log import EpochMeter, RunLog, StepValues, device_name, writ
 
 # Flags that may differ from one machine to the next; all others must be the same in every process.
 FLAGS_OF_A_MACHINE = {"out", "csv_file", "gpu", "nproc", "num_workers", "node_rank", "dist_url", "resume", "path",
-                      "monitor_csv"}
+                      "init_from", "monitor_csv"}
 
 
 @dataclass
@@ -78,13 +79,15 @@ class TrainingRun:
     log: RunLog
     saved: Path | None  # the newest checkpoint
     csv_sha256: str
+    scale: dict[str, object]  # of `scale_clips`
+    initial: dict[str, object] | None  # what --init_from loaded at the run's start
     lock: object  # of the run directory, in the main process; free when the run ends
 
 
 def pretrain(context: DistContext, flags: argparse.Namespace, make_monitor: Callable | None = None) -> int:
     """Trains in this process up to `--epoch`, `--stop_after` or a request to stop; returns the exit status.
 
-    `make_monitor`: (context, flags) -> monitor of `--monitor_csv`.
+    `make_monitor`: (context, flags, scale) -> monitor of `--monitor_csv`.
     """
     run = build_run(context, flags, make_monitor)
     progress, begin = run.progress, run.progress.epoch
@@ -148,17 +151,24 @@ def build_run(context: DistContext, flags: argparse.Namespace, make_monitor: Cal
     optimizer = torch.optim.Adam(model.parameters(), flags.lr, weight_decay=flags.weight_decay, fused=True)
     objective = Objective(flags.queue_rows, flags.queue_start_epoch, flags.graph_start_epoch, flags.graph_threshold,
                           flags.graph_reduction, parse_loss_weights(flags.loss_weights), flags.reversed_negatives == "on")
-    monitor = run_on_all_ranks(lambda: make_monitor(context, flags)) if flags.monitor_csv else None
 
     out = Path(flags.out or f"runs/{Path(flags.csv_file).stem}_{flags.net}")
     lock, source, checkpoint, notes, progress, sums = None, None, None, [], Progress(), None
     if not flags.dry_run:
         lock = run_on_all_ranks(lambda: hold_directory(out, flags.dist_timeout / 2) if context.is_main else None)
         source, checkpoint, notes = run_on_all_ranks(lambda: find_checkpoint(out, flags.resume))
+    scale, initial = {**IMAGENET, "frames": flags.input_frames}, None
     if checkpoint:
+        scale, initial = run_on_all_ranks(lambda: (
+            {**read_input(checkpoint, str(source)), "frames": flags.input_frames}, check_initial(checkpoint, source, flags)))
         progress, sums, differences = run_on_all_ranks(lambda: restore_pretraining(
             checkpoint, source, model, optimizer, objective.queue, batches.global_batch, csv_sha256, flags, context))
         notes += [f"resumed from {source}: {progress.epoch} epoch(s) and {progress.step} step(s) done", *differences]
+    elif flags.init_from:
+        scale, initial = run_on_all_ranks(lambda: load_initial_weights(model, flags))
+        check_same_on_all_ranks({"--init_from (SHA-256)": initial["sha256"]})
+        notes.append("initial weights: {path} ({kind} of {net}), {loaded} entries; random: {random}".format(**initial))
+    monitor = run_on_all_ranks(lambda: make_monitor(context, flags, scale)) if flags.monitor_csv else None
     epoch_is_over = progress.step >= batches.steps_per_epoch
     if epoch_is_over:
         notes.append(f"epoch {progress.epoch + 1} is over: too few of its videos are left for a step of "
@@ -175,7 +185,8 @@ def build_run(context: DistContext, flags: argparse.Namespace, make_monitor: Cal
         (out / "checkpoints").mkdir(exist_ok=True)
         write_config(out, vars(flags), {"device": device_name(context.device), "processes": context.world_size,
                                         "videos": len(videos), "videos_too_short": num_dropped,
-                                        "start_epoch": progress.epoch, "start_step": progress.step})
+                                        "start_epoch": progress.epoch, "start_step": progress.step,
+                                        "init_from": initial})
     log = RunLog(None if flags.dry_run else out, context.is_main, progress.total_steps)
     log.say("\n".join((
         f"{out}: {len(videos)} videos ({num_dropped} of {num_dropped + len(videos)} dropped: not more than "
@@ -183,10 +194,54 @@ def build_run(context: DistContext, flags: argparse.Namespace, make_monitor: Cal
         f"{batches.global_batch} videos ({batches.num_dropped} left out of each), {context.world_size} process(es) on "
         f"{device_name(context.device)}", *notes)))
     run = TrainingRun(flags, context, out, batches, loader, model, optimizer, objective, stop, progress, meter,
-                      PhaseTimer(flags.dry_run or 0, context.device), monitor, log, source, csv_sha256, lock)
+                      PhaseTimer(flags.dry_run or 0, context.device), monitor, log, source, csv_sha256, scale, initial, lock)
     if epoch_is_over:
         save(run)
     return run
+
+
+def load_initial_weights(model: MultiLevelModel, flags: argparse.Namespace) -> tuple[dict, dict]:
+    """Returns (how clips are scaled for the weights of `--init_from`, what was loaded from it into `model`).
+
+    A whole model gives all entries but those whose shape --channel or --cluster change; a backbone or a classifier gives the
+    backbone. The others stay as they are drawn. InputError unless net, input and every entry fit.
+    """
+    path = flags.init_from
+    checkpoint, kind, net = read_weights(path)
+    if net != canonical(flags.net):
+        raise InputError(f"--init_from {path}: holds a {net}, --net is {flags.net}; add --net {net}")
+    with reading_entries(path, "weights"):
+        state, own = unwrap(checkpoint["model"]), model.state_dict()
+        if kind == "model":
+            with torch.device("meta"):
+                check_keys(state, MultiLevelModel(net, checkpoint["embedding_dim"], checkpoint["num_prototypes"]))
+            state = {name.replace("graph.", "graph_heads.", 1) if name.startswith("graph.") else name: value
+                     for name, value in state.items()}
+        else:
+            prefix = "" if kind == "backbone" else "backbone."
+            state = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+            check_keys(state, model.backbone)
+            state = {f"backbone.{name}": value for name, value in state.items()}
+        kept = {name: value for name, value in state.items() if value.shape == own[name].shape}
+        scale = read_input(checkpoint["weights"] if kind == "classifier" else checkpoint, path)
+        if scale["frames"] != flags.input_frames:
+            raise InputError(f"--init_from {path}: its input is {scale['frames']}, --input is {flags.input_frames}")
+        model.load_state_dict(kept, strict=False)
+    random = sorted({".".join(name.split(".")[:2]) for name in own.keys() - kept.keys()})
+    return scale, {"path": path, "sha256": file_sha256(path), "kind": kind, "net": net, "loaded": len(kept),
+                   "random": ", ".join(random) or "none"}
+
+
+def check_initial(checkpoint: dict, source: Path, flags: argparse.Namespace) -> dict | None:
+    """Returns what the run of `checkpoint` started from; InputError if `--init_from` names other weights."""
+    initial = checkpoint.get("init_from")
+    if flags.init_from:
+        then = initial["sha256"] if isinstance(initial, dict) else None
+        read_weights(flags.init_from)  # reports a file that cannot be read
+        if file_sha256(flags.init_from) != then:
+            raise InputError(f"--init_from {flags.init_from}: {source} is of a run that started from other weights "
+                             f"({initial['path'] if then else 'random'}); name another --out, or leave --init_from out")
+    return initial
 
 
 def train_one_epoch(run: TrainingRun, train_model: nn.Module) -> bool:
@@ -201,7 +256,7 @@ def train_one_epoch(run: TrainingRun, train_model: nn.Module) -> bool:
     for batch in run.log.progress(run.meter.time_waiting(run.loader), epoch, flags.epochs):
         run.timer.mark("data")
         # Input: uint8 [B, V+1, T, H, W, 3] -> float [B, V+1, 3, T, H, W].
-        views = prepare_views(batch, context.device, flags.channels_last, flags.input_frames)
+        views = prepare_views(batch, context.device, flags.channels_last, run.scale)
         if undo:
             undo.save()
         run.timer.mark("input")
@@ -276,7 +331,7 @@ def save(run: TrainingRun) -> None:
     progress = run.progress
     state = pretraining_state(run.model, run.optimizer, run.objective.queue, progress, run.meter.state_dict(),
                               run.batches.global_batch, run.csv_sha256, run.flags,
-                              {**IMAGENET, "frames": run.flags.input_frames}, run.context)
+                              run.scale, run.context, run.initial)
     run.saved = checkpoint_path(run.out / "checkpoints", progress.epoch, progress.step)
     run_on_main(run.context, lambda: save_checkpoint(state, run.saved, run.flags.save_every, run.log))
 
@@ -301,11 +356,11 @@ def profile(run: TrainingRun, train_model: nn.Module) -> int:
                    run.batches.steps_per_epoch, flags, context, run.log.say)
 
 
-def make_monitor(context: DistContext, flags: argparse.Namespace) -> Callable[[nn.Module], dict[str, float]]:
+def make_monitor(context: DistContext, flags: argparse.Namespace, scale: dict) -> Callable[[nn.Module], dict[str, float]]:
     """Returns the monitor of `--monitor_csv`, whose modules are imported only if it is used."""
     from eval.monitor import ClipSettings, Monitor
     settings = ClipSettings(clips=1, clip_frames=flags.clip_frames, img_dim=flags.img_dim)
-    return Monitor(*flags.monitor_csv, settings, context, frames=flags.input_frames, batch=flags.batch_per_gpu,
+    return Monitor(*flags.monitor_csv, settings, context, scale=scale, batch=flags.batch_per_gpu,
                    num_workers=flags.num_workers)
 
 

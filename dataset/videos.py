@@ -15,11 +15,11 @@ import multiprocessing
 import multiprocessing.queues
 import os
 import signal
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.util import Finalize
 from pathlib import PurePath
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import cv2
 import numpy as np
@@ -30,7 +30,7 @@ from dataset.color import ColorDraws, apply_color_on_device, stack_draws
 from dataset.frames import read_frame_list, read_frames
 from dataset.records import VideoRecord
 from dataset.sampling import NATURAL, order_frames, pretraining_indices, split_views, training_clip
-from dataset.transforms import (PRETRAIN_FRAME_SIZE, RGB, FinetuneAugmentation, PretrainAugmentation, TestCrops,
+from dataset.transforms import (IMAGENET, PRETRAIN_FRAME_SIZE, FinetuneAugmentation, PretrainAugmentation, TestCrops,
                                 scale_clips)
 from utils.errors import InputError
 
@@ -78,7 +78,7 @@ def collate_pretraining(samples: Sequence[PretrainBatch]) -> PretrainBatch:
 
 
 def prepare_views(batch: PretrainBatch, device: torch.device, channels_last: bool = False,
-                  frames: str = RGB) -> torch.Tensor:
+                  scale: Mapping[str, Any] = IMAGENET) -> torch.Tensor:
     """Returns float32 views [B, V + 1, 3, T, S, S]: moves a batch to the device, applies what is pending, scales.
 
     The place for whatever needs several videos of a batch, or the device.
@@ -89,7 +89,7 @@ def prepare_views(batch: PretrainBatch, device: torch.device, channels_last: boo
         clips = swap_backgrounds(clips, batch.donors)
     if batch.draws:
         clips = apply_color_on_device(clips, batch.draws)
-    return scale_clips(clips, channels_last=channels_last, frames=frames)
+    return scale_clips(clips, channels_last=channels_last, **scale)
 
 
 @dataclass(eq=False)

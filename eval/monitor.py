@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import math
 from functools import partial
+from typing import Any
 
 import numpy as np
 from torch import nn
 
-from dataset.transforms import IMAGENET, RGB
+from dataset.transforms import IMAGENET
 from eval.features.extract import ClipSettings, extract_features, keep_readable, level_vectors
 from eval.features.probe_heads import fit_standardizer
 from eval.retrieval import nearest, recall_at
@@ -25,11 +26,11 @@ class Monitor:
     """Retrieval and a linear classifier on features of one level, without any choice or random draw; in every process."""
 
     def __init__(self, train_csv: str, test_csv: str, settings: ClipSettings, context: DistContext, *, batch: int = 32,
-                 frames: str = RGB, num_workers: int = 0) -> None:
+                 scale: dict[str, Any] = IMAGENET, num_workers: int = 0) -> None:
         self.records = read_split(EvalSplit(None, train_csv, test_csv))
         self.context = context
-        self.extract = partial(extract_features, settings=settings, context=context, scale={**IMAGENET, "frames": frames},
-                               batch=batch, num_workers=num_workers)
+        self.extract = partial(extract_features, settings=settings, context=context, scale=scale, batch=batch,
+                               num_workers=num_workers)
 
     def __call__(self, backbone: nn.Module) -> dict[str, float]:
         """Returns {"monitor_R@1", "monitor_top1"}, each from 0 to 1, in every process; all must call this.

@@ -292,6 +292,38 @@ def test_bad_csv_is_one_line(tmp_path, content, named):
     assert result.stderr.count("\n") == 1
 
 
+def test_training_starts_from_given_weights(straight, videos, tmp_path):
+    """A whole model, with another --cluster, and a backbone with its own scale; a resumed run keeps to them."""
+    weights = load(straight)
+    flags = ("--csv_file", str(videos), *SMALL, "--stop_after", "1", "--lr", "1e-12", "--wd", "0", "--cluster", "7")
+    given = ("--init_from", str(straight / "checkpoints/epoch_0004.pt"))
+    output = run(tmp_path, *flags, "--out", "a", *given).stdout
+    assert "epoch_0004.pt (model of r3d10)" in output and "random: prototype_head.prototypes\n" in output
+    after = load(tmp_path / "a", 1)
+    for name, value in weights["model"].items():
+        if "running" not in name and "num_batches" not in name and "prototypes" not in name:
+            torch.testing.assert_close(after["model"][name], value, rtol=0, atol=1e-6)
+    assert after["epochs_done"] == 1 and after["input"]["mean"] == [0.485, 0.456, 0.406]
+    config = json.loads((tmp_path / "a/config.json").read_text())
+    assert config["init_from"] == after["init_from"] and config["init_from"]["kind"] == "model"
+    run(tmp_path, *flags, "--out", "a", *given, "--resume")
+    assert load(tmp_path / "a", 2)["init_from"] == after["init_from"]
+
+    scale = {"mean": [0.4, 0.4, 0.4], "std": [0.3, 0.3, 0.3], "frames": "rgb"}
+    state = {name.removeprefix("backbone."): value for name, value in weights["model"].items()
+             if name.startswith("backbone.")}
+    torch.save({"format": "mfo", "kind": "backbone", "net": "r3d10", "model": state, "input": scale}, tmp_path / "b.pt")
+    assert "started from other weights" in run(tmp_path, *flags, "--out", "a", "--init_from", "b.pt", "--resume",
+                                               status=2).stderr
+    assert "b.pt: holds a r3d10, --net is r3d18" in run(
+        tmp_path, *flags, "--out", "c", "--init_from", "b.pt", "--net", "r3d18", status=2).stderr
+    run(tmp_path, *flags, "--out", "b", "--init_from", "b.pt")
+    after = load(tmp_path / "b", 1)
+    assert after["input"] == scale and after["init_from"]["loaded"] == len(state)
+    torch.testing.assert_close(after["model"]["backbone.layer4.0.conv1.0.weight"], state["layer4.0.conv1.0.weight"],
+                               rtol=0, atol=1e-6)
+
+
 def test_resume_refuses_what_cannot_be_resumed(straight, videos, tmp_path):
     flags = ("--csv_file", str(videos), "--out", str(straight))
     assert "add --resume" in run(tmp_path, *flags, *SMALL, status=2).stderr

@@ -32,7 +32,8 @@ NAME = re.compile(r"epoch_(\d+)(?:_step_(\d+))?\.pt")
 FIXED_FLAGS = {"net": "--net", "embedding_dim": "--channel", "num_prototypes": "--cluster", "num_clips": "--sample",
                "input_frames": "--input"}
 # Flags that do not affect what a run computes.
-FREE_FLAGS = {"resume", "path", "out", "num_workers", "save_every", "save_steps", "stop_after", "log_every", "gpu", "nproc",
+FREE_FLAGS = {"resume", "path", "init_from", "out", "num_workers",
+              "save_every", "save_steps", "stop_after", "log_every", "gpu", "nproc",
               "multiprocessing_distributed", "num_nodes", "node_rank", "dist_url", "dist_backend", "dist_timeout",
               "max_bad_fraction", "max_skips", "monitor_csv", "monitor_every", "dry_run", "checkpoint_activations"}
 # What a pickled NumPy scalar consists of; the module was renamed in NumPy 2.
@@ -199,16 +200,18 @@ def set_random_state(state: dict[str, Tensor], device: torch.device) -> None:
 
 def pretraining_state(model: torch.nn.Module, optimizer: torch.optim.Optimizer, queue: Any, progress: Progress,
                       sums: dict[str, Any], global_batch: int, csv_sha256: str, flags: argparse.Namespace,
-                      scale: dict[str, Any], context: DistContext) -> dict[str, Any]:
+                      scale: dict[str, Any], context: DistContext,
+                      initial: dict[str, Any] | None = None) -> dict[str, Any]:
     """Returns everything needed to resume exactly. Every process must call this, each with its own `sums` of the epoch.
 
-    `scale`: how clips are scaled, for whoever uses the weights.
+    `scale`: how clips are scaled, for whoever uses the weights. `initial`: what `--init_from` loaded.
     """
     return {
         "format": FORMAT, "kind": "model", "net": flags.net, "embedding_dim": flags.embedding_dim,
         "num_prototypes": flags.num_prototypes, "model": model.state_dict(), "optimizer": optimizer.state_dict(),
         "queue": queue.state_dict(), "epochs_done": progress.epoch, "progress": asdict(progress),
         "global_batch": global_batch, "csv_sha256": csv_sha256, "flags": vars(flags), "input": scale,
+        "init_from": initial,
         "processes": gather_objects({"random": random_state(context.device), "sums": sums}),
     }
 

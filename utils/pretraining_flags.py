@@ -56,6 +56,9 @@ def pretraining_parser() -> argparse.ArgumentParser:
     add_published_launch_flags(parser._action_groups[-1])
 
     flag = parser.add_argument_group("method").add_argument
+    flag("--init_from", metavar="CHECKPOINT",
+         help="start from the weights of a checkpoint of this project, also a converted one, with a new optimizer and "
+              "schedule; a run that --resume continues does not load them again")
     flag("--input", dest="input_frames", choices=("rgb", "residual"), default="rgb",
          help="residual: the network sees differences of consecutive frames, in which a static scene is zero; needs "
               "--color_draws clip")

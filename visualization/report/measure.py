@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from dataset.records import VideoRecord
-from dataset.transforms import IMAGENET, RGB
+from dataset.transforms import RGB, read_input
 from eval.features.backbone import RANDOM, load_backbone
 from eval.features.extract import ClipSettings, extract_features
 from models.convert import check_keys, unwrap
@@ -60,9 +60,10 @@ def measure_run(run: RunDirectory, records: Sequence[VideoRecord], flags: argpar
     """Measures the random start and at most `max_checkpoints` checkpoints, evenly spread, the newest among them."""
     if not run.checkpoints:
         raise InputError(f"{run.folder}/checkpoints: holds no checkpoint")
-    scale = {**IMAGENET, "frames": run.flags.get("input_frames", RGB)}
     settings, states, skipped = ClipSettings(1, run.flags["clip_frames"], 1, run.flags["img_dim"]), [], []
     chosen = [run.checkpoints[index] for index in spread_evenly(len(run.checkpoints), flags.max_checkpoints)]
+    newest = chosen[-1][1]
+    scale = {**read_input(read_checkpoint(newest), str(newest)), "frames": run.flags.get("input_frames", RGB)}
     for epochs, path in [(0.0, None), *chosen]:
         model = load_model(path) if path else None
         backbone = model.backbone if model else load_backbone(RANDOM, run.flags["net"], run.flags["seed"])[0]
