@@ -45,7 +45,7 @@ done
 echo "== 4. temporal order: forward or reversed? (on the classes with an arrow of time)"
 ORDER=("$PYTHON_BIN" -m visualization.main_temporal --weights "$CHECKPOINT" --test_csv "$VIDEOS/arrow_test.csv"
        --out "$RUN/temporal_order" --workers 2)
-"${ORDER[@]}" --train_csv "$VIDEOS/arrow_train.csv" --img_dim 64 --clips 4 --level mid --epoch 50 --resume
+"${ORDER[@]}" --train_csv "$VIDEOS/arrow_train.csv" --img_dim 48 --clips 2 --level mid --epoch 50 --resume
 "${ORDER[@]}" --mode visualize --num_videos 3
 
 echo "== 5. result"
