@@ -4,6 +4,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -90,7 +91,7 @@ def test_labels_that_say_nothing_give_chance(colors, tmp_path, command, flags):
     rows = list(csv.reader((colors / "test.csv").read_text().splitlines()))
     blind = [(f"{folder}_as_{label}", frames, label) for folder, frames, _ in rows for label in LABELS]
     for folder, _, label in blind:
-        (tmp_path / folder).symlink_to(colors / folder.removesuffix(f"_as_{label}"))
+        shutil.copytree(colors / folder.removesuffix(f"_as_{label}"), tmp_path / folder)
     shuffled = [(str(colors / folder), frames, LABELS[number % 3]) for number, (folder, frames, _) in
                 enumerate(csv.reader((colors / "train.csv").read_text().splitlines()))]
     write_csv(tmp_path / "train.csv", shuffled)
@@ -270,7 +271,8 @@ def test_mistakes_are_one_line(colors, straight, tmp_path, capsys):
     for given, message in ([(arguments(colors, tmp_path / "out", *more), message) for more, message in cases]
                            + [(checked(colors, tmp_path / "out", newest, *more), message) for more, message in tests]):
         assert finetune.main(given) == 2, given
-        [line] = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("warning: --lr_decay")]
+        [line] = [line for line in capsys.readouterr().err.splitlines()
+                  if not line.startswith("warning: --lr_decay") and "wrong number of frames (second column)" not in line]
         assert message in line and line.startswith("python -m eval.finetune: error: "), line
     with pytest.raises(SystemExit) as ended:
         finetune.main(arguments(colors, tmp_path / "out", "--lr_decay", "3,2"))

@@ -163,7 +163,7 @@ def test_mistakes_are_one_line(color_set, tmp_path, capsys):
         (["--holdout", "1"], "--holdout 1.0: must be between"), (["--group", "g(\\d+"], "--group g(\\d+: not a regular"),
         (["--group", "g(\\d+)"], "does not match 18 of 18"), (["--epochs", "0"], "--epochs 0"),
         (["--batch_size", "0"], "--batch_size 0"), (["--levels", "top"], "--levels top"),
-        (["--classes", str(color_set / "train_{split}.csv")], "cannot read the class names"),
+        (["--classes", str(color_set / "train_{split}.csv")], "cannot read the list"),
         (["--feature_dir", str(color_set / "train.csv")], "--feature_dir"), (["--splits", "1"], "lacks {split}"),
     ]
     features = ["--feature_dir", str(tmp_path / "features")]

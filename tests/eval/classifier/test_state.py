@@ -72,7 +72,8 @@ def test_a_run_is_not_resumed_with_other_numbers_of_frames_but_may_be_tested(col
     write_csv(tmp_path / "train.csv", rows)
     other = ["--train_csv", str(tmp_path / "train.csv")]
     assert finetune.main(arguments(colors, tmp_path / "out", "--resume", str(newest), *other)) == 2
-    [line] = capsys.readouterr().err.splitlines()
+    count, line = capsys.readouterr().err.splitlines()
+    assert "wrong number of frames (second column) in 1 of 12 videos" in count
     assert "train.csv: has other numbers of frames than" in line
     assert finetune.main(checked(colors, tmp_path / "out", newest, *other)) == 0
 
