@@ -53,20 +53,18 @@ def write_videos(folder: Path, smoke: bool) -> None:
     command = ["-m", "dataset.synthetic", str(folder), "--train_per_class", str(train), "--test_per_class", str(test)]
     if subprocess.run([sys.executable, *command], cwd=ROOT).returncode:
         raise InputError(f"{folder}: the videos could not be written")
-    lists = {split: (folder / f"{split}.csv").read_text().splitlines() for split in ("train", "test")}
+    head, *lines = (folder / "train.csv").read_text().splitlines()
 
-    def write(name: str, split: str, wanted: Callable[[int, int], bool]) -> None:
+    def write(name: str, wanted: Callable[[int, int], bool]) -> None:
         """Keeps the lines whose (label, number within the class) are `wanted`; a class has as many lines as the others."""
-        head, *lines = lists[split]
         each = len(lines) // len(CLASSES)
         kept = [line for index, line in enumerate(lines) if wanted(*divmod(index, each))]
         (folder / f"{name}.csv").write_text("\n".join([head, *kept]) + "\n")
 
     first = num_videos(PER_CLASS, smoke)
     for count in {num_videos(recipe.per_class, smoke) for recipe in RECIPES.values()}:
-        write(f"first_{count}", "train", lambda label, number: number < count)
-    write("arrow_train", "train", lambda label, number: CLASSES[label] in ARROW_OF_TIME and number < first)
-    write("arrow_test", "test", lambda label, number: CLASSES[label] in ARROW_OF_TIME)
+        write(f"first_{count}", lambda label, number: number < count)
+    write("arrow_train", lambda label, number: CLASSES[label] in ARROW_OF_TIME and number < first)
 
 
 def read_results(path: Path, smoke: bool = False) -> dict[tuple[str, int], dict[str, Any]]:
