@@ -27,25 +27,24 @@ if __name__ == "__main__":  # first, so that --help and a wrong flag are answere
 import argparse
 import signal
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from dataset.records import read_records, usable_for_pretraining
+from dataset.records import VideoRecord, read_records, usable_for_pretraining
 from dataset.transforms import IMAGENET, read_input
 from dataset.videos import EpochBatchSampler, PretrainVideos, build_loader, collate_pretraining, prepare_views
-from models.convert import check_keys, unwrap
 from models.multilevel import MultiLevelModel
 from models.objective import Objective
-from utils.checkpoint import (Progress, canonical, checkpoint_path, find_checkpoint, pretraining_state, read_weights,
-                              reading_entries, restore_pretraining, save_checkpoint)
-from utils.distributed import (DistContext, average_gradients, check_same_on_all_ranks, gather_objects, gather_rows,
-                               place_model, run_long_on_main, run_on_all_ranks, run_on_main, share_buffers)
+from utils.checkpoint import (Progress, checkpoint_path, find_checkpoint, pretraining_state, restore_pretraining,
+                              save_checkpoint)
+from utils.distributed import (DistContext, average_gradients, check_same_on_all_ranks, gather_rows, place_model,
+                               run_long_on_main, run_on_all_ranks, run_on_main)
 from utils.errors import STOPPED, InputError, NonFiniteError, exit_status_of
 from utils.files import file_sha256, hold_directory
 from utils.launch import StopRequest, launch
@@ -53,6 +52,9 @@ from utils.pretraining_flags import parse_loss_weights
 from utils.profiling import PhaseTimer, dry_run
 from utils.step_checks import StepUndo, handle_not_finite, note_bad_videos, require_finite_weights, sync_step_status
 from utils.training_log import EpochMeter, RunLog, StepValues, device_name, write_config
+
+if TYPE_CHECKING:
+    from eval.monitor import Monitor
 
 # Flags that may differ from one machine to the next; all others must be the same in every process.
 FLAGS_OF_A_MACHINE = {"out", "csv_file", "gpu", "nproc", "num_workers", "node_rank", "dist_url", "resume", "path",
@@ -66,30 +68,27 @@ class TrainingRun:
     flags: argparse.Namespace
     context: DistContext
     out: Path
+    csv_sha256: str
     batches: EpochBatchSampler
     loader: DataLoader
     model: MultiLevelModel
     optimizer: torch.optim.Optimizer
     objective: Objective
     stop: StopRequest
-    progress: Progress
     meter: EpochMeter
     timer: PhaseTimer
-    monitor: Callable[[nn.Module], dict[str, float]] | None
-    log: RunLog
-    saved: Path | None  # the newest checkpoint
-    csv_sha256: str
     scale: dict[str, object]  # of `scale_clips`
-    initial: dict[str, object] | None  # what --init_from loaded at the run's start
     lock: object  # of the run directory, in the main process; free when the run ends
+    progress: Progress = field(default_factory=Progress)
+    initial: dict[str, object] | None = None  # what --init_from loaded at the run's start
+    saved: Path | None = None  # the newest checkpoint
+    monitor: Monitor | None = None
+    log: RunLog | None = None
 
 
-def pretrain(context: DistContext, flags: argparse.Namespace, make_monitor: Callable | None = None) -> int:
-    """Trains in this process up to `--epoch`, `--stop_after` or a request to stop; returns the exit status.
-
-    `make_monitor`: (context, flags, scale) -> monitor of `--monitor_csv`.
-    """
-    run = build_run(context, flags, make_monitor)
+def pretrain(context: DistContext, flags: argparse.Namespace) -> int:
+    """Trains in this process up to `--epoch`, `--stop_after` or a request to stop; returns the exit status."""
+    run = build_run(context, flags)
     progress, begin = run.progress, run.progress.epoch
     if flags.dry_run:
         progress.epoch = min(max(flags.graph_start_epoch, flags.queue_start_epoch, 1), flags.epochs - 1)  # all is in use
@@ -98,7 +97,8 @@ def pretrain(context: DistContext, flags: argparse.Namespace, make_monitor: Call
         run.log.say(f"nothing to do: {begin} of {flags.epochs} epochs are done")
 
     train_model, stopped = None, False
-    run_monitor(run)
+    if run.monitor:
+        run.monitor.log_epoch(run.model.backbone, progress, flags, run.log)
     while not stopped and progress.epoch < end:
         # Parameters not in use yet are frozen. DDP does not know frozen ones, so it is built again when that changes.
         changed = run.model.set_trainable(prototypes=progress.epoch > 0, graph=run.objective.uses_graph(progress.epoch))
@@ -109,14 +109,17 @@ def pretrain(context: DistContext, flags: argparse.Namespace, make_monitor: Call
                          weight_decay=flags.weight_decay)
         if flags.dry_run:
             return profile(run, train_model)
-        run.batches.set_epoch(progress.epoch, progress.step)
-        stopped = train_one_epoch(run, train_model)
-        if progress.step == run.batches.steps_per_epoch:
+        if progress.step < run.batches.steps_per_epoch:
+            run.batches.set_epoch(progress.epoch, progress.step)
+            stopped = train_one_epoch(run, train_model)
+        else:  # resumed with another batch size or csv
+            run.log.say(f"epoch {progress.epoch + 1} is over: too few of its videos are left for a step")
+        if progress.step >= run.batches.steps_per_epoch:
             progress.epoch, progress.step = progress.epoch + 1, 0
             run.meter = EpochMeter(run.batches.global_batch, context.device)
         save(run)
-        if not stopped or progress.epoch == flags.epochs:
-            run_monitor(run)
+        if run.monitor and (not stopped or progress.epoch == flags.epochs):
+            run.monitor.log_epoch(run.model.backbone, progress, flags, run.log)
     run.stop.release(signal.SIG_IGN)  # about to end
     run.log.close()
     if run.saved:
@@ -127,121 +130,93 @@ def pretrain(context: DistContext, flags: argparse.Namespace, make_monitor: Call
     return 0
 
 
-def build_run(context: DistContext, flags: argparse.Namespace, make_monitor: Callable | None) -> TrainingRun:
-    """Returns everything that a run needs, restored from the checkpoint that `--resume` finds."""
-    stop = StopRequest()
+def read_videos(context: DistContext, flags: argparse.Namespace) -> tuple[list[VideoRecord], int, str]:
+    """Returns (the csv's videos that are long enough, number of the others, SHA-256 of the csv)."""
     check_same_on_all_ranks({f"flag {name}": value for name, value in vars(flags).items() if name not in FLAGS_OF_A_MACHINE}
                             | {"--monitor_csv given": bool(flags.monitor_csv)})
     csv_sha256 = file_sha256(flags.csv_file)
     check_same_on_all_ranks({"--csv_file (SHA-256)": csv_sha256})
     counts = None if context.world_size == 1 else run_long_on_main(
         context, lambda: [video.num_frames for video in read_records(flags.csv_file, labelled=False)])
-    videos, num_dropped = run_on_all_ranks(lambda: usable_for_pretraining(
-        read_records(flags.csv_file, labelled=False, counts=counts), flags.num_clips, flags.clip_frames, flags.csv_file))
+    return *run_on_all_ranks(lambda: usable_for_pretraining(
+        read_records(flags.csv_file, labelled=False, counts=counts), flags.num_clips, flags.clip_frames, flags.csv_file)
+    ), csv_sha256
+
+
+def build_run(context: DistContext, flags: argparse.Namespace) -> TrainingRun:
+    """Returns everything that a run needs, restored from the checkpoint that `--resume` finds."""
+    stop = StopRequest()
+    videos, num_dropped, csv_sha256 = read_videos(context, flags)
     batches = run_on_all_ranks(lambda: EpochBatchSampler(
         len(videos), flags.batch_per_gpu, context.rank, context.world_size, flags.seed))
     dataset = PretrainVideos(videos, flags.num_clips, flags.clip_frames, flags.max_stride, flags.img_dim, flags.seed,
                              flags.augment_on == "device", flags.decode == "half", flags.color_draws == "clip",
                              flags.swap_background)
     loader = build_loader(dataset, batches, flags.num_workers, context.device, collate_pretraining, flags.dist_timeout)
-
     torch.manual_seed(flags.seed)
     model = place_model(MultiLevelModel(flags.net, flags.embedding_dim, flags.num_prototypes), context, flags.channels_last)
     model.backbone.checkpoint_activations = flags.checkpoint_activations
     optimizer = torch.optim.Adam(model.parameters(), flags.lr, weight_decay=flags.weight_decay, fused=True)
     objective = Objective(flags.queue_rows, flags.queue_start_epoch, flags.graph_start_epoch, flags.graph_threshold,
                           flags.graph_reduction, parse_loss_weights(flags.loss_weights), flags.reversed_negatives == "on")
-
     out = Path(flags.out or f"runs/{Path(flags.csv_file).stem}_{flags.net}")
-    lock, source, checkpoint, notes, progress, sums = None, None, None, [], Progress(), None
-    if not flags.dry_run:
-        lock = run_on_all_ranks(lambda: hold_directory(out, flags.dist_timeout / 2) if context.is_main else None)
-        source, checkpoint, notes = run_on_all_ranks(lambda: find_checkpoint(out, flags.resume))
-    scale, initial = {**IMAGENET, "frames": flags.input_frames}, None
-    if checkpoint:
-        scale, initial = run_on_all_ranks(lambda: (
-            {**read_input(checkpoint, str(source)), "frames": flags.input_frames}, check_initial(checkpoint, source, flags)))
-        progress, sums, differences = run_on_all_ranks(lambda: restore_pretraining(
-            checkpoint, source, model, optimizer, objective.queue, batches.global_batch, csv_sha256, flags, context))
-        notes += [f"resumed from {source}: {progress.epoch} epoch(s) and {progress.step} step(s) done", *differences]
-    elif flags.init_from:
-        scale, initial = run_on_all_ranks(lambda: load_initial_weights(model, flags))
-        check_same_on_all_ranks({"--init_from (SHA-256)": initial["sha256"]})
-        notes.append("initial weights: {path} ({kind} of {net}), {loaded} entries; random: {random}".format(**initial))
-    monitor = run_on_all_ranks(lambda: make_monitor(context, flags, scale)) if flags.monitor_csv else None
-    epoch_is_over = progress.step >= batches.steps_per_epoch
-    if epoch_is_over:
-        notes.append(f"epoch {progress.epoch + 1} is over: too few of its videos are left for a step of "
-                     f"{batches.global_batch}")
-        progress.epoch, progress.step, sums = progress.epoch + 1, 0, None
+    lock = None if flags.dry_run else run_on_all_ranks(
+        lambda: hold_directory(out, flags.dist_timeout / 2) if context.is_main else None)
+    run = TrainingRun(flags, context, out, csv_sha256, batches, loader, model, optimizer, objective, stop,
+                      EpochMeter(batches.global_batch, context.device), PhaseTimer(flags.dry_run or 0, context.device),
+                      {**IMAGENET, "frames": flags.input_frames}, lock)
+    notes = load_state(run)
+    if flags.monitor_csv and not flags.dry_run:
+        from eval.monitor import ClipSettings, Monitor  # only where it is used
+        settings = ClipSettings(1, flags.clip_frames, 1, flags.img_dim)
+        run.monitor = run_on_all_ranks(lambda: Monitor(*flags.monitor_csv, settings, context, scale=run.scale,
+                                                       batch=flags.batch_per_gpu, num_workers=flags.num_workers))
     # Also waits until every process has searched for checkpoints, before the main one writes anything.
     check_same_on_all_ranks({"newest checkpoint (is --out on a file system that all share?)":
-                             (progress.epoch, progress.step)})
-    meter = EpochMeter(batches.global_batch, context.device)
-    if sums:
-        meter.load_state_dict(sums)
-
-    if context.is_main and not flags.dry_run:
-        (out / "checkpoints").mkdir(exist_ok=True)
-        write_config(out, vars(flags), {"device": device_name(context.device), "processes": context.world_size,
-                                        "videos": len(videos), "videos_too_short": num_dropped,
-                                        "start_epoch": progress.epoch, "start_step": progress.step,
-                                        "init_from": initial})
-    log = RunLog(None if flags.dry_run else out, context.is_main, progress.total_steps)
-    log.say("\n".join((
-        f"{out}: {len(videos)} videos ({num_dropped} of {num_dropped + len(videos)} dropped: not more than "
-        f"{flags.num_clips * flags.clip_frames} frames), {batches.steps_per_epoch} steps an epoch of "
-        f"{batches.global_batch} videos ({batches.num_dropped} left out of each), {context.world_size} process(es) on "
-        f"{device_name(context.device)}", *notes)))
-    run = TrainingRun(flags, context, out, batches, loader, model, optimizer, objective, stop, progress, meter,
-                      PhaseTimer(flags.dry_run or 0, context.device), monitor, log, source, csv_sha256, scale, initial, lock)
-    if epoch_is_over:
-        save(run)
+                             (run.progress.epoch, run.progress.step)})
+    open_log(run, num_dropped, notes)
     return run
 
 
-def load_initial_weights(model: MultiLevelModel, flags: argparse.Namespace) -> tuple[dict, dict]:
-    """Returns (how clips are scaled for the weights of `--init_from`, what was loaded from it into `model`).
-
-    A whole model gives all entries but those whose shape --channel or --cluster change; a backbone or a classifier gives the
-    backbone. The others stay as they are drawn. InputError unless net, input and every entry fit.
-    """
-    path = flags.init_from
-    checkpoint, kind, net = read_weights(path)
-    if net != canonical(flags.net):
-        raise InputError(f"--init_from {path}: holds a {net}, --net is {flags.net}; add --net {net}")
-    with reading_entries(path, "weights"):
-        state, own = unwrap(checkpoint["model"]), model.state_dict()
-        if kind == "model":
-            with torch.device("meta"):
-                check_keys(state, MultiLevelModel(net, checkpoint["embedding_dim"], checkpoint["num_prototypes"]))
-            state = {name.replace("graph.", "graph_heads.", 1) if name.startswith("graph.") else name: value
-                     for name, value in state.items()}
-        else:
-            prefix = "" if kind == "backbone" else "backbone."
-            state = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-            check_keys(state, model.backbone)
-            state = {f"backbone.{name}": value for name, value in state.items()}
-        kept = {name: value for name, value in state.items() if value.shape == own[name].shape}
-        scale = read_input(checkpoint["weights"] if kind == "classifier" else checkpoint, path)
-        if scale["frames"] != flags.input_frames:
-            raise InputError(f"--init_from {path}: its input is {scale['frames']}, --input is {flags.input_frames}")
-        model.load_state_dict(kept, strict=False)
-    random = sorted({".".join(name.split(".")[:2]) for name in own.keys() - kept.keys()})
-    return scale, {"path": path, "sha256": file_sha256(path), "kind": kind, "net": net, "loaded": len(kept),
-                   "random": ", ".join(random) or "none"}
+def load_state(run: TrainingRun) -> list[str]:
+    """Restores the checkpoint that `--resume` finds, or loads `--init_from`; returns notes to print."""
+    flags, context, batches, notes, checkpoint, sums = run.flags, run.context, run.batches, [], None, None
+    if not flags.dry_run:
+        run.saved, checkpoint, notes = run_on_all_ranks(lambda: find_checkpoint(run.out, flags.resume))
+    if checkpoint:
+        run.scale = run_on_all_ranks(lambda: {**read_input(checkpoint, str(run.saved)), "frames": flags.input_frames})
+        run.progress, sums, differences = run_on_all_ranks(lambda: restore_pretraining(
+            checkpoint, run.saved, run.model, run.optimizer, run.objective.queue, batches.global_batch, run.csv_sha256,
+            flags, context))
+        run.initial = checkpoint.get("init_from")
+        notes += [f"resumed from {run.saved}: {run.progress.epoch} epoch(s) and {run.progress.step} step(s) done",
+                  *differences]
+    elif flags.init_from:
+        from eval.features.backbone import load_initial_weights  # only where it is used
+        run.scale, run.initial = run_on_all_ranks(lambda: load_initial_weights(
+            run.model, flags.init_from, flags.net, flags.input_frames))
+        check_same_on_all_ranks({"--init_from (SHA-256)": run.initial["sha256"]})
+        notes.append("initial weights: {path} ({kind} of {net}), {loaded} entries; random: {random}".format(**run.initial))
+    if sums:
+        run.meter.load_state_dict(sums)
+    return notes
 
 
-def check_initial(checkpoint: dict, source: Path, flags: argparse.Namespace) -> dict | None:
-    """Returns what the run of `checkpoint` started from; InputError if `--init_from` names other weights."""
-    initial = checkpoint.get("init_from")
-    if flags.init_from:
-        then = initial["sha256"] if isinstance(initial, dict) else None
-        read_weights(flags.init_from)  # reports a file that cannot be read
-        if file_sha256(flags.init_from) != then:
-            raise InputError(f"--init_from {flags.init_from}: {source} is of a run that started from other weights "
-                             f"({initial['path'] if then else 'random'}); name another --out, or leave --init_from out")
-    return initial
+def open_log(run: TrainingRun, num_dropped: int, notes: list[str]) -> None:
+    """Begins to write the run directory, and prints what the run consists of."""
+    flags, context, batches, progress = run.flags, run.context, run.batches, run.progress
+    num_videos, device = len(run.loader.dataset), device_name(context.device)
+    if context.is_main and not flags.dry_run:
+        (run.out / "checkpoints").mkdir(exist_ok=True)
+        write_config(run.out, vars(flags), {
+            "device": device, "processes": context.world_size, "videos": num_videos, "videos_too_short": num_dropped,
+            "start_epoch": progress.epoch, "start_step": progress.step, "init_from": run.initial})
+    run.log = RunLog(None if flags.dry_run else run.out, context.is_main, progress.total_steps)
+    run.log.say("\n".join((
+        f"{run.out}: {num_videos} videos ({num_dropped} of {num_dropped + num_videos} dropped: not more than "
+        f"{flags.num_clips * flags.clip_frames} frames), {batches.steps_per_epoch} steps an epoch of "
+        f"{batches.global_batch} videos ({batches.num_dropped} left out of each), {context.world_size} process(es) on "
+        f"{device}", *notes)))
 
 
 def train_one_epoch(run: TrainingRun, train_model: nn.Module) -> bool:
@@ -299,31 +274,22 @@ def train_one_epoch(run: TrainingRun, train_model: nn.Module) -> bool:
             if flags.save_steps and progress.step % flags.save_steps == 0 and not flags.dry_run:
                 save(run)
 
-    if flags.dry_run:  # whose epochs are cut short
-        return report.stop
+    if not flags.dry_run:  # whose epochs are cut short
+        log_epoch(run)
+    return report.stop
+
+
+def log_epoch(run: TrainingRun) -> None:
+    """Logs and prints the means over a finished epoch; NonFiniteError if all of its steps were skipped."""
+    epoch, flags = run.progress.epoch, run.flags
     if not run.meter.steps:
         raise NonFiniteError(f"epoch {epoch + 1}: all of its steps had non-finite values")
     summary = {**run.meter.averages(), "lr": run.optimizer.param_groups[0]["lr"], **run.meter.speed()}
-    run.log.write("epoch", epoch, progress.total_steps, summary)
+    run.log.write("epoch", epoch, run.progress.total_steps, summary)
     run.log.say(f"epoch {epoch + 1}/{flags.epochs}  loss {summary['total']:.4f}  "
                 f"instance top-1 {summary['accuracy_instance_high']:.3f}  "
                 f"prototypes in use {summary['prototypes_in_use']:.0f}  lr {summary['lr']:.1e}  "
                 f"{summary['samples_per_s']:.1f} videos/s  {summary['data_wait']:.0%} waiting for data")
-    return report.stop
-
-
-def run_monitor(run: TrainingRun) -> None:
-    """Logs the monitor's values after every `--monitor_every`-th epoch and the last, unless an earlier start did so."""
-    progress, epochs = run.progress, run.flags.epochs
-    due = progress.epoch > 0 and (progress.epoch % run.flags.monitor_every == 0 or progress.epoch == epochs)
-    if not run.monitor or run.flags.dry_run or progress.step or not due or any(
-            gather_objects(run.log.has_monitored(progress.total_steps))):
-        return
-    share_buffers(run.model.backbone)
-    values = run.monitor(run.model.backbone)
-    run.log.write("monitor", progress.epoch - 1, progress.total_steps, values)
-    run.log.say(f"epoch {progress.epoch}/{epochs}  monitor: " + "  ".join(f"{name.removeprefix('monitor_')} {value:.3f}"
-                                                                       for name, value in values.items()))
 
 
 def save(run: TrainingRun) -> None:
@@ -356,14 +322,6 @@ def profile(run: TrainingRun, train_model: nn.Module) -> int:
                    run.batches.steps_per_epoch, flags, context, run.log.say)
 
 
-def make_monitor(context: DistContext, flags: argparse.Namespace, scale: dict) -> Callable[[nn.Module], dict[str, float]]:
-    """Returns the monitor of `--monitor_csv`, whose modules are imported only if it is used."""
-    from eval.monitor import ClipSettings, Monitor
-    settings = ClipSettings(clips=1, clip_frames=flags.clip_frames, img_dim=flags.img_dim)
-    return Monitor(*flags.monitor_csv, settings, context, scale=scale, batch=flags.batch_per_gpu,
-                   num_workers=flags.num_workers)
-
-
 def main(flags: argparse.Namespace) -> int:
     """Returns the exit status of the run. A missing csv file is reported before any port is opened."""
     for path in (flags.csv_file, *(flags.monitor_csv or ())):
@@ -371,7 +329,7 @@ def main(flags: argparse.Namespace) -> int:
             open(path).close()
         except OSError as error:
             raise InputError(f"{path}: cannot read the csv file: {error.strerror}") from error
-    return launch(partial(pretrain, make_monitor=make_monitor), flags, "train.py")
+    return launch(pretrain, flags, "train.py")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ Shapes: N training and Q test videos; C channels of the high level; K classes.
 """
 from __future__ import annotations
 
+import argparse
 import math
 from functools import partial
 from typing import Any
@@ -16,7 +17,9 @@ from eval.features.extract import ClipSettings, extract_features, keep_readable,
 from eval.features.probe_heads import fit_standardizer
 from eval.retrieval import nearest, recall_at
 from eval.splits import EvalSplit, read_split
-from utils.distributed import DistContext, run_on_main
+from utils.checkpoint import Progress
+from utils.distributed import DistContext, gather_objects, run_on_main, share_buffers
+from utils.training_log import RunLog
 
 LEVEL = "high"
 RIDGE = 0.1  # penalty, in units of a channel's variance
@@ -50,6 +53,17 @@ class Monitor:
             num_skipped += len(skipped)
         values = run_on_main(self.context, lambda: monitor_metrics(*vectors_and_labels))
         return {**values, "monitor_skipped": num_skipped} if num_skipped else values
+
+    def log_epoch(self, backbone: nn.Module, progress: Progress, flags: argparse.Namespace, log: RunLog) -> None:
+        """Logs its values after every `--monitor_every`-th epoch and the last, unless an earlier start did so."""
+        due = progress.epoch > 0 and (progress.epoch % flags.monitor_every == 0 or progress.epoch == flags.epochs)
+        if progress.step or not due or any(gather_objects(log.has_monitored(progress.total_steps))):
+            return
+        share_buffers(backbone)
+        values = self(backbone)
+        log.write("monitor", progress.epoch - 1, progress.total_steps, values)
+        log.say(f"epoch {progress.epoch}/{flags.epochs}  monitor: " + "  ".join(
+            f"{name.removeprefix('monitor_')} {value:.3f}" for name, value in values.items()))
 
 
 def monitor_metrics(train: np.ndarray, train_labels: np.ndarray, test: np.ndarray,

@@ -59,9 +59,10 @@ def test_every_form_of_import_is_detected(line, tmp_path):
     assert any(name.startswith("torch.distributed") for name in imported(tmp_path / "x.py"))
 
 
-def test_train_imports_nothing_of_eval_but_the_monitor():
+def test_train_imports_nothing_of_eval_but_the_monitor_and_initial_weights():
     assert {name for name in imported(ROOT / "train.py") if name.startswith("eval")} <= {
-        "eval.monitor", "eval.monitor.ClipSettings", "eval.monitor.Monitor"}
+        "eval.monitor", "eval.monitor.ClipSettings", "eval.monitor.Monitor", "eval.features.backbone",
+        "eval.features.backbone.load_initial_weights"}
 
 
 def test_folders_and_files_stay_small():

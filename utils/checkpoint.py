@@ -21,7 +21,7 @@ from torch import Tensor
 
 from utils.distributed import DistContext, gather_objects
 from utils.errors import InputError
-from utils.files import write_atomically
+from utils.files import file_sha256, write_atomically
 
 if TYPE_CHECKING:  # evaluations read checkpoints without a training log
     from utils.training_log import RunLog
@@ -237,6 +237,10 @@ def restore_pretraining(checkpoint: dict[str, Any], path: Path, model: torch.nn.
         # Settings of the optimizer come from this run's flags and code.
         optimizer.load_state_dict(optimizer.state_dict() | {"state": checkpoint["optimizer"]["state"]})
         queue.load_state_dict(checkpoint["queue"], context.device)
+        initial = checkpoint.get("init_from")
+        if flags.init_from and file_sha256(flags.init_from) != (initial or {}).get("sha256"):
+            raise InputError(f"--init_from {flags.init_from}: {path} is of a run that started from other weights "
+                             f"({initial['path'] if initial else 'random'}); name another --out, or leave --init_from out")
         progress, processes = Progress(**checkpoint["progress"]), checkpoint["processes"]
         notes = [f"changed since: {name} {then[name]} -> {now[name]}" for name in sorted(now.keys() - FREE_FLAGS)
                  if name in then and canonical(then[name]) != canonical(now[name])]

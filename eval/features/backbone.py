@@ -1,15 +1,17 @@
-"""The backbone to evaluate, from a checkpoint or with random weights, and what the result card says about it."""
+"""Weights of a checkpoint, or random ones: the backbone to evaluate, with what the result card says about it, and the
+initial weights of pretraining."""
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dataset.transforms import IMAGENET, RGB, read_input
-from models.convert import check_keys, unwrap
-from models.multilevel import build_backbone
-from utils.checkpoint import canonical, read_weights
+from models.convert import check_keys, rename_old_keys, unwrap
+from models.multilevel import MultiLevelModel, build_backbone
+from utils.checkpoint import canonical, read_weights, reading_entries
 from utils.cli import TIME_POOL
 from utils.errors import InputError
 from utils.files import file_sha256
@@ -43,9 +45,7 @@ def load_backbone(weights: str, net: str | None, seed: int, frames: str | None =
         raise InputError(f"--net {net}: {weights} holds a {stored_net}; leave --net out or name another")
     backbone = new_backbone(stored_net, str(weights))
     try:
-        state = unwrap(checkpoint.get("model"))
-        if kind != "backbone":
-            state = {key.removeprefix("backbone."): value for key, value in state.items() if key.startswith("backbone.")}
+        state = of_backbone(stored_entries(checkpoint, kind))
         check_keys(state, backbone)
         backbone.load_state_dict(state)
     except (ValueError, RuntimeError) as error:  # RuntimeError: tensors without plain values, such as sparse ones
@@ -53,8 +53,7 @@ def load_backbone(weights: str, net: str | None, seed: int, frames: str | None =
         raise InputError(f"{weights}: does not fill the backbone {stored_net}: {reason}") from error
     origin, epochs = checkpoint, "epochs_done"
     if kind == "classifier":
-        started_from = checkpoint.get("weights")
-        origin, epochs = started_from if isinstance(started_from, dict) else {}, "pretrained_epochs"
+        origin, epochs = checkpoint.get("weights") or {}, "pretrained_epochs"
     scale = read_input(origin, str(weights))
     if frames not in (None, scale["frames"]):
         raise InputError(f"--input {frames}: the input of {weights} is {scale['frames']}; leave --input out")
@@ -68,3 +67,38 @@ def new_backbone(net: str, where: str) -> nn.Module:
         return build_backbone(net)
     except ValueError as error:
         raise InputError(f"{where}: {error}") from error
+
+
+def load_initial_weights(model: MultiLevelModel, path: str, net: str,
+                         frames: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns (the "input" of the checkpoint at `path`, for `scale_clips`; what was loaded from it into `model`, a `net`).
+
+    A whole model gives all entries but those whose shape --channel or --cluster change; a backbone or a classifier gives the
+    backbone. The others stay as they are drawn. InputError unless net, `frames` and the whole backbone fit.
+    """
+    checkpoint, kind, stored_net = read_weights(path)
+    if stored_net != canonical(net):
+        raise InputError(f"--init_from {path}: holds a {stored_net}, --net is {net}; add --net {stored_net}")
+    with reading_entries(path, "weights"):
+        state, own = stored_entries(checkpoint, kind), model.state_dict()
+        check_keys(of_backbone(state), model.backbone)
+        kept = {name: value for name, value in state.items() if name in own and value.shape == own[name].shape}
+        scale = read_input(checkpoint["weights"] if kind == "classifier" else checkpoint, path)
+        if scale["frames"] != frames:
+            raise InputError(f"--init_from {path}: its input is {scale['frames']}, --input is {frames}")
+        model.load_state_dict(kept, strict=False)
+    random = sorted({".".join(name.split(".")[:2]) for name in own.keys() - kept.keys()})
+    return scale, {"path": path, "sha256": file_sha256(path), "kind": kind, "net": stored_net, "loaded": len(kept),
+                   "random": ", ".join(random) or "none"}
+
+
+def stored_entries(checkpoint: Mapping[str, Any], kind: str) -> dict[str, Tensor]:
+    """Returns the weights of a checkpoint of `kind` by their names in a MultiLevelModel."""
+    state = dict(unwrap(checkpoint.get("model")))
+    rename_old_keys(state)
+    return {f"backbone.{name}": value for name, value in state.items()} if kind == "backbone" else state
+
+
+def of_backbone(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns the backbone's entries of a MultiLevelModel or classifier, by their names in the backbone."""
+    return {name.removeprefix("backbone."): value for name, value in state.items() if name.startswith("backbone.")}
