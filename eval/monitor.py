@@ -18,7 +18,8 @@ from eval.features.probe_heads import fit_standardizer
 from eval.retrieval import nearest, recall_at
 from eval.splits import EvalSplit, read_split
 from utils.checkpoint import Progress
-from utils.distributed import DistContext, gather_objects, run_on_main, share_buffers
+from utils.distributed import (DistContext, gather_objects, run_long_on_main, run_on_all_ranks, run_on_main,
+                               share_buffers)
 from utils.training_log import RunLog
 
 LEVEL = "high"
@@ -26,11 +27,17 @@ RIDGE = 0.1  # penalty, in units of a channel's variance
 
 
 class Monitor:
-    """Retrieval and a linear classifier on features of one level, without any choice or random draw; in every process."""
+    """Retrieval and a linear classifier on features of one level, without any choice or random draw; in every process.
+
+    All processes must make one together. The main process counts the frames of videos that the csv files give no number for.
+    """
 
     def __init__(self, train_csv: str, test_csv: str, settings: ClipSettings, context: DistContext, *, batch: int = 32,
                  scale: dict[str, Any] = IMAGENET, num_workers: int = 0) -> None:
-        self.records = read_split(EvalSplit(None, train_csv, test_csv))
+        split = EvalSplit(None, train_csv, test_csv)
+        counts = run_long_on_main(context, lambda: {
+            role: [video.num_frames for video in videos] for role, videos in read_split(split).items()})
+        self.records = run_on_all_ranks(lambda: read_split(split, counts))
         self.context = context
         self.extract = partial(extract_features, settings=settings, context=context, scale=scale, batch=batch,
                                num_workers=num_workers)

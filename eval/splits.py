@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import NamedTuple
 
@@ -91,9 +91,12 @@ def find_csv_splits(flags: argparse.Namespace) -> list[EvalSplit]:
     return [EvalSplit(name, *(path.replace(PLACEHOLDER, name) for path in paths.values())) for name in names]
 
 
-def read_split(split: EvalSplit) -> dict[str, list[VideoRecord]]:
-    """Returns role -> labelled videos, training videos by `split.shots`; InputError unless they are of one data set."""
-    records = {role: read_records(path, labelled=True) for role, path in split.csv_files.items()}
+def read_split(split: EvalSplit, counts: Mapping[str, Sequence[int]] = {}) -> dict[str, list[VideoRecord]]:
+    """Returns role -> labelled videos, training videos by `split.shots`; InputError unless they are of one data set.
+
+    `counts`: role -> numbers of frames that another process has read, see `read_records`.
+    """
+    records = {role: read_records(path, labelled=True, counts=counts.get(role)) for role, path in split.csv_files.items()}
     for role, path in split.csv_files.items():
         labels: dict[str, int] = {}
         again = []

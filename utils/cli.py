@@ -23,6 +23,11 @@ MAX_TIMEOUT_S = 1e7
 UTF8_MODE = ["-X", "utf8"]
 
 
+def is_first_process() -> bool:
+    """Returns whether this is the only process, or rank 0 of those that another launcher started: it prints warnings."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def print_any_name() -> None:
     """Lets a terminal that cannot show a name show escapes instead."""
     for stream in (sys.stdout, sys.stderr):
@@ -38,12 +43,18 @@ class OneLineParser(argparse.ArgumentParser):
     def parse_args(self, args: Sequence[str] | None = None, flags: argparse.Namespace | None = None) -> argparse.Namespace:
         """Returns the flags; a program (`args` None) starts again in UTF-8 mode where the locale has another encoding.
 
-        Names, csv files and the command line then mean the same on every machine.
+        Names, csv files and the command line then mean the same on every machine. `--resume 1` and `--resume 0`, as the
+        official code has them, are `--resume` alone and none, in which case `--path` does not count.
         """
         if args is None and sys.getfilesystemencoding() != "utf-8" and sys.orig_argv[1:3] != UTF8_MODE:
             os.execv(sys.executable, [sys.executable, *UTF8_MODE, *sys.orig_argv[1:]])
         print_any_name()
-        return super().parse_args(args, flags)
+        flags = super().parse_args(args, flags)
+        if getattr(flags, "resume", None) == "1":
+            flags.resume = "auto"
+        elif getattr(flags, "resume", None) == "0":
+            vars(flags).update(dict.fromkeys(vars(flags).keys() & {"resume", "path"}))
+        return flags
 
     def print_help(self, file: TextIO | None = None) -> None:
         """Prints the help, or as much of it as is read: `| head` ends it quietly."""

@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from utils.cli import DEFAULT_URL, print_any_name
+from utils.cli import DEFAULT_URL, is_first_process, print_any_name
 from utils.distributed import DistContext
 from utils.errors import (FAULT, INTERRUPTED, LOST, STOPPED, UNREAD, AgreedError, InputError, PeerError,
                           describe_limit, output_is_closed, report)
@@ -131,7 +131,8 @@ def visible_gpus(ids: str | None) -> list[int]:
             if DRIVER.exists() and os.environ.get("CUDA_VISIBLE_DEVICES") != "":
                 raise InputError(f"--gpu {ids}: torch {torch.__version__} sees no GPU here, though there is an NVIDIA "
                                  "driver: do they fit each other? --gpu none uses the CPU")
-            print(f"no GPU here: --gpu {ids} is not used", flush=True)
+            if is_first_process():
+                print(f"no GPU here: --gpu {ids} is not used", flush=True)
         return list(range(present))
     chosen = [int(part) for part in ids.split(",")]
     if max(chosen) >= present:

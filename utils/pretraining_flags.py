@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from utils.cli import (NETS, TIME_POOL, OneLineParser, add_other_launch_flags, add_published_launch_flags,
-                       check_launch_flags, check_values)
+                       check_launch_flags, check_values, is_first_process)
 from utils.errors import InputError
 
 # The terms of models.objective.TERM_WEIGHTS, repeated here so that a wrong flag answers before torch is imported.
@@ -122,18 +122,13 @@ def parse_pretraining_flags(arguments: Sequence[str] | None = None) -> argparse.
     """Returns checked flags; a value that cannot work exits with one line that names the flag."""
     parser = pretraining_parser()
     flags = parser.parse_args(arguments)
-    # As in the official code, whose --resume is 0 or 1 and ignores --path for 0.
-    if flags.resume == "0":
-        flags.resume = flags.path = None
-    elif flags.resume == "1":
-        flags.resume = "auto"
     try:
         check_pretraining_flags(flags)
     except InputError as error:
         parser.error(str(error))
     if flags.path:
         flags.resume = flags.path
-    if flags.graph_start_epoch >= flags.epochs:
+    if flags.graph_start_epoch >= flags.epochs and is_first_process():
         print(f"train.py: warning: --split {flags.graph_start_epoch} is not below --epoch {flags.epochs}: the graph "
               "constraint is never used", file=sys.stderr)
     return flags

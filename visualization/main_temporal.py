@@ -16,8 +16,10 @@ over time and space of the backbone's feature map. The maps show what each posit
 
 Shapes: M clips [M, 3, T, H, W] as `both_orders` returns them, rows 2p natural and 2p + 1 reversed; C channels, t
 timestamps, h and w positions of the backbone's map; P pairs of clips.
-Convolutions of stride 2 are centered on even frames of a clip as it is played: its natural and reversed panels may
-show one event up to about 2.7 frames apart (high level; 1.5 at mid, 0.9 at low).
+Convolutions of stride 2 are centered on even frames of a clip as it is played: of 16 frames, its natural and reversed
+panels may show one event up to about 2.7 frames apart (high level; 1.5 at mid, 0.9 at low). With the stem of 3D-ResNets
+(..._time_pool), which halves the timestamps of each level, it is 1.6 at mid and 1.3 at low, and the one timestamp that
+16 frames have at the high level shows every frame the same: --level mid, or --seq 32, shows when evidence occurs.
 """
 # ruff: noqa: E402
 from __future__ import annotations

@@ -78,8 +78,8 @@ class OrderSettings:
     feature_dir: str | None = _flag("--feature_dir", None, "keep features here for the same weights, csv and clips; frames "
                                     "that change under the same csv are not noticed (default: OUT/features)")
     out: str = _flag("--out", "runs/order", "run directory of the head")
-    resume: str | None = _flag("--resume", None, "train: resume from the newest head in --out, or from the one given",
-                               nargs="?", const="auto", metavar="CHECKPOINT")
+    resume: str | None = _flag("--resume", None, "train: resume from the newest head in --out, or from the one given; 1 is "
+                               "--resume alone, 0 is none", nargs="?", const="auto", metavar="CHECKPOINT")
     num_videos: int = _flag("--num_videos", 8, "visualize: the first ones of --test_csv; they replace those in OUT/cam", 1)
     scale: str = _flag("--scale", "clip", "visualize: one color scale for a clip and its reversal; frame: one per frame, "
                        "which hides how strong the evidence is over time", choices=("clip", "frame"))

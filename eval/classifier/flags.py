@@ -8,7 +8,7 @@ from eval.cli import add_feature_flags, check_feature_flags
 from eval.holdout import add_group_flag, check_holdout_flags
 from eval.metrics import add_classes_flag
 from eval.splits import add_split_flags, find_splits
-from utils.cli import OneLineParser, add_launch_flags, check_values
+from utils.cli import OneLineParser, add_launch_flags, check_values, is_first_process
 from utils.errors import InputError
 
 # Flags (inner name -> spelling) that have no effect where a checkpoint is only tested.
@@ -44,8 +44,8 @@ def classifier_parser(command: str, description: str, *, epochs: int, lr: float,
         help="run directory, with a folder split_NAME for each of --splits; one that holds the result of another test is "
              "refused")
     add("--resume", nargs="?", const="auto", metavar="CHECKPOINT",
-        help="resume from the newest checkpoint in --out, or from the given one; exact bit for bit on a CPU with one or two "
-             "processes. A finished run is only tested")
+        help="resume from the newest checkpoint in --out, or from the given one; 1 is --resume alone, 0 is none; exact bit "
+             "for bit on a CPU with one or two processes. A finished run is only tested")
     add("--test_only", metavar="CHECKPOINT",
         help="only test this checkpoint of a finished run; not with flags of training, nor with an --out that holds a "
              "result")
@@ -100,6 +100,6 @@ def check_training_flags(flags: argparse.Namespace, parser: OneLineParser) -> No
     if flags.weights is None:
         raise InputError("--weights: name a checkpoint to start from, or random")
     late = ",".join(str(epoch) for epoch in flags.lr_decay_epochs if epoch >= flags.epochs)
-    if late:
+    if late and is_first_process():
         print(f"warning: --lr_decay {late} is not before the end, --epochs {flags.epochs}: the "
               "learning rates do not decay there", file=sys.stderr, flush=True)

@@ -75,6 +75,15 @@ def test_shuffled_labels_give_chance():
     assert abs((scores.argmax(1) == rng.integers(0, 4, 1000)).mean() - 0.25) < 4.5 * np.sqrt(0.25 * 0.75 / 1000)
 
 
+def test_only_the_main_process_counts_frames(tmp_path, monkeypatch):
+    """Another one takes the main process's counts, and opens no video."""
+    for role in ("train", "test"):
+        (tmp_path / f"{role}.csv").write_text(f"{role}.mp4,,0\n")
+    monkeypatch.setattr("eval.monitor.run_long_on_main", lambda context, work: {"train": [31], "test": [47]})
+    other = Monitor(str(tmp_path / "train.csv"), str(tmp_path / "test.csv"), CHEAP, DistContext(1, 2, torch.device("cpu")))
+    assert [video.num_frames for role in ("train", "test") for video in other.records[role]] == [31, 47]
+
+
 def test_csv_files_of_two_data_sets_are_refused_at_the_start(color_set):
     (color_set / "unknown.csv").write_text("test_0_0,1,77\n")
     with pytest.raises(InputError, match="label 77"):

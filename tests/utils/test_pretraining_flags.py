@@ -3,13 +3,19 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import torch
 
+from eval.classifier.flags import check_training_flags
+from eval.finetune import finetune_parser
 from models.multilevel import BACKBONES
 from models.objective import TERM_WEIGHTS
 from utils.cli import DEFAULT_URL, NETS
+from utils.launch import visible_gpus
 from utils.pretraining_flags import LOSS_TERMS, parse_loss_weights, parse_pretraining_flags
+from visualization.temporal_order import order_parser
 
 KINETICS = ("--train_batch 64 --workers 8 --cluster 1000 --epoch 100 --lr_decay 70 --thres 0.05 --csv_file kinetics.csv "
             "--multiprocessing-distributed --split 20")
@@ -101,6 +107,29 @@ def test_resume_and_path():
     for line in ("--resume 0", "--resume 0 --path a.pt", "--dry_run 2 --resume 0"):
         flags = parse_pretraining_flags(line.split())
         assert flags.resume is None and flags.path is None
+
+
+@pytest.mark.parametrize("parser", [finetune_parser(), order_parser("")], ids=lambda parser: parser.prog)
+def test_every_command_that_resumes_reads_the_official_spelling(parser):
+    given = [part for action in parser._actions if action.required for part in (action.option_strings[0], "x")]
+    for text, resume in (("", None), ("--resume", "auto"), ("--resume 1", "auto"), ("--resume 0", None),
+                         ("--resume a.pt", "a.pt")):
+        flags = parser.parse_args([*given, *text.split()])
+        assert flags.resume == resume and "path" not in flags
+
+
+def test_warnings_come_from_one_process(capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr("utils.launch.DRIVER", Path("absent"))
+    line = "--weights random --net r3d18 --train_csv a --test_csv b --epochs 5 --lr_decay 5".split()
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        parse_pretraining_flags("--epoch 5 --split 5".split())
+        visible_gpus("0")
+        check_training_flags(finetune_parser().parse_args(line), finetune_parser())
+        printed = capsys.readouterr()
+        named = [text in printed.out + printed.err for text in ("--split 5", "--gpu 0 is not used", "--lr_decay 5")]
+        assert named == [rank == "0"] * 3
 
 
 def test_loss_weights_by_term_and_by_part():
