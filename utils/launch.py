@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from functools import partial
 from multiprocessing.connection import wait
+from multiprocessing.util import Finalize
 from pathlib import Path
 
 import torch
@@ -145,24 +146,38 @@ def run_spawned(local_rank: int, launcher: int, worker: Worker, program: str, fl
     """Runs one of the processes that `launch`, in the process `launcher`, started; `place`: further arguments of `join`."""
     if os.getppid() != launcher:  # killed meanwhile; if it is killed later, the system ends this process
         sys.exit(LOST)
-    try:
-        status = run_and_report(partial(join, local_rank, flags, *place), worker, flags, program)
-    except Exception:  # printed here, since the launcher gets the exit status alone
-        traceback.print_exc()
-        status = FAULT
+    status = run_and_report(partial(join, local_rank, flags, *place), worker, flags, program)
     sys.stdout.flush()
     sys.exit(status)
 
 
 def run_and_report(enter: Callable[[], DistContext], worker: Worker, flags: argparse.Namespace, program: str) -> int:
-    """Returns the exit status of `worker` in the context that `enter` returns; errors a user can act on are one line."""
+    """Returns the exit status of `worker` in the context that `enter` returns; errors a user can act on are one line.
+
+    After a failure the process group still exists, since to destroy it may take for ever: others may be waiting in it. As
+    gloo aborts some processes in which the interpreter destroys it, the exit then stops before that.
+    """
     print_any_name()
+    try:
+        status = run_or_report(enter, worker, flags, program)
+    except Exception:
+        traceback.print_exc()
+        status = FAULT
+    if dist.is_initialized():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        Finalize(None, os._exit, (status,), exitpriority=-1)  # after those that end DataLoader workers
+    return status
+
+
+def run_or_report(enter: Callable[[], DistContext], worker: Worker, flags: argparse.Namespace, program: str) -> int:
+    """Returns the exit status of `worker`, and destroys the process group if it succeeded; raises a fault."""
     context = None
     try:
         context = enter()
         status = worker(context, flags) or 0
         sys.stdout.flush()
-    except InputError as error:  # the group is not destroyed: other processes may be waiting in it for ever
+    except InputError as error:
         return error.exit_status if isinstance(error, AgreedError) and not context.is_main else report(error, program)
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C may come a second time, forwarded
