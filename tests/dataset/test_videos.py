@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 import tracemalloc
 from collections.abc import Callable
 from functools import partial
@@ -318,3 +321,20 @@ def test_frames_of_two_sizes_in_a_test_video_are_an_error(tmp_path: Path, write_
     )
     with pytest.raises(InputError, match="48x64.*64x48"):
         videos[0]
+
+
+def test_a_worker_that_hangs_ends_with_its_process() -> None:
+    """The worker kills the process and hangs; the pipe that both print to closes only once both have ended."""
+    program = """
+import os, signal, time, torch
+from dataset.videos import build_loader
+
+class Hanging:
+    def __getitem__(self, _):
+        os.kill(os.getppid(), signal.SIGKILL)
+        time.sleep(60)
+
+list(build_loader(Hanging(), [[0]], 1, torch.device("cpu")))
+"""
+    result = subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parents[2], capture_output=True, timeout=40)
+    assert result.returncode == -signal.SIGKILL
