@@ -36,6 +36,8 @@ from utils.pretraining_flags import parse_pretraining_flags
 from utils.launch import launch
 
 EPOCHS = 3
+SMALL_RUN = ("--resume --net r3d10 --img_dim 32 --train_batch 2 --swap_background 0.5 --workers 1 --channel 8 --cluster 6 "
+             "--queue 6 --queue_start 1 --split 2 --lr_decay 2 --log_every 1 --save_steps 1 --gpu none").split()
 CLOCK_VALUES = ("samples_per_s", "data_wait")
 LONGEST_LIFE = 0.6  # of what the whole run takes
 
@@ -68,10 +70,8 @@ def start(csv: Path, out: Path, processes: int) -> list[int]:
                 output = os.open(out.parent / f"{out.name}.{rank}.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
                 os.dup2(output, 1)
                 os.dup2(output, 2)
-                flags = parse_pretraining_flags(
-                    f"--csv_file {csv} --out {out} --resume --net r3d10 --img_dim 32 --train_batch 2 --swap_background 0.5 "
-                    f"--workers 1 --channel 8 --cluster 6 --queue 6 --queue_start 1 --split 2 --epoch {EPOCHS} --lr_decay 2 "
-                    f"--log_every 1 --save_steps 1 --save_every 100 --gpu none --dist_timeout 60".split())
+                flags = parse_pretraining_flags([*SMALL_RUN, *(
+                    f"--csv_file {csv} --out {out} --epoch {EPOCHS} --save_every 100 --dist_timeout 60".split())])
                 status = launch(pretrain, flags, "train.py")
             finally:  # never into the code of the process that was forked
                 os._exit(status)
@@ -100,11 +100,11 @@ def leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
         yield prefix, value
 
 
-def differences(a: Path, b: Path) -> list[str]:
-    """Names of all in which two finished runs differ: entries of the last checkpoint, lines of the log."""
+def differences(a: Path, b: Path, epochs: int = EPOCHS) -> list[str]:
+    """Names of all in which two finished runs of `epochs` differ: entries of the last checkpoint, lines of the log."""
     states = []
     for out in (a, b):
-        checkpoint = read_checkpoint(checkpoint_path(out / "checkpoints", EPOCHS))
+        checkpoint = read_checkpoint(checkpoint_path(out / "checkpoints", epochs))
         del checkpoint["flags"]
         states.append(dict(leaves(checkpoint)))
     wrong = [name for name in states[0].keys() | states[1].keys()
