@@ -306,8 +306,8 @@ def _generator(seed: int, *key: int) -> np.random.Generator:
 
 
 def _start_worker(_worker_id: int) -> None:
-    # A worker that hangs in a read, or is stopped, would outlive a training process that is killed, and with it keep the lock
-    # of the run directory and the pipe whose end tells the launcher that the process has ended.
+    # A worker that hangs in a read, or is stopped, would outlive a training process that is killed, and keep the lock of the
+    # run directory and the pipe whose end tells the launcher that the process has ended.
     torch.multiprocessing._prctl_pr_set_pdeathsig(signal.SIGKILL)
     # Signals reach all processes of a job; the training process decides what they mean.
     for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):

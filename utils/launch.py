@@ -144,7 +144,10 @@ def visible_gpus(ids: str | None) -> list[int]:
 def run_spawned(local_rank: int, launcher: int, worker: Worker, program: str, flags: argparse.Namespace,
                 *place: object) -> None:
     """Runs one of the processes that `launch`, in the process `launcher`, started; `place`: further arguments of `join`."""
-    if os.getppid() != launcher:  # killed meanwhile; if it is killed later, the system ends this process
+    # The system ends this process if the launcher is killed; by torch's SIGINT it does not where that is ignored (`nohup`,
+    # or `&` in a script).
+    mp._prctl_pr_set_pdeathsig(signal.SIGKILL)
+    if os.getppid() != launcher:  # killed meanwhile
         sys.exit(LOST)
     status = run_and_report(partial(join, local_rank, flags, *place), worker, flags, program)
     sys.stdout.flush()

@@ -152,6 +152,7 @@ def main() -> int:
     parser.add_argument("--faults", type=int, default=100, metavar="N", help="at least so many")
     parser.add_argument("--seed", type=int, default=0, help="seed of the order and the moments")
     flags = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # the runs inherit that it is ignored, as after `nohup`
     with tempfile.TemporaryDirectory() as name, small_disk(Path(name) / "disk"):
         folder = Path(name)
         write_videos(folder / "videos", 16)
