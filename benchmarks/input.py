@@ -1,61 +1,31 @@
-"""One pretraining sample on one core: a plain pipeline (Pillow and torchvision, frame by frame) against ours.
+"""One pretraining sample on one core: the pipelines of `benchmarks.input_peers` against ours.
 
 A sample is 32 frames of 340x256 (JPEG, quality 90), decoded, resized to 200x150, and made into three views of 16
-frames at 112 px with crop, flip, channel splitting, color jitter and normalization. All pipelines make the same random
-draws, so that pixels can be compared as well as times.
+frames at 112 px with crop, flip, channel splitting, color jitter and normalization. All pipelines get the same random
+draws, so that pixels can be compared as well as times. NVIDIA DALI takes part where it is installed (requirements.txt here).
 """
 from __future__ import annotations
 
 import itertools
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms import functional as plain
 
-from benchmarks.measure import device_clock, milliseconds, print_timed_table, run_benchmark, time_in_turns
+from benchmarks.input_peers import (CLIP_FRAMES, CLIPS, IMG_DIM, MAX_STRIDE, NUM_FRAMES, dali_sampler, plain_sample,
+                                    torchvision_sample)
+from benchmarks.measure import device_clock, milliseconds, print_timed_table, ratio, run_benchmark, time_in_turns
 from benchmarks.videos import video_frames, write_frame_folder
-from dataset.color import draw_channels, draw_jitter
 from dataset.frames import decode_image, read_folder, read_frames
 from dataset.records import VideoRecord
-from dataset.sampling import pretraining_indices, split_views
-from dataset.transforms import (FLIP_PROBABILITY, IMAGENET_MEAN, IMAGENET_STD, PRETRAIN_FRAME_SIZE, PRETRAIN_JITTER,
-                                PRETRAIN_MIN_AREA, draw_crop)
+from dataset.transforms import IMAGENET_MEAN, IMAGENET_STD, PRETRAIN_FRAME_SIZE
 from dataset.videos import PretrainVideos, collate_pretraining, prepare_views
 
-CLIPS, CLIP_FRAMES, MAX_STRIDE, IMG_DIM = 2, 16, 3.0, 112
-NUM_FRAMES = 80
-ADJUST = (plain.adjust_brightness, plain.adjust_contrast, plain.adjust_saturation, plain.adjust_hue)
-PLAIN, HALF = "plain pipeline", ", `--decode half`"  # names of rows
-
-
-def plain_sample(path: str, number: int) -> torch.Tensor:
-    """Returns the views [V + 1, 3, T, S, S] of the plain pipeline, with the draws of `our_sample(..., number)`."""
-    rng = np.random.default_rng(np.random.SeedSequence(0, spawn_key=(number, 0)))
-    indices = pretraining_indices(NUM_FRAMES, CLIPS, CLIP_FRAMES, MAX_STRIDE, rng)
-    frames = [Image.open(f"{path}/image_{index + 1:05d}.jpg").convert("RGB")
-              .resize(PRETRAIN_FRAME_SIZE, Image.Resampling.BICUBIC) for index in indices]
-    views = []
-    for view in split_views(np.arange(len(indices)), CLIPS):
-        width, height = PRETRAIN_FRAME_SIZE
-        box = draw_crop(height, width, PRETRAIN_MIN_AREA, rng)
-        flip = rng.random() < FLIP_PROBABILITY
-        channels, (factors, orders) = draw_channels(CLIP_FRAMES, rng), draw_jitter(CLIP_FRAMES, PRETRAIN_JITTER, rng)
-        images = []
-        for index, channel, factor, order in zip(view, channels.tolist(), factors.tolist(), orders.tolist()):
-            image = plain.resized_crop(frames[index], box.top, box.left, box.height, box.width, [IMG_DIM, IMG_DIM],
-                                       InterpolationMode.BILINEAR)
-            image = plain.hflip(image) if flip else image
-            if channel >= 0:
-                image = Image.merge("RGB", [image.getchannel(channel)] * 3)
-            for kind in order:
-                image = ADJUST[kind](image, factor[kind])
-            images.append(plain.normalize(plain.to_tensor(image), IMAGENET_MEAN, IMAGENET_STD))
-        views.append(torch.stack(images, dim=1))
-    return torch.stack(views)
+PLAIN, TORCHVISION, DALI = "plain pipeline", "torchvision v2 on uint8 tensors", "NVIDIA DALI, channels not split"  # rows
+OURS, LIMIT = "ours, all on the CPU", "lower bound: libjpeg-turbo alone, 32 frames in memory"
+HALF, STORED = ", `--decode half`", ", frames stored at 200x150"
 
 
 def our_videos(path: str, color_on_device: bool = False, half: bool = False) -> PretrainVideos:
@@ -74,28 +44,44 @@ def gray_levels(views: torch.Tensor) -> torch.Tensor:
     return (views * std + mean) * 255
 
 
+def peers(full: str, small: str, samples: Iterator[int]) -> dict[str, Callable[[], object]]:
+    """Returns row -> job of torchvision and DALI, from both kinds of frames; prints a line where DALI is not installed."""
+    jobs = {f"{TORCHVISION}{kind}": lambda path=path: torchvision_sample(path, next(samples))
+            for kind, path in (("", full), (STORED, small))}
+    try:
+        return jobs | {DALI: dali_sampler(full, True), f"{DALI}{STORED}": dali_sampler(small, False)}
+    except ImportError:
+        print("NVIDIA DALI: not installed (pip install -r benchmarks/requirements.txt)\n")
+        return jobs
+
+
 def main(quick: bool, folder: Path) -> None:
     turns = 5 if quick else 25
     full, small = (write_frame_folder(folder / name, video_frames(NUM_FRAMES, size))
                    for name, size in (("full", (340, 256)), ("small", PRETRAIN_FRAME_SIZE)))
     numbers, samples = np.arange(CLIPS * CLIP_FRAMES), itertools.count()
     files = [data for _, data in read_folder(full, numbers.tolist(), NUM_FRAMES)]
-    kinds = {"": (full, False), HALF: (full, True), ", frames stored at 200x150": (small, False)}
+    kinds = {"": (full, False), HALF: (full, True), STORED: (small, False)}
     on_cpu, on_device = ({kind: our_videos(path, color_on_device, half) for kind, (path, half) in kinds.items()}
                          for color_on_device in (False, True))
-    jobs = {PLAIN: lambda: plain_sample(full, next(samples))}
+    jobs = {PLAIN: lambda: plain_sample(full, next(samples)), **peers(full, small, samples)}
     for kind in kinds:
-        jobs[f"ours, all on the CPU{kind}"] = lambda kind=kind: our_sample(on_cpu[kind], next(samples))
+        jobs[f"{OURS}{kind}"] = lambda kind=kind: our_sample(on_cpu[kind], next(samples))
         jobs[f"ours, CPU time of a worker with `--augment_on device`{kind}"] = (
             lambda kind=kind: on_device[kind][next(samples), 0])
     for kind, (path, half) in kinds.items():
         jobs[f"of ours: reading 32 frames, resized to 200x150{kind}"] = lambda path=path, half=half: read_frames(
             path, numbers, NUM_FRAMES, PRETRAIN_FRAME_SIZE, half=half)
     for kind in ("", HALF):
-        jobs[f"lower bound: libjpeg-turbo alone, 32 frames in memory{kind}"] = lambda half=kind == HALF: [
+        jobs[f"{LIMIT}{kind}"] = lambda half=kind == HALF: [
             decode_image(data, "", half=half) for data in files]
-    print_timed_table(["one core", "ms a sample", "samples/s", "against plain"], jobs, turns, PLAIN,
+    seconds = print_timed_table(["one core", "ms a sample", "samples/s", "against plain"], jobs, turns, PLAIN,
                       lambda _, times, ratio: [f"{1 / np.median(times):.1f}", f"{ratio:.1f}x"])
+
+    comparisons = [f"{ratio(seconds[peer + kind], seconds[OURS + kind]):.1f} times as fast as {peer}{kind}"
+                   for peer in (DALI, TORCHVISION) for kind in ("", STORED) if peer + kind in seconds]
+    print(f"Ours, all on the CPU: {', '.join(comparisons)}. libjpeg-turbo alone takes "
+          f"{100 * ratio(seconds[LIMIT], seconds[OURS]):.0f} % of its time.\n")
 
     kib, kib_small = (sum(file.stat().st_size for file in Path(path).iterdir()) / NUM_FRAMES / 1024
                       for path in (full, small))

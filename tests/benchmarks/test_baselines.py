@@ -7,17 +7,19 @@ import pytest
 import torch
 
 from benchmarks import gpu
-from benchmarks.input import gray_levels, our_sample, our_videos, plain_sample
+from benchmarks.input import gray_levels, our_sample, our_videos
+from benchmarks.input_peers import plain_sample, torchvision_sample
 from benchmarks.objective import GatheredVideos
 from benchmarks.step import BenchmarkStep
 from benchmarks.videos import video_frames, write_frame_folder
 
 
-def test_the_plain_pipeline_gives_our_views(tmp_path: Path) -> None:
+def test_the_plain_pipeline_and_torchvision_give_our_views(tmp_path: Path) -> None:
     """Frames are stored at the size before cropping, so that only decoders, resizing and color can differ."""
     path = write_frame_folder(tmp_path / "video", video_frames(80, (200, 150)))
     for number in range(2):
         plain = plain_sample(path, number)
+        assert (gray_levels(torchvision_sample(path, number)) - gray_levels(plain)).abs().mean() < 1
         for color_on_device, bound in ((False, 1), (True, 0.3)):  # the latter mostly from resizing
             ours = our_sample(our_videos(path, color_on_device), number)
             assert plain.shape == ours.shape == (3, 3, 16, 112, 112)
