@@ -226,13 +226,11 @@ def restore_pretraining(checkpoint: dict[str, Any], path: Path, model: torch.nn.
     """
     with reading_entries(path):
         check_kind(checkpoint, "model")
-        check_flags_entry(checkpoint["flags"])
         then = {"input_frames": "rgb", "color_draws": "frame", "swap_background": 0.0, **checkpoint["flags"]}
         now = vars(flags)
         for name, flag in FIXED_FLAGS.items():
             if canonical(then.get(name)) != canonical(now[name]):
                 raise InputError(f"{flag} {now[name]}: {path} was trained with {flag} {then.get(name)}")
-        check_entries(checkpoint, model, flags)
         model.load_state_dict(checkpoint["model"])
         # Settings of the optimizer come from this run's flags and code.
         optimizer.load_state_dict(optimizer.state_dict() | {"state": checkpoint["optimizer"]["state"]})
@@ -280,44 +278,6 @@ def check_kind(checkpoint: dict[str, Any], kind: str) -> None:
     """Raises ValueError unless this is a checkpoint of this project and of `kind`."""
     if checkpoint.get("format") != FORMAT or checkpoint.get("kind") != kind:
         raise ValueError(f"format {checkpoint.get('format')!r}, kind {checkpoint.get('kind')!r}")
-
-
-def check_flags_entry(flags: Any) -> None:
-    """Raises ValueError unless these are plain flags by name, each printable in one line."""
-    plain = (int, float, str, bool, type(None), list)
-    if not all(isinstance(name, str) and isinstance(flag, plain) and len(str(flag).splitlines()) < 2
-               for name, flag in flags.items()):
-        raise ValueError("its flags are not what a run writes")
-
-
-def check_entries(checkpoint: dict[str, Any], model: torch.nn.Module, flags: argparse.Namespace) -> None:
-    """Raises one of DAMAGE for an entry that a run does not write and that loading it would not refuse."""
-    def is_count(value: Any, least: int = 0) -> bool:
-        return type(value) is int and least <= value < 1 << 62
-
-    def is_floats(value: Any, *shape: int) -> bool:
-        return (isinstance(value, Tensor) and value.layout == torch.strided and value.device.type == "cpu"
-                and value.is_floating_point() and value.shape == shape)
-
-    progress, rows, parameters = checkpoint["progress"], checkpoint["queue"]["rows"], list(model.parameters())
-    all_sums = [process["sums"] for process in checkpoint["processes"]]
-    conditions = {
-        "model": isinstance(checkpoint["model"], dict),
-        "global_batch": is_count(checkpoint["global_batch"], least=1),
-        "progress": all(is_count(value) for name, value in progress.items() if name != "bad_videos")
-        and all(isinstance(text, str) for entry in progress["bad_videos"].items() for text in entry),
-        "queue": rows is None or is_floats(rows, len(rows), flags.num_clips, flags.num_prototypes),
-        "optimizer": all(
-            is_count(index) and moments.keys() == {"step", "exp_avg", "exp_avg_sq"} and is_floats(moments["step"])
-            and all(is_floats(moments[name], *parameters[index].shape) for name in ("exp_avg", "exp_avg_sq"))
-            for index, moments in checkpoint["optimizer"]["state"].items()),
-        "processes": bool(all_sums) and all(
-            is_count(sums["steps"]) and type(sums["names"]) is list and all(isinstance(name, str) for name in sums["names"])
-            and (sums["steps"] == 0 if sums["sums"] is None else is_floats(sums["sums"], len(sums["names"])))
-            for sums in all_sums)}
-    for name, good in conditions.items():
-        if not good:
-            raise ValueError(f"its {name} is not what a run writes")
 
 
 def canonical(value: Any) -> Any:

@@ -83,12 +83,7 @@ def restore_classifier(checkpoint: dict[str, Any], path: Path, model: VideoClass
         model.load_state_dict(checkpoint["model"])
         optimizer.load_state_dict(checkpoint["optimizer"])
         decay_lr(optimizer, checkpoint["epochs_done"], flags.lr_decay_epochs)
-        if any(value.shape not in (weight.shape, ()) for weight, values in optimizer.state.items()
-               for value in values.values() if value is not None):
-            raise ValueError("the optimizer's state does not have the shapes of the weights")
         progress = Progress(**checkpoint["progress"])
-        if progress.epoch != checkpoint["epochs_done"]:
-            raise ValueError(f"its progress is that of epoch {progress.epoch}, its epochs_done {checkpoint['epochs_done']}")
         set_random_state(checkpoint["random"][context.rank], context.device)
     return progress
 
