@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
+from dataset.background import swap_backgrounds
 from dataset.color import ColorDraws, apply_color_on_device, stack_draws
 from dataset.frames import read_frame_list, read_frames
 from dataset.records import VideoRecord
@@ -85,7 +86,6 @@ def prepare_views(batch: PretrainBatch, device: torch.device, channels_last: boo
     """
     clips = batch.clips.to(device, non_blocking=True)
     if any(draw is not None for draw in batch.donors):
-        from dataset.background import swap_backgrounds  # only where it is used
         clips = swap_backgrounds(clips, batch.donors)
     if batch.draws:
         clips = apply_color_on_device(clips, batch.draws)

@@ -1,17 +1,20 @@
 """The model: one backbone, motion excitation, and the heads at three levels.
 
-Shapes: B videos of this rank, V clips of a video (= `--sample`), V+1 views: the clips in temporal order, then the
+The heads are projections to the embedding space at each level, and the prototypes on the high level.
+
+Shapes: M clips, B videos of this rank, V clips of a video (= `--sample`), V+1 views: the clips in temporal order, then the
 overview; T frames, H and W pixels; C channels, t timestamps of a level (T/2, T/4, T/8; see `TimePooledStem`); D
-embedding width, K prototypes.
+= `--channel` embedding width, K = `--cluster` prototypes.
 """
 from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.convert import rename_old_keys
-from models.heads import Projection, PrototypeHead
 from models.levels import LEVELS, LevelFeatures
 from models.motion import MotionExcitation, reverse_time
 from models.r3d import RESNETS
@@ -33,6 +36,43 @@ def build_backbone(net: str) -> nn.Module:
 def level_layers(net: str) -> dict[str, str]:
     """Returns level -> the part of the backbone whose output is its map, such as "layer2"."""
     return getattr(BACKBONES[net], "func", BACKBONES[net]).layers
+
+
+class Projection(nn.Sequential):
+    """Embedding of each timestamp by a two-layer perceptron: 1x1 Conv1d C -> C, ReLU, 1x1 Conv1d C -> D.
+
+    [M, C, t] -> [M, D, t]; the embedding is not L2-normalised, the losses do that.
+    """
+
+    def __init__(self, channels: int, embedding_dim: int) -> None:
+        super().__init__(
+            nn.Conv1d(channels, channels, kernel_size=1),
+            nn.ReLU(inplace=True),
+            nn.Conv1d(channels, embedding_dim, kernel_size=1),
+        )
+
+
+class PrototypeHead(nn.Module):
+    """Scores of clips against K learned prototypes: cosine similarities in [-1, 1] after `normalize_`."""
+
+    def __init__(self, channels: int, embedding_dim: int, num_prototypes: int) -> None:
+        super().__init__()
+        self.projection = nn.Sequential(
+            nn.Linear(channels, channels),
+            nn.BatchNorm1d(channels),
+            nn.ReLU(inplace=True),
+            nn.Linear(channels, embedding_dim),
+        )
+        self.prototypes = nn.Linear(embedding_dim, num_prototypes, bias=False)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Returns scores [M, K] of time-averaged features [M, C]."""
+        return self.prototypes(F.normalize(self.projection(features), dim=1))
+
+    @torch.no_grad()
+    def normalize_(self) -> None:
+        """Scales every prototype to unit length, in place; called before each step."""
+        self.prototypes.weight.copy_(F.normalize(self.prototypes.weight, dim=1))
 
 
 class ModelOutput(NamedTuple):

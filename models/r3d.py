@@ -49,7 +49,8 @@ class ResNet3D(VideoResNet):
     checkpoint_activations = False
     layers = {"low": "layer2", "mid": "layer3", "high": "layer4"}
 
-    def __init__(self, block: type[nn.Module], conv: type[nn.Module], depths: list[int], stem: type[nn.Module]):
+    def __init__(self, block: type[nn.Module], conv: type[nn.Module], depths: list[int],
+                 stem: type[nn.Module] = PooledStem) -> None:
         super().__init__(block, [conv] * 4, depths, stem, num_classes=1)
         del self.avgpool, self.fc
         SafeConv3d.replace_in(self)
@@ -68,12 +69,10 @@ class ResNet3D(VideoResNet):
 
 
 RESNETS = {
-    "r3d10": partial(ResNet3D, BasicBlock, Conv3DSimple, [1, 1, 1, 1], PooledStem),
-    "r3d18": partial(ResNet3D, BasicBlock, Conv3DSimple, [2, 2, 2, 2], PooledStem),
-    "r3d34": partial(ResNet3D, BasicBlock, Conv3DSimple, [3, 4, 6, 3], PooledStem),
-    "r3d50": partial(ResNet3D, Bottleneck, Conv3DSimple, [3, 4, 6, 3], PooledStem),
-    "r3d18_time_pool": partial(ResNet3D, BasicBlock, Conv3DSimple, [2, 2, 2, 2], TimePooledStem),
-    "r3d34_time_pool": partial(ResNet3D, BasicBlock, Conv3DSimple, [3, 4, 6, 3], TimePooledStem),
-    "r3d50_time_pool": partial(ResNet3D, Bottleneck, Conv3DSimple, [3, 4, 6, 3], TimePooledStem),
+    "r3d10": partial(ResNet3D, BasicBlock, Conv3DSimple, [1, 1, 1, 1]),
+    "r3d18": partial(ResNet3D, BasicBlock, Conv3DSimple, [2, 2, 2, 2]),
+    "r3d34": partial(ResNet3D, BasicBlock, Conv3DSimple, [3, 4, 6, 3]),
+    "r3d50": partial(ResNet3D, Bottleneck, Conv3DSimple, [3, 4, 6, 3]),
     "r2plus1d18": partial(ResNet3D, BasicBlock, Conv2Plus1D, [2, 2, 2, 2], R2Plus1dStem),  # torchvision's r2plus1d_18
 }
+RESNETS |= {f"{net}_time_pool": partial(RESNETS[net], stem=TimePooledStem) for net in ("r3d18", "r3d34", "r3d50")}

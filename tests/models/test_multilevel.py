@@ -6,7 +6,7 @@ import torch
 
 from models.convert import check_keys
 from models.levels import LEVELS
-from models.multilevel import BACKBONES, MultiLevelModel, build_backbone
+from models.multilevel import BACKBONES, MultiLevelModel, Projection, PrototypeHead, build_backbone
 from utils.cli import TIME_POOL
 
 NETS = [net for net in BACKBONES if net != "resnet18" and not net.endswith(TIME_POOL)]
@@ -155,3 +155,31 @@ def test_checkpoints_from_before_graph_heads_were_named_so_load(small):
         loaded = model.state_dict()[name.replace("graph.", "graph_heads.")]
         assert torch.equal(loaded, value.to(loaded.dtype)), name
     assert "graph.low.0.weight" in old  # the caller's dict is left alone
+
+
+def test_projection_works_on_each_timestamp_alone():
+    torch.manual_seed(0)
+    head, x = Projection(6, 4), torch.randn(3, 6, 5)
+    y = head(x)
+    assert y.shape == (3, 4, 5)
+    first, _, second = head
+    for m in range(3):
+        for t in range(5):
+            hidden = (first.weight[:, :, 0] @ x[m, :, t] + first.bias).clamp(min=0)
+            torch.testing.assert_close(y[m, :, t], second.weight[:, :, 0] @ hidden + second.bias)
+
+
+def test_scores_are_cosines_once_prototypes_are_normalized():
+    torch.manual_seed(0)
+    head, x = PrototypeHead(6, 4, 9).eval(), torch.randn(5, 6)
+    head.prototypes.weight.data.mul_(7)
+    head.normalize_()
+    torch.testing.assert_close(head.prototypes.weight.norm(dim=1), torch.ones(9))
+    scores = head(x)
+    assert scores.shape == (5, 9)
+    expected = torch.cosine_similarity(head.projection(x)[:, None], head.prototypes.weight[None], dim=2)
+    torch.testing.assert_close(scores, expected)
+    before = head.prototypes.weight.clone()
+    head.normalize_()
+    torch.testing.assert_close(head.prototypes.weight, before)
+    assert head.prototypes.bias is None and head.prototypes.weight.requires_grad

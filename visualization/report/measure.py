@@ -19,8 +19,7 @@ from dataset.transforms import RGB, read_input
 from eval.features.backbone import RANDOM, load_backbone
 from eval.features.extract import ClipSettings, extract_features
 from models.convert import check_keys, unwrap
-from models.heads import PrototypeHead
-from models.multilevel import MultiLevelModel
+from models.multilevel import MultiLevelModel, PrototypeHead
 from utils.checkpoint import check_kind, read_checkpoint, reading_entries
 from utils.distributed import DistContext
 from utils.errors import InputError
