@@ -74,7 +74,8 @@ def read_clip_settings(flags: argparse.Namespace) -> ClipSettings:
 
 def check_feature_flags(flags: argparse.Namespace) -> None:
     """Raises InputError for a value, among csv files, levels, clips and reading, that cannot work."""
-    find_splits(flags)
+    if "splits" in flags:
+        find_splits(flags)
     if "levels" in flags:
         parse_levels(flags.levels)
     read_clip_settings(flags)

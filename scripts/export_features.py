@@ -18,43 +18,30 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it start
 
 import numpy as np
 
-from dataset.records import read_records
-from eval.cli import add_feature_flags, read_clip_settings, run_command
-from eval.features.backbone import load_backbone
-from eval.features.extract import extract_features, keep_readable
-from eval.result_card import make_out_dir
-from utils.cli import OneLineParser, add_launch_flags, check_values
-from utils.distributed import DistContext, check_same_on_all_ranks, run_on_all_ranks, run_long_on_main
+from eval.cli import add_feature_flags, check_feature_flags, run_command
+from eval.features.csv_features import read_listed_features
+from utils.cli import OneLineParser, add_launch_flags
+from utils.distributed import DistContext, run_on_main
 from utils.errors import InputError
 from utils.files import write_atomically
 
 
 def export_features(context: DistContext, flags: argparse.Namespace) -> None:
     """Extracts in all processes; the main one writes."""
-    records = run_long_on_main(context, lambda: read_records(flags.csv_file, labelled=False))
-    run_on_all_ranks(lambda: make_out_dir(flags.out.parent))
-    backbone, weights = run_on_all_ranks(lambda: load_backbone(flags.weights, flags.net, flags.seed, flags.input_frames))
-    check_same_on_all_ranks({"--weights, SHA-256": weights["checkpoint_sha256"]})
-    skipped: dict[int, str] = {}
-    features = extract_features(backbone, records, read_clip_settings(flags), context, scale=weights["input"],
-                                batch=flags.batch, num_workers=flags.num_workers, amp=flags.amp,
-                                skipped=skipped if flags.skip_bad else None, label="videos")
+    videos, _ = read_listed_features("shown", False, flags, context)
 
     def write() -> None:
-        if len(skipped) == len(records):
-            raise InputError(f"{flags.csv_file}: none of its videos can be read; the first: {skipped[0]}")
-        videos, rows = keep_readable(records, features, skipped)
-        write_atomically(flags.out, partial(np.savez, videos=np.array([video.path for video in videos]), **rows))
-        print(f"{flags.out}: {len(videos)} videos, {len(skipped)} skipped as unreadable; channels "
-              + ", ".join(f"{level} {values.shape[1]}" for level, values in rows.items()))
+        write_atomically(flags.out, partial(
+            np.savez, videos=np.array([record.path for record in videos.records]), **videos.features))
+        print(f"{flags.out}: {len(videos.records)} videos; channels "
+              + ", ".join(f"{level} {rows.shape[1]}" for level, rows in videos.features.items()))
 
-    run_on_all_ranks(lambda: write() if context.is_main else None)
+    run_on_main(context, write)
 
 
 def check_export_flags(flags: argparse.Namespace) -> None:
     """Raises InputError for flags that cannot work."""
-    read_clip_settings(flags)
-    check_values({"--batch": (flags.batch, 1), "--workers": (flags.num_workers, 0), "--seed": (flags.seed, 0)})
+    check_feature_flags(flags)
     if flags.out.suffix != ".npz":
         raise InputError(f"--out {flags.out}: must end in .npz")
 

@@ -24,15 +24,13 @@ from matplotlib.figure import Figure
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
-from dataset.records import read_records
-from eval.cli import add_feature_flags, add_levels_flag, parse_levels, read_clip_settings, run_command
-from eval.features.backbone import load_backbone
+from dataset.records import VideoRecord
+from eval.cli import add_feature_flags, add_levels_flag, check_feature_flags, parse_levels, run_command
+from eval.features.csv_features import read_listed_features
 from eval.features.extract import LEVEL_CHOICES, level_vectors
-from eval.features.csv_features import read_csv_features
 from eval.metrics import add_classes_flag, class_names
-from eval.result_card import make_out_dir
 from utils.cli import OneLineParser, add_launch_flags, check_values
-from utils.distributed import DistContext, check_same_on_all_ranks, run_long_on_main, run_on_all_ranks
+from utils.distributed import DistContext
 from utils.errors import InputError
 from utils.figures import check_figure_path, new_figure, save_figure
 
@@ -100,16 +98,11 @@ def check_perplexity(perplexity: float, num_videos: int, csv_path: str) -> None:
 
 def embed(context: DistContext, flags: argparse.Namespace) -> None:
     """Writes the figure; all processes extract features, the main one does the rest alone."""
-    records = run_long_on_main(context, lambda: read_records(flags.csv_file, labelled=True))
-    check_perplexity(flags.perplexity, len(records), flags.csv_file)
-    labels = sorted({record.label for record in records})
-    names = class_names(flags.classes, flags.csv_file, labels)
-    if flags.feature_dir:
-        make_out_dir(Path(flags.feature_dir), "--feature_dir")
-    backbone, weights = run_on_all_ranks(lambda: load_backbone(flags.weights, flags.net, flags.seed,
-                                                                flags.input_frames))
-    check_same_on_all_ranks({"--weights, SHA-256": weights["checkpoint_sha256"]})
-    videos = read_csv_features("shown", flags.csv_file, records, backbone, weights, flags, context, {})
+    def check_videos(records: list[VideoRecord]) -> None:
+        check_perplexity(flags.perplexity, len(records), flags.csv_file)
+        class_names(flags.classes, flags.csv_file, {record.label for record in records})
+
+    videos, weights = read_listed_features("shown", True, flags, context, check_videos)
     if videos is None:
         return  # not the main process
     check_perplexity(flags.perplexity, len(videos.records), flags.csv_file)
@@ -117,18 +110,17 @@ def embed(context: DistContext, flags: argparse.Namespace) -> None:
     title = (f"{weights['net']}, {weights['weights']}; {len(videos.records)} videos of {flags.csv_file}, "
              f"perplexity {flags.perplexity:g}, seed {flags.seed}" + ", features in bf16" * (flags.amp == "bf16")
              + f", frames {flags.clip_order}" * (flags.clip_order != "natural"))
-    figure = draw_embedding(projections, videos.labels, {label: names[label] for label in labels}, title)
+    names = class_names(flags.classes, flags.csv_file, videos.labels)
+    figure = draw_embedding(projections, videos.labels, names, title)
     save_figure(figure, flags.out, "--out")
     print(f"wrote {flags.out}")
 
 
 def check_embedding_flags(flags: argparse.Namespace) -> None:
     """Raises InputError for flags that cannot work."""
-    parse_levels(flags.levels)
-    read_clip_settings(flags)
+    check_feature_flags(flags)
     check_figure_path(flags.out)
-    check_values({"--batch": (flags.batch, 1), "--workers": (flags.num_workers, 0), "--seed": (flags.seed, 0)},
-                 positive={"--perplexity": flags.perplexity})
+    check_values(positive={"--perplexity": flags.perplexity})
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

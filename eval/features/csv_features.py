@@ -24,7 +24,7 @@ import simplejpeg
 import torch
 from torch import nn
 
-from dataset.records import VideoRecord
+from dataset.records import VideoRecord, read_records
 from dataset.sampling import NATURAL
 from eval.cli import read_clip_settings
 from eval.features.backbone import RANDOM, load_backbone
@@ -172,6 +172,38 @@ def read_csv_features(role: str, csv_path: str, records: Sequence[VideoRecord], 
     return run_on_all_ranks(lambda: collect() if context.is_main else None)
 
 
+def load_same_backbone(flags: argparse.Namespace) -> tuple[nn.Module, dict[str, Any]]:
+    """Returns what `load_backbone` returns for the flags, in every process; InputError unless all read the same weights."""
+    backbone, weights = run_on_all_ranks(lambda: load_backbone(flags.weights, flags.net, flags.seed, flags.input_frames))
+    check_same_on_all_ranks({"--weights, SHA-256": weights["checkpoint_sha256"]})
+    return backbone, weights
+
+
+def read_listed_features(role: str, labelled: bool, flags: argparse.Namespace, context: DistContext,
+                         check: Callable[[list[VideoRecord]], object] = lambda records: None,
+                         ) -> tuple[CsvFeatures | None, dict[str, Any]]:
+    """Returns (`read_csv_features` of the videos of `--csv_file`, `load_backbone`'s entries). All processes must call this.
+
+    Before anything that takes long, `check(videos)` is called, which raises InputError for what cannot be used.
+    """
+    def read_csv_file() -> list[VideoRecord]:
+        records = read_records(flags.csv_file, labelled)
+        check(records)
+        make_out_dirs(flags.out.parent, flags)
+        return records
+
+    records = run_long_on_main(context, read_csv_file)
+    backbone, weights = load_same_backbone(flags)
+    return read_csv_features(role, flags.csv_file, records, backbone, weights, flags, context, {}), weights
+
+
+def make_out_dirs(out: Path, flags: argparse.Namespace) -> None:
+    """Makes the folder `out`, of --out, and that of --feature_dir; InputError where that cannot be."""
+    make_out_dir(out)
+    if flags.feature_dir is not None:
+        make_out_dir(Path(flags.feature_dir), "--feature_dir")
+
+
 def read_split_features(flags: argparse.Namespace, context: DistContext,
                         check: Callable[[EvalSplit, list[VideoRecord]], object] = lambda split, train: None,
                         ) -> tuple[list[SplitFeatures], dict[str, Any]]:
@@ -186,15 +218,11 @@ def read_split_features(flags: argparse.Namespace, context: DistContext,
         records = [read_split(split) for split in splits]
         for split, videos in zip(splits, records):
             check(split, videos["train"])
-        make_out_dir(Path(flags.out))
-        if flags.feature_dir is not None:
-            make_out_dir(Path(flags.feature_dir), "--feature_dir")
+        make_out_dirs(Path(flags.out), flags)
         return records
 
     records = run_long_on_main(context, read_csv_files)
-    backbone, weights = run_on_all_ranks(lambda: load_backbone(flags.weights, flags.net, flags.seed,
-                                                                flags.input_frames))
-    check_same_on_all_ranks({"--weights, SHA-256": weights["checkpoint_sha256"]})
+    backbone, weights = load_same_backbone(flags)
     known: KnownVideos = {}
     found = [[read_csv_features(role, split.csv_files[role], videos, backbone, weights, flags, context, known,
                                 split.shots if role == "train" else None)
