@@ -1,11 +1,11 @@
 """One page about a run: python -m visualization.report RUN_DIR [--csv_file train.csv --test_csv test.csv]
 
 Writes RUN_DIR/report.html, a single file that loads nothing: warnings of collapse, configuration, events, curves,
-prototypes with their nearest videos, effective rank of features, an embedding, result cards, and videos of temporal-order
-maps. For what is missing it shows the command that makes it.
+prototypes with their nearest videos, effective rank of features, and what lies below RUN_DIR: embeddings, result cards, and
+videos of temporal-order maps. For what is missing it shows the command that makes it.
 
-Without --csv_file the videos are those that the run was trained on, if they are here. A labelled --csv_file or
---test_csv adds the embedding; --cam trains a temporal-order head (needs both csv files) and writes videos of its maps.
+Without --csv_file the videos are those that the run was trained on, if they are here. --cam trains a temporal-order head
+(needs both csv files) and writes videos of its maps.
 """
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from visualization.cam import require_h264
 from visualization.main_temporal import train_order_head, write_order_videos
 from visualization.report.run import RunDirectory
 from visualization.report.sections import (
-    configuration_section, curve_section, event_table, network_sections, order_section, result_section,
+    configuration_section, curve_section, embedding_section, event_table, network_sections, order_section, result_section,
 )
 from visualization.report.warnings import find_warnings, list_checks
 from visualization.temporal_order import CLIP_DEFAULTS, OrderSettings, check_order_settings, choose_device
@@ -77,7 +77,7 @@ def write_report(context: DistContext, flags: argparse.Namespace) -> None:
         run=run, name=run.folder.resolve().name, max_listed=MAX_LISTED, **computed,
         warnings=find_warnings(run, computed["measurement"]), checks=list_checks(run, computed["measurement"]),
         configuration=configuration_section(run), events=event_table(run, MAX_LISTED), curves=curve_section(run),
-        results=result_section(run), order=order_section(run, flags.max_cam_videos),
+        results=result_section(run), embedding=embedding_section(run), order=order_section(run, flags.max_cam_videos),
         time=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"), commit=git_commit() or "unknown")
     write_atomically(out, page.encode("utf-8", "backslashreplace"))  # a name may hold bytes that are not UTF-8
     print(f"report: {out} ({out.stat().st_size / 1e6:.1f} MB, opens without a network)")
@@ -90,8 +90,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, metavar="HTML", help="file to write (default: RUN_DIR/report.html)")
     add = parser.add_argument_group("videos").add_argument
     add("--csv_file", metavar="CSV", help="videos for prototypes and effective rank (default: those of the run)")
-    add("--test_csv", metavar="CSV", help="held-out, labelled videos for the embedding, and for --cam; for prototypes and "
-                                          "effective rank too where the csv of the run is not here")
+    add("--test_csv", metavar="CSV", help="held-out videos for --cam; for prototypes and effective rank too where the csv "
+                                          "of the run is not here")
     add("--max_videos", type=int, default=256, metavar="N",
         help="videos used of each csv, evenly spread; --cam trains on all of them")
     add = parser.add_argument_group("content").add_argument

@@ -77,10 +77,12 @@ def line_chart(title: str, lines: Sequence[ChartLine], place_name: str, *, marks
         if from_zero and axes.dataLim.y0 >= 0:
             axes.set_ylim(bottom=0)
         figure.legend(loc="outside lower left", labelspacing=0.3)
-        uri = figure_uri(figure, "svg")
+        file = io.BytesIO()
+        figure.savefig(file, format="svg")
     ends = [f"{line.name} from {format_value(line.values[0], percent)} to {format_value(line.values[-1], percent)}"
             for line in lines]
-    return {"title": title, "text": f"{title} over {place_name}: {'; '.join(ends)}", "uri": uri}
+    return {"title": title, "text": f"{title} over {place_name}: {'; '.join(ends)}",
+            "uri": data_uri(file.getvalue(), "image/svg+xml")}
 
 
 def format_value(value: float, percent: bool) -> str:
@@ -91,13 +93,6 @@ def format_value(value: float, percent: bool) -> str:
 def data_uri(data: bytes, kind: str) -> str:
     """Returns `data` as a URI of the MIME type `kind`."""
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
-
-
-def figure_uri(figure: Figure, kind: str) -> str:
-    """Returns a figure as a data URI: "svg", or "webp" where it has very many points."""
-    file = io.BytesIO()
-    figure.savefig(file, format=kind)
-    return data_uri(file.getvalue(), {"svg": "image/svg+xml", "webp": "image/webp"}[kind])
 
 
 def webp_uri(image: Image.Image) -> str:

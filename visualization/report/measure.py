@@ -7,17 +7,16 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 from dataset.records import VideoRecord
 from dataset.transforms import RGB, read_input
 from eval.features.backbone import RANDOM, load_backbone
-from eval.features.extract import ClipSettings, extract_features
+from eval.features.extract import ClipSettings, extract_features, keep_readable
 from models.convert import check_keys, unwrap
 from models.multilevel import MultiLevelModel, PrototypeHead
 from utils.checkpoint import check_kind, read_checkpoint, reading_entries
@@ -37,16 +36,13 @@ class NetworkState(NamedTuple):
 
 
 class Measurement(NamedTuple):
-    """Videos as seen by the network at several moments; features, scores and backbone are those of the newest."""
+    """Videos as seen by the network at several moments; the scores are those of the newest."""
 
     records: list[VideoRecord]       # N readable ones
     skipped: list[str]               # why each of the others cannot be read
     states: list[NetworkState]       # the random start, then checkpoints, oldest first
-    features: dict[str, np.ndarray]  # level -> float32 [N, C]
     scores: np.ndarray               # float32 [N, K]
-    backbone: nn.Module
     settings: ClipSettings
-    scale: dict[str, Any]            # of `scale_clips`
 
 
 def spread_evenly(length: int, most: int) -> list[int]:
@@ -67,26 +63,17 @@ def measure_run(run: RunDirectory, records: Sequence[VideoRecord], flags: argpar
         model = load_model(path) if path else None
         backbone = model.backbone if model else load_backbone(RANDOM, run.flags["net"], run.flags["seed"])[0]
         name = path.stem if path else "random start"
-        records, features, unreadable = readable_features(backbone, records, settings, scale, flags, device, name)
-        skipped += unreadable
+        bad: dict[int, str] = {}
+        features = extract_features(backbone, records, settings, DistContext(0, 1, device), scale=scale, batch=flags.batch,
+                                    num_workers=flags.num_workers, skipped=bad, label=name)
+        records, features = keep_readable(records, features, bad)
+        skipped += bad.values()
         if not records:
             raise InputError(f"none of {len(skipped)} video(s) can be read; the first: {skipped[0]}")
         states.append(NetworkState(name, epochs, {level: effective_rank(rows) for level, rows in features.items()},
                                    {level: spread(rows) for level, rows in features.items()}, dict(backbone.channels)))
     scores = prototype_scores(model.prototype_head, features["high"], device)
-    return Measurement(records, skipped, states, features, scores, backbone, settings, scale)
-
-
-def readable_features(
-    backbone: nn.Module, records: Sequence[VideoRecord], settings: ClipSettings, scale: dict[str, Any],
-    flags: argparse.Namespace, device: torch.device, label: str,
-) -> tuple[list[VideoRecord], dict[str, np.ndarray], list[str]]:
-    """Returns (the videos that can be read, level -> their features [N, C], why each of the others cannot be)."""
-    bad: dict[int, str] = {}
-    features = extract_features(backbone, records, settings, DistContext(0, 1, device), scale=scale,
-                                batch=flags.batch, num_workers=flags.num_workers, skipped=bad, label=label)
-    return ([record for index, record in enumerate(records) if index not in bad],
-            {level: np.delete(rows, list(bad), axis=0) for level, rows in features.items()}, list(bad.values()))
+    return Measurement(records, skipped, states, scores, settings)
 
 
 def load_model(path: Path) -> MultiLevelModel:

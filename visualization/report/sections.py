@@ -23,15 +23,14 @@ from utils.files import file_sha256
 from utils.pretraining_flags import pretraining_parser
 from visualization.curves import PANELS, schedule_marks
 from visualization.main_temporal import EVAL_CARD
-from visualization.report.figures import ChartLine, figure_uri, file_uri, line_chart, side_by_side
-from visualization.report.measure import Measurement, measure_run, readable_features, spread_evenly
+from visualization.report.figures import ChartLine, file_uri, line_chart, side_by_side
+from visualization.report.measure import Measurement, measure_run, spread_evenly
 from visualization.report.run import MONITOR, MONITOR_SKIPPED, RunDirectory, chance_losses
 
 MAX_TABLE_ROWS = 60  # of the table of values
-PERPLEXITY = 30.0    # of t-SNE, where there are enough videos
 MEANINGS = {"retrieval": "Rows: a query video, left, and its nearest training videos. Green: same class; red: another.",
-            "confusion": "Rows: the class; columns: the predicted class.",
-            "embedding": "Videos as points, colored by class."}  # images beside a result card: first word -> what they show
+            "confusion": "Rows: the class; columns: the predicted class."}  # images beside a card, by their first word
+EMBEDDING = "Videos as points, t-SNE and PCA of each level, colored by class."
 
 
 def attempt(work: Callable[..., Any], *arguments: Any) -> tuple[Any, str]:
@@ -119,28 +118,19 @@ class ReportVideos(NamedTuple):
 
     csv_path: str
     records: list[VideoRecord]
-    unlabelled: str  # why they have no labels, which all videos of the csv must have; "" where they have
     note: str        # which they are
 
 
 def read_report_videos(csv_path: str, most: int) -> ReportVideos:
     """Returns at most `most` videos of a csv, evenly spread, with labels if all have one; InputError if none has frames."""
-    records, unlabelled = attempt(read_records, csv_path, True)
-    if unlabelled:
+    records, _ = attempt(read_records, csv_path, True)
+    if not records:
         records = [record for record in read_records(csv_path, labelled=False) if record.num_frames]
     if not records:
         raise InputError(f"{csv_path}: no video has a frame")
     chosen = [records[index] for index in spread_evenly(len(records), most)]
     which = "all" if len(chosen) == len(records) else f"{len(chosen)} evenly spread ones of the"
-    return ReportVideos(csv_path, chosen, unlabelled, f"{which} {len(records)} videos of {csv_path}")
-
-
-def label_names(csv_path: str, labels: Iterable[int]) -> tuple[dict[int, str], str]:
-    """Returns (label -> its name in classes.txt beside the csv, ""), or (label -> its number, why)."""
-    labels = sorted(set(map(int, labels)))
-    names, problem = attempt(class_names, None, csv_path, labels)
-    note = f" Classes have numbers, not names: {problem}." if problem else ""
-    return names or {label: str(label) for label in labels}, note
+    return ReportVideos(csv_path, chosen, f"{which} {len(records)} videos of {csv_path}")
 
 
 def network_sections(run: RunDirectory, flags: argparse.Namespace, device: torch.device) -> dict[str, Any]:
@@ -151,20 +141,19 @@ def network_sections(run: RunDirectory, flags: argparse.Namespace, device: torch
     if flags.logs_only:
         return {"measurement": None, "note": "--logs_only: nothing was computed with the network."}
     own, note = run.flags["csv_file"], ""
-    held_out = read_report_videos(flags.test_csv, flags.max_videos) if flags.test_csv else None
     if flags.csv_file:
         videos = read_report_videos(flags.csv_file, flags.max_videos)
     else:
         videos, note = attempt(read_report_videos, own, flags.max_videos)
-        videos = videos or held_out
+        if not videos and flags.test_csv:
+            videos = read_report_videos(flags.test_csv, flags.max_videos)
         if not videos:
             return {"measurement": None, "note": f"{note}; --csv_file names another csv."}
     measurement, problem = attempt(measure_run, run, videos.records, flags, device)
     if not measurement:
         return {"measurement": None, "note": problem}
     return {"measurement": measurement, "rank": rank_section(measurement),
-            "prototypes": prototype_section(run, measurement, videos, note, flags),
-            "embedding": attempt(embedding_section, run, measurement, videos, held_out or videos, flags, device)}
+            "prototypes": prototype_section(run, measurement, videos, note, flags)}
 
 
 def prototype_section(run: RunDirectory, measurement: Measurement, videos: ReportVideos, note: str,
@@ -175,7 +164,11 @@ def prototype_section(run: RunDirectory, measurement: Measurement, videos: Repor
         note += " It is another file than the one that the run was trained on."
     if measurement.skipped:
         note += f" {len(measurement.skipped)} of them cannot be read; the first: {measurement.skipped[0]}"
-    names, names_note = ({}, "") if videos.unlabelled else label_names(videos.csv_path, (r.label for r in videos.records))
+    labels = {record.label for record in videos.records}
+    names, problem = ({}, "") if None in labels else attempt(class_names, None, videos.csv_path, labels)
+    if problem:
+        note += f" Classes have numbers, not names: {problem}."
+        names = {label: str(label) for label in labels}
     nearest, (num_videos, num_prototypes) = measurement.scores.argmax(axis=1), measurement.scores.shape
     counts = np.bincount(nearest, minlength=num_prototypes)
     shown = []
@@ -191,7 +184,7 @@ def prototype_section(run: RunDirectory, measurement: Measurement, videos: Repor
     use = ChartLine("videos", range(1, num_prototypes + 1), np.sort(counts)[::-1].tolist())
     chart = line_chart("Videos nearest to each prototype, most used first", [use], "prototypes by use",
                        level=(even, f"even use: {even:.2g} videos each"))
-    return {"note": note + names_note, "num_used": np.count_nonzero(counts), "num": num_prototypes, "chart": chart,
+    return {"note": note, "num_used": np.count_nonzero(counts), "num": num_prototypes, "chart": chart,
             "num_videos": num_videos, "shown": shown}
 
 
@@ -209,28 +202,22 @@ def rank_section(measurement: Measurement) -> dict[str, Any]:
     return {"charts": charts, "table": html_table([*rows, {"state": "upper bound", **bound}])}
 
 
-def embedding_section(run: RunDirectory, measurement: Measurement, measured: ReportVideos, shown: ReportVideos,
-                      flags: argparse.Namespace, device: torch.device) -> dict[str, str]:
-    """Returns t-SNE and PCA of the labelled videos `shown`; `measurement` has the features of the videos `measured`."""
-    from visualization.embedding import LEAST_VIDEOS, draw_embedding, project_levels  # 0.8 s, for scikit-learn
+def embedding_section(run: RunDirectory) -> dict[str, Any]:
+    """Returns the figures of visualization.embedding below the run directory, and what cannot be read."""
+    images, problems = read_images(run.folder, run.folder.rglob("embedding*.png"), lambda path: EMBEDDING)
+    return {"images": images, "problems": problems}
 
-    if shown.unlabelled:
-        raise InputError(f"{shown.csv_path} has no labels to color points by: {shown.unlabelled}")
-    records, features, skipped = measurement.records, measurement.features, measurement.skipped
-    if shown is not measured:
-        records, features, skipped = readable_features(measurement.backbone, shown.records, measurement.settings,
-                                                       measurement.scale, flags, device, "held out")
-    labels = np.array([record.label for record in records], np.int64)
-    if len(labels) < LEAST_VIDEOS:
-        raise InputError(f"No figure of {shown.note}: {len(labels)} labelled video(s); at least {LEAST_VIDEOS} are needed")
-    perplexity, seed, newest = min(PERPLEXITY, (len(labels) - 1) / 3), run.flags["seed"], measurement.states[-1].name
-    points = project_levels(features, list(features), perplexity, seed)
-    names, note = label_names(shown.csv_path, labels)
-    figure = draw_embedding(points, labels, names, newest)
-    unreadable = f" ({len(skipped)} cannot be read)" if skipped else ""
-    return {"image": figure_uri(figure, "webp"), "caption": (
-        f"Clip features of {shown.note}{unreadable} at {newest}, colored by class; t-SNE (perplexity {perplexity:.3g}, "
-        f"seed {seed}) above, PCA below.{note}")}
+
+def read_images(folder: Path, paths: Iterable[Path],
+                meaning_of: Callable[[Path], str | None]) -> tuple[list[dict[str, Any]], list[str]]:
+    """Returns (those images below `folder` that mean something; why others of them cannot be read)."""
+    images, problems = [], []
+    for path in sorted(paths):
+        if meaning := meaning_of(path):
+            uri, problem = attempt(file_uri, path)
+            problems += [problem] * bool(problem)
+            images += [{"uri": uri, "name": path.relative_to(folder), "meaning": meaning}] * bool(uri)
+    return images, problems
 
 
 def result_section(run: RunDirectory) -> dict[str, Any]:
@@ -243,12 +230,10 @@ def result_section(run: RunDirectory) -> dict[str, Any]:
         if card:
             tasks.setdefault(card["task"], {})[path.relative_to(run.folder)] = card
     for task, cards in tasks.items():
-        images = []
-        for path in sorted({path for card in cards for path in (run.folder / card).parent.rglob("*.png")}):
-            if meaning := MEANINGS.get(path.stem.partition("_")[0]):
-                uri, problem = attempt(file_uri, path)
-                problems += [problem] * bool(problem)
-                images += [{"uri": uri, "name": path.relative_to(run.folder), "meaning": meaning}] * bool(uri)
+        images, unreadable = read_images(
+            run.folder, {path for card in cards for path in (run.folder / card).parent.rglob("*.png")},
+            lambda path: MEANINGS.get(path.stem.partition("_")[0]))
+        problems += unreadable
         sections.append({"task": task, "table": html_table(comparison_rows([*cards.values()])), "images": images,
                          "differences": card_differences([*cards.values()]),
                          "texts": {path: json.dumps(card, indent=1) for path, card in cards.items()}})

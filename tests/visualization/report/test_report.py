@@ -79,7 +79,7 @@ def test_prototypes_show_each_video_once_at_its_nearest(full_report):
 def test_a_run_alone_says_what_is_missing(tmp_path):
     page = report(write_run(tmp_path / "run", flags={"csv_file": str(tmp_path / "<i>gone.csv")}))
     assert "i" not in {tag for tag, _ in page.elements}, "names of files are text"
-    for section in ("prototypes", "rank", "embedding"):
+    for section in ("prototypes", "rank"):
         assert "<i>gone.csv: cannot read" in page.texts[section] and "--csv_file VIDEOS.csv" in page.texts[section]
     assert "No result.json" in page.texts["results"] and "eval.retrieval" in page.texts["results"]
     assert "--cam" in page.texts["order"]
@@ -117,7 +117,6 @@ def test_an_unreadable_video_is_reported_and_left_out(full_run, labelled_csv, vi
     csv.write_text("gone,40\nv1,40\nv2,40\n")
     page = report(full_run, "--csv_file", str(csv), "--max_checkpoints", "1", out=tmp_path / "a.html")
     assert "1 of them cannot be read" in page.texts["prototypes"] and "gone" in page.texts["prototypes"]
-    assert "no labels to color points by: " in page.texts["embedding"] and "2 column(s)" in page.texts["embedding"]
     assert "epoch_0012" in page.texts["rank"] and "epoch_0004" not in page.texts["rank"]
     page = report(full_run, "--csv_file", str(csv), "--max_videos", "2", out=tmp_path / "b.html")
     assert "2 evenly spread ones of the 3 videos" in page.texts["prototypes"]

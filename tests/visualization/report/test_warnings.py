@@ -7,7 +7,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from dataset.records import VideoRecord
 from eval.features.extract import ClipSettings
@@ -31,7 +30,7 @@ def measure_states(*states: tuple[float, float, float], num_videos: int = 100) -
     return Measurement([VideoRecord("v", 1)] * num_videos, [], [
         NetworkState(f"epoch {epochs:g}", epochs, dict.fromkeys(LEVELS, rank), dict.fromkeys(LEVELS, spread),
               dict.fromkeys(LEVELS, 128)) for epochs, rank, spread in states],
-        {}, np.zeros((num_videos, 2)), nn.Identity(), ClipSettings(), {})
+        np.zeros((num_videos, 2)), ClipSettings())
 
 
 def test_chance_is_the_loss_of_embeddings_that_are_all_alike():
