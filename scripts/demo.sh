@@ -54,7 +54,7 @@ echo "== 5. result"
 "$PYTHON_BIN" -m visualization.curves "$RUN"
 "$PYTHON_BIN" -m visualization.embedding --weights "$CHECKPOINT" --csv_file "$VIDEOS/test.csv" --img_dim 32 --clips 4 \
   --workers 2 --seed "$SEED" --out "$RUN/embedding.png"
-"$PYTHON_BIN" -m visualization.report "$RUN" --csv_file "$VIDEOS/train.csv" --test_csv "$VIDEOS/test.csv" --workers 2
+"$PYTHON_BIN" -m visualization.report "$RUN" --csv_file "$VIDEOS/train.csv" --workers 2
 cat <<NEXT
 neighbors: $RUN/retrieval_pretrained/retrieval.png
 

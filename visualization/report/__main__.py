@@ -1,11 +1,10 @@
-"""One page about a run: python -m visualization.report RUN_DIR [--csv_file train.csv --test_csv test.csv]
+"""One page about a run: python -m visualization.report RUN_DIR [--csv_file train.csv]
 
 Writes RUN_DIR/report.html, a single file that loads nothing: warnings of collapse, configuration, events, curves,
 prototypes with their nearest videos, effective rank of features, and what lies below RUN_DIR: embeddings, result cards, and
 videos of temporal-order maps. For what is missing it shows the command that makes it.
 
-Without --csv_file the videos are those that the run was trained on, if they are here. --cam trains a temporal-order head
-(needs both csv files) and writes videos of its maps.
+Without --csv_file the videos are those that the run was trained on, if they are here.
 """
 from __future__ import annotations
 
@@ -15,44 +14,24 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from jinja2 import Environment, FileSystemLoader
 
-from eval.features.backbone import load_backbone
-from models.levels import LEVELS
 from utils.cli import OneLineParser, check_values
 from utils.distributed import DistContext
-from utils.errors import InputError, one_line
+from utils.errors import InputError
 from utils.files import write_atomically
 from utils.launch import run_and_report
 from utils.rendezvous import require_single_process
 from utils.training_log import git_commit
 from visualization.cam import require_h264
-from visualization.main_temporal import train_order_head, write_order_videos
 from visualization.report.run import RunDirectory
 from visualization.report.sections import (
     configuration_section, curve_section, embedding_section, event_table, network_sections, order_section, result_section,
 )
 from visualization.report.warnings import find_warnings, list_checks
-from visualization.temporal_order import CLIP_DEFAULTS, OrderSettings, check_order_settings, choose_device
+from visualization.temporal_order import choose_device
 
 MAX_LISTED = 20  # events shown one by one
-
-
-def write_order_maps(run: RunDirectory, flags: argparse.Namespace, device: torch.device) -> None:
-    """Trains a temporal-order head on the newest checkpoint and writes videos of its maps, below the run directory."""
-    out = run.folder / f"order_{run.newest_checkpoint.stem}"
-    settings = OrderSettings(
-        str(run.newest_checkpoint), train_csv=flags.csv_file, test_csv=flags.test_csv, clip_frames=run.flags["clip_frames"],
-        img_dim=flags.cam_img_dim or CLIP_DEFAULTS["img_dim"], level=flags.cam_level or CLIP_DEFAULTS["level"],
-        batch=flags.batch, num_workers=flags.num_workers, out=str(out), resume="auto", num_videos=flags.max_cam_videos)
-    check_order_settings(settings, "train")
-    backbone, weights = load_backbone(settings.weights, settings.net, settings.seed)
-    try:
-        for step in (train_order_head, write_order_videos):
-            step(backbone.requires_grad_(False), weights, settings, device)
-    except InputError as error:
-        raise type(error)(f"--cam: {one_line(error)} (for a new head, remove {out} if it is there)") from error
 
 
 def write_report(context: DistContext, flags: argparse.Namespace) -> None:
@@ -61,16 +40,10 @@ def write_report(context: DistContext, flags: argparse.Namespace) -> None:
     check_values({"--max_videos": (flags.max_videos, 2), "--workers": (flags.num_workers, 0), **{
         f"--{name}": (getattr(flags, name), 1)
         for name in ("max_checkpoints", "prototypes", "neighbors", "max_cam_videos", "batch")}})
-    if flags.cam and not (flags.csv_file and flags.test_csv):
-        raise InputError("--cam: needs --csv_file, videos to train the order head on, and --test_csv, held-out ones")
-    if not flags.cam and (flags.cam_level or flags.cam_img_dim):
-        raise InputError("--cam_level, --cam_img_dim: for --cam; add it")
-    if flags.logs_only and (flags.cam or flags.csv_file or flags.test_csv):
-        raise InputError("--logs_only: computes nothing with the network; leave --cam, --csv_file and --test_csv out")
+    if flags.logs_only and flags.csv_file:
+        raise InputError("--logs_only: computes nothing with the network; leave --csv_file out")
     require_h264()
     run, out = RunDirectory(flags.run), flags.out or flags.run / "report.html"
-    if flags.cam:
-        write_order_maps(run, flags, context.device)
     computed = network_sections(run, flags, context.device)
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True)
     page = environment.get_template("report.html.j2").render(
@@ -90,21 +63,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, metavar="HTML", help="file to write (default: RUN_DIR/report.html)")
     add = parser.add_argument_group("videos").add_argument
     add("--csv_file", metavar="CSV", help="videos for prototypes and effective rank (default: those of the run)")
-    add("--test_csv", metavar="CSV", help="held-out videos for --cam; for prototypes and effective rank too where the csv "
-                                          "of the run is not here")
-    add("--max_videos", type=int, default=256, metavar="N",
-        help="videos used of each csv, evenly spread; --cam trains on all of them")
+    add("--max_videos", type=int, default=256, metavar="N", help="videos used, evenly spread")
     add = parser.add_argument_group("content").add_argument
     add("--max_checkpoints", type=int, default=4, metavar="N",
         help="checkpoints measured besides the random start, evenly spread, the newest among them")
     add("--prototypes", type=int, default=12, metavar="N", help="prototypes shown with their videos")
     add("--neighbors", type=int, default=6, metavar="N", help="videos shown for each")
     add("--max_cam_videos", type=int, default=8, metavar="N", help="temporal-order videos on the page")
-    add("--cam", action="store_true", help="first train a temporal-order head on the newest checkpoint and write videos "
-                                           "of its maps, in RUN_DIR/order_CHECKPOINT; resumes an earlier head")
-    add("--cam_level", choices=LEVELS, help=f"level of that head (default: {CLIP_DEFAULTS['level']})")
-    add("--cam_img_dim", type=int, metavar="PX", help="side of its clips, not that of pretraining; their length is that "
-                                                      f"of pretraining (default: {CLIP_DEFAULTS['img_dim']})")
     add("--logs_only", action="store_true", help="compute nothing with the network")
     add = parser.add_argument_group("work").add_argument
     add("--gpu", metavar="N|none", help="GPU to use; none: the CPU (default: the first there is)")

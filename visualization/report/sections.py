@@ -136,30 +136,27 @@ def read_report_videos(csv_path: str, most: int) -> ReportVideos:
 def network_sections(run: RunDirectory, flags: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     """Returns what was measured ("measurement", None where nothing was; why is in "note") and the sections made of it.
 
-    The videos are those of --csv_file, or else of the run, or, where that csv is not here, those of --test_csv.
+    The videos are those of --csv_file, or else of the run.
     """
     if flags.logs_only:
         return {"measurement": None, "note": "--logs_only: nothing was computed with the network."}
-    own, note = run.flags["csv_file"], ""
     if flags.csv_file:
         videos = read_report_videos(flags.csv_file, flags.max_videos)
     else:
-        videos, note = attempt(read_report_videos, own, flags.max_videos)
-        if not videos and flags.test_csv:
-            videos = read_report_videos(flags.test_csv, flags.max_videos)
+        videos, note = attempt(read_report_videos, run.flags["csv_file"], flags.max_videos)
         if not videos:
             return {"measurement": None, "note": f"{note}; --csv_file names another csv."}
     measurement, problem = attempt(measure_run, run, videos.records, flags, device)
     if not measurement:
         return {"measurement": None, "note": problem}
     return {"measurement": measurement, "rank": rank_section(measurement),
-            "prototypes": prototype_section(run, measurement, videos, note, flags)}
+            "prototypes": prototype_section(run, measurement, videos, flags)}
 
 
-def prototype_section(run: RunDirectory, measurement: Measurement, videos: ReportVideos, note: str,
+def prototype_section(run: RunDirectory, measurement: Measurement, videos: ReportVideos,
                       flags: argparse.Namespace) -> dict[str, Any]:
     """Returns the use of prototypes, and the most used ones, each with those of its videos that have the highest scores."""
-    note = f"{note} Computed from {videos.note} (--max_videos {flags.max_videos})."
+    note = f"Computed from {videos.note} (--max_videos {flags.max_videos})."
     if file_sha256(videos.csv_path) != run.config["csv_sha256"]:
         note += " It is another file than the one that the run was trained on."
     if measurement.skipped:

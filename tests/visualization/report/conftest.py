@@ -12,10 +12,10 @@ import torch
 from models.multilevel import MultiLevelModel
 from tests.visualization.report.planted_run import write_run
 from utils.checkpoint import FORMAT, write_checkpoint
+from visualization import main_temporal
 from visualization.report.__main__ import main
 
-CAM = ["--cam_img_dim", "32"]
-SMALL = ["--workers", "0", "--gpu", "none", "--batch", "4", "--max_cam_videos", "1"]
+SMALL = ["--workers", "0", "--gpu", "none", "--batch", "4"]
 
 
 def write_model(run: Path, epochs: int, seed: int) -> None:
@@ -62,5 +62,9 @@ def full_run(videos_csv, tmp_path_factory) -> Path:
 def full_report(full_run, labelled_csv) -> Path:
     """The report of `full_run`, with videos of temporal-order maps."""
     train, test = labelled_csv
-    assert main([str(full_run), "--csv_file", str(train), "--test_csv", str(test), "--cam", *CAM, *SMALL]) == 0
+    order = ["--weights", str(full_run / "checkpoints/epoch_0012.pt"), "--test_csv", str(test), *SMALL, "--out",
+             str(full_run / "temporal_order")]
+    assert main_temporal.main([*order, "--train_csv", str(train), "--img_dim", "32", "--epoch", "2"]) == 0
+    assert main_temporal.main([*order, "--mode", "visualize"]) == 0
+    assert main([str(full_run), "--csv_file", str(train), *SMALL, "--max_cam_videos", "1"]) == 0
     return full_run / "report.html"

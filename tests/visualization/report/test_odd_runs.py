@@ -1,7 +1,6 @@
 """The report of runs that are torn, changed on the way, oddly named, or far from their videos."""
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import re
@@ -12,14 +11,10 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import torch
 
-from dataset.transforms import IMAGENET, RESIDUAL
 from tests.visualization.report.planted_run import FLAGS, write_run
 from tests.visualization.report.report_page import report
-from utils.checkpoint import list_checkpoints
-from visualization.report.__main__ import main, write_order_maps
-from visualization.report.run import RunDirectory
+from visualization.report.__main__ import main
 from visualization.report.sections import read_report_videos
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -41,17 +36,17 @@ def test_word_labels_are_no_labels(full_run, videos_csv, tmp_path):
     assert "visualization.embedding --weights" in page.texts["embedding"]
 
 
-def test_held_out_videos_stand_in_for_those_that_are_not_here(full_run, labelled_csv, tmp_path):
+def test_videos_of_another_csv_replace_those_that_are_not_here(full_run, labelled_csv, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(full_run, run)
     config = json.loads((run / "config.json").read_text())
     config["flags"]["csv_file"] = "/nowhere/videos.csv"
     (run / "config.json").write_text(json.dumps(config))
-    test = labelled_csv[1].with_name("held_out.csv")
-    test.write_text("".join(f"v{number},40,{number}\n" for number in range(4)))
-    page = report(run, "--test_csv", test, "--max_checkpoints", 1)
-    assert "/nowhere/videos.csv: cannot read" in page.texts["prototypes"] and "held_out.csv" in page.texts["prototypes"]
-    assert "epoch_0012" in page.texts["rank"]
+    assert "/nowhere/videos.csv: cannot read" in report(run).texts["prototypes"]
+    other = labelled_csv[1].with_name("held_out.csv")
+    other.write_text("".join(f"v{number},40,{number}\n" for number in range(4)))
+    page = report(run, "--csv_file", other, "--max_checkpoints", 1)
+    assert "held_out.csv" in page.texts["prototypes"] and "epoch_0012" in page.texts["rank"]
     assert "Classes have numbers, not names: " in page.texts["prototypes"]
 
 
@@ -98,38 +93,6 @@ def test_maps_written_last_come_first(tmp_path):
     assert re.findall("<figcaption>(order[^<]*)", text) == [
         "order_epoch_0012/cam/0000_v.mp4", "order_epoch_0012/cam/0001_v.mp4", "order_epoch_0004/cam/0000_v.mp4"]
     assert "3 more below" in text
-
-
-def test_a_second_head_on_other_videos_or_clips_is_refused_with_a_way_out(full_run, full_report, labelled_csv, videos_csv,
-                                                                          tmp_path, capsys):
-    train, test = labelled_csv
-    fewer = videos_csv.parent / "fewer.csv"
-    fewer.write_text("v0,40,0\nv1,40,1\n")
-    out = full_run / "order_epoch_0012"
-    assert list_checkpoints(out / "checkpoints")
-    card = json.loads((out / "result.json").read_text())
-    assert card["settings"]["img_dim"] == 32 and list(card["metrics"]) == ["high"]
-    small = ["--cam_img_dim", 32]
-    for changes in ([fewer, *small], [train], [train, *small, "--cam_level", "low"]):
-        capsys.readouterr()
-        flags = ["--test_csv", test, "--workers", 0, "--gpu", "none", "--cam", "--csv_file", *changes]
-        assert main([str(full_run), *map(str, flags)]) == 2
-        error = capsys.readouterr().err
-        assert error.count("\n") == 1 and f"remove {out} " in error, error
-        assert any(text in error for text in ("fewer.csv", "was trained with", "is for level high"))
-
-
-def test_a_head_on_residual_frames(full_run, labelled_csv, tmp_path):
-    run, path = write_run(tmp_path / "run"), tmp_path / "run" / "checkpoints" / "epoch_0012.pt"
-    path.parent.mkdir()
-    torch.save({**torch.load(full_run / "checkpoints" / path.name), "input": {**IMAGENET, "frames": RESIDUAL}}, path)
-    train, test = map(str, labelled_csv)
-    write_order_maps(RunDirectory(run), argparse.Namespace(csv_file=train, test_csv=test, cam_img_dim=32, cam_level="low",
-                                                           batch=4, num_workers=0, max_cam_videos=1), torch.device("cpu"))
-    out = run / "order_epoch_0012"
-    assert json.loads((out / "config.json").read_text())["backbone"]["input"]["frames"] == RESIDUAL
-    assert len(list(out.glob("cam/*.mp4"))) == 1
-    assert list(json.loads((out / "result.json").read_text())["metrics"]) == ["low"]
 
 
 def test_skipped_videos_of_the_monitor_are_no_share(tmp_path):
