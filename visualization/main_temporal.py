@@ -35,7 +35,7 @@ import math
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -57,9 +57,9 @@ from utils.files import file_sha256
 from utils.training_log import RunLog, device_name, write_config
 from visualization.cam import cam_name, remove_cams, require_h264, write_cams
 from visualization.temporal_order import (
-    CLIP_DEFAULTS, HEAD_KIND, OrderSettings, PairBatches, augmented_features, both_orders, check_head, check_order_settings,
-    choose_device, head_state, load_head, new_head, order_accuracy, order_features, order_parser, order_targets, read_clips,
-    read_long_enough, read_train_and_test, train_head_epoch,
+    CLIP_DEFAULTS, HEAD_KIND, PairBatches, augmented_features, both_orders, check_head, check_order_flags, choose_device,
+    clip_settings, completed, head_state, load_head, new_head, order_accuracy, order_features, order_parser, order_targets,
+    read_clips, read_long_enough, read_train_and_test, train_head_epoch,
 )
 
 EVAL_CARD = "result_eval.json"  # of --mode eval; the training's own card is kept
@@ -105,59 +105,59 @@ def order_evidence(maps: Tensor) -> Tensor:
     return (natural + reverse.flip(1)) / 2
 
 
-def train_order_head(backbone: nn.Module, weights: dict, settings: OrderSettings, device: torch.device) -> nn.Linear:
+def train_order_head(backbone: nn.Module, weights: dict, flags: argparse.Namespace, device: torch.device) -> nn.Linear:
     """Returns the head trained on what `load_backbone` returns; writes its run directory, then tests it, once."""
-    begin, out = time.monotonic(), Path(settings.out)
-    path, state, lines = find_checkpoint(out, settings.resume)
+    begin, out = time.monotonic(), Path(flags.out)
+    path, state, lines = find_checkpoint(out, flags.resume)
     if state:
-        settings = check_head(state, path, weights, settings, resume=True)
+        flags = check_head(state, path, weights, flags, resume=True)
         lines.append(f"resuming from {path}")
-    settings = settings.completed(CLIP_DEFAULTS)
-    train, _, counts, digest = read_train_and_test(settings, state, path)
-    head = load_head(state, device) if state else new_head(backbone.channels[settings.level]).to(device)
-    optimizer = torch.optim.Adam(head.parameters(), settings.lr, weight_decay=settings.weight_decay)
+    flags = completed(flags, CLIP_DEFAULTS)
+    train, _, counts, digest = read_train_and_test(flags, state, path)
+    head = load_head(state, device) if state else new_head(backbone.channels[flags.level]).to(device)
+    optimizer = torch.optim.Adam(head.parameters(), flags.lr, weight_decay=flags.weight_decay)
     if state:
         with reading_entries(path, HEAD_KIND):
             optimizer.load_state_dict(state["optimizer"])
     start = state["epochs_done"] if state else 0
-    num_pairs = len(train) * (1 if settings.augment else settings.clips)
-    batches = PairBatches(num_pairs, settings.batch_pairs, settings.seed)
+    num_pairs = len(train) * (1 if flags.augment else flags.clips)
+    batches = PairBatches(num_pairs, flags.batch_pairs, flags.seed)
 
     make_out_dir(out / "checkpoints")
-    write_config(out, {**asdict(settings), "csv_file": settings.train_csv},
+    write_config(out, {**vars(flags), "csv_file": flags.train_csv},
                  {"device": device_name(device), "start_epoch": start, "backbone": weights, **counts})
     log = RunLog(out, True, start * len(batches))
-    for line in (*lines, f"{out}: order head on level {settings.level} of {weights['net']} ({weights['weights']}), on "
+    for line in (*lines, f"{out}: order head on level {flags.level} of {weights['net']} ({weights['weights']}), on "
                          f"{device_name(device)}: {num_pairs} clips and their reversals, {len(batches)} step(s) per epoch"):
         log.say(line)
-    if settings.augment:
-        videos = LabelledVideos(train, settings.clip_frames, settings.stride, FinetuneAugmentation(settings.img_dim),
-                                settings.seed)
-        loader = build_loader(videos, batches, settings.num_workers, device)
+    if flags.augment:
+        videos = LabelledVideos(train, flags.clip_frames, flags.stride, FinetuneAugmentation(flags.img_dim),
+                                flags.seed)
+        loader = build_loader(videos, batches, flags.num_workers, device)
         backbone.to(device).eval()
     else:
-        pairs = order_features("train", train, backbone, weights, settings, device).unflatten(0, (-1, 2))
+        pairs = order_features("train", train, backbone, weights, flags, device).unflatten(0, (-1, 2))
 
-    for epoch in range(start, settings.epochs):
+    for epoch in range(start, flags.epochs):
         batches.epoch = epoch
-        lr = settings.lr * (0.1 if epoch >= settings.lr_decay_epoch else 1.0)
+        lr = flags.lr * (0.1 if epoch >= flags.lr_decay_epoch else 1.0)
         for group in optimizer.param_groups:
-            group.update(lr=lr, weight_decay=settings.weight_decay)
-        features = (augmented_features(loader, backbone, weights, settings, device) if settings.augment else
+            group.update(lr=lr, weight_decay=flags.weight_decay)
+        features = (augmented_features(loader, backbone, weights, flags, device) if flags.augment else
                     (pairs[[pair for _, pair in batch]].flatten(0, 1) for batch in batches))
         loss, accuracy = train_head_epoch(head, optimizer, features)
         if not math.isfinite(loss):
             raise NonFiniteError(f"epoch {epoch + 1}: the loss is {loss}; the newest head is from before")
         log.write("epoch", epoch, (epoch + 1) * len(batches), {"loss": loss, "accuracy": accuracy, "lr": lr})
-        log.say(f"epoch {epoch + 1}/{settings.epochs}  loss {loss:.4f}  order accuracy {accuracy:.3f}  lr {lr:.1e}")
+        log.say(f"epoch {epoch + 1}/{flags.epochs}  loss {loss:.4f}  order accuracy {accuracy:.3f}  lr {lr:.1e}")
         path = checkpoint_path(out / "checkpoints", epoch + 1)
-        save_checkpoint(head_state(head, optimizer, epoch + 1, weights, digest, settings), path, KEEP_EVERY, log)
+        save_checkpoint(head_state(head, optimizer, epoch + 1, weights, digest, flags), path, KEEP_EVERY, log)
     log.close()
-    evaluate_order_head(backbone, weights, replace(settings, head=str(path)), device, CARD, begin)
+    evaluate_order_head(backbone, weights, argparse.Namespace(**{**vars(flags), "head": str(path)}), device, CARD, begin)
     return head
 
 
-def evaluate_order_head(backbone: nn.Module, weights: dict, settings: OrderSettings, device: torch.device,
+def evaluate_order_head(backbone: nn.Module, weights: dict, flags: argparse.Namespace, device: torch.device,
                         card_name: str = EVAL_CARD, begin: float | None = None) -> None:
     """Tests a trained head on held-out videos: writes OUT/`card_name` and prints its table.
 
@@ -165,59 +165,58 @@ def evaluate_order_head(backbone: nn.Module, weights: dict, settings: OrderSetti
     `time.monotonic` (default: now): when the work began that the card gives the duration of.
     """
     begin = begin or time.monotonic()
-    head, path, state, settings = find_head(weights, settings, device)
-    settings = settings.completed({"train_csv": state["train_csv"]})
-    _, test, counts, _ = read_train_and_test(settings, state, path)
-    metrics = {settings.level: order_accuracy(head, order_features("test", test, backbone, weights, settings, device))}
-    result = SplitResult(EvalSplit(None, settings.train_csv, settings.test_csv), metrics,
+    head, path, state, flags = find_head(weights, flags, device)
+    flags = completed(flags, {"train_csv": state["train_csv"]})
+    _, test, counts, _ = read_train_and_test(flags, state, path)
+    metrics = {flags.level: order_accuracy(head, order_features("test", test, backbone, weights, flags, device))}
+    result = SplitResult(EvalSplit(None, flags.train_csv, flags.test_csv), metrics,
                          {**counts, "head": str(path), "head_sha256": file_sha256(path)})
-    choices = {**settings.clip_settings.facts(), "epochs": state["epochs_done"], **state["training"]}
+    choices = {**clip_settings(flags).facts(), "epochs": state["epochs_done"], **state["training"]}
     card = build_card("temporal_order", [result], choices, weights, device, time.monotonic() - begin)
-    make_out_dir(Path(settings.out))
-    write_card(Path(settings.out), card, ("clips", "clip_frames", "img_dim", "seed"), card_name)
+    make_out_dir(Path(flags.out))
+    write_card(Path(flags.out), card, ("clips", "clip_frames", "img_dim", "seed"), card_name)
 
 
-def find_head(weights: dict, settings: OrderSettings,
-              device: torch.device) -> tuple[nn.Linear, Path, dict[str, Any], OrderSettings]:
-    """Returns (head, path, checkpoint, completed settings) of `settings.head`, or else of the newest head in its `out`."""
-    found = list_checkpoints(Path(settings.out) / "checkpoints")
-    if not (settings.head or found):
-        raise InputError(f"--out {settings.out}: no trained head there; train one first, or give one with --head")
-    path = Path(settings.head) if settings.head else found[-1][1]
+def find_head(weights: dict, flags: argparse.Namespace,
+              device: torch.device) -> tuple[nn.Linear, Path, dict[str, Any], argparse.Namespace]:
+    """Returns (head, path, checkpoint, completed flags) of `flags.head`, or else of the newest head in its `out`."""
+    found = list_checkpoints(Path(flags.out) / "checkpoints")
+    if not (flags.head or found):
+        raise InputError(f"--out {flags.out}: no trained head there; train one first, or give one with --head")
+    path = Path(flags.head) if flags.head else found[-1][1]
     state = read_checkpoint(path)
-    settings = check_head(state, path, weights, settings)
+    flags = check_head(state, path, weights, flags)
     print(f"head: {path}, {state['epochs_done']} epochs", flush=True)
     for name, value in state["trained_with"].items():
-        if getattr(settings, name) != value:
-            print(f"the head was trained with {name} {value}, now it is {getattr(settings, name)}", flush=True)
-    return load_head(state, device), path, state, settings
+        if getattr(flags, name) != value:
+            print(f"the head was trained with {name} {value}, now it is {getattr(flags, name)}", flush=True)
+    return load_head(state, device), path, state, flags
 
 
-def write_order_videos(backbone: nn.Module, weights: dict, settings: OrderSettings, device: torch.device) -> None:
+def write_order_videos(backbone: nn.Module, weights: dict, flags: argparse.Namespace, device: torch.device) -> None:
     """Replaces the images and videos in OUT/cam by those of the maps of the first `num_videos` test videos' middle clips."""
     require_h264()
-    head, _, _, settings = find_head(weights, settings, device)
-    clip, folder = replace(settings.clip_settings, clips=1), Path(settings.out) / "cam"
-    videos, _, _ = read_long_enough("test", settings.test_csv, clip)
+    head, _, _, flags = find_head(weights, flags, device)
+    clip, folder = replace(clip_settings(flags), clips=1), Path(flags.out) / "cam"
+    videos, _, _ = read_long_enough("test", flags.test_csv, clip)
     backbone.to(device)
     if num_removed := remove_cams(folder):
         print(f"{folder}: removed {num_removed} earlier video(s) and their images", flush=True)
-    for number, video in enumerate(videos[:settings.num_videos]):
+    for number, video in enumerate(videos[:flags.num_videos]):
         clips = both_orders(read_clips(video, clip))
-        maps = returncam(backbone, head, scale_clips(clips.to(device), **weights["input"]), settings.level).cpu()
+        maps = returncam(backbone, head, scale_clips(clips.to(device), **weights["input"]), flags.level).cpu()
         path = write_cams(folder, cam_name(number, video.path), clips.numpy(), maps.numpy(), order_evidence(maps)[0].numpy(),
-                          scale=settings.scale, folders=(settings.pos, settings.neg), fps=settings.fps)
+                          scale=flags.scale, folders=(flags.pos, flags.neg), fps=flags.fps)
         print(f"{path}: mean evidence {maps[0].mean():+.3f} for natural order of the natural clip, "
               f"{maps[1].mean():+.3f} for reversed order of the reversed one", flush=True)
 
 
 def run_mode(context: DistContext, flags: argparse.Namespace) -> None:
     """Does what --mode asks for."""
-    settings = OrderSettings(**{name: value for name, value in vars(flags).items() if name not in ("mode", "gpu")})
-    check_order_settings(settings, flags.mode)
-    backbone, weights = load_backbone(settings.weights, settings.net, settings.seed, settings.input_frames)
+    check_order_flags(flags)
+    backbone, weights = load_backbone(flags.weights, flags.net, flags.seed, flags.input_frames)
     mode = {"train": train_order_head, "eval": evaluate_order_head, "visualize": write_order_videos}[flags.mode]
-    mode(backbone.requires_grad_(False), weights, settings, context.device)
+    mode(backbone.requires_grad_(False), weights, flags, context.device)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,14 +1,15 @@
-"""The temporal-order head: settings and flags, clips in both orders and their features, batches, training, checkpoints.
+"""The temporal-order head: flags, clips in both orders and their features, batches, training, checkpoints.
 
 Shapes: N videos of `clips` clips each, T frames of S x S px; P = N * clips pairs of a clip and its time reversal; rows
 2p and 2p + 1 of anything with 2P rows are pair p's natural and reversed clip; C channels.
 """
 from __future__ import annotations
 
+import argparse
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,93 +42,85 @@ CLIP_DEFAULTS = {"clip_frames": 16, "stride": 1, "img_dim": 224, "clips": 1, "le
 TRAINING_SETTINGS = ("augment", "batch_pairs", "lr", "lr_decay_epoch", "weight_decay", "seed")
 
 
-def _flag(flag: str, default: Any, help: str, least: float | None = None, **argument: Any) -> Any:
-    """Returns a field that `flag` sets, to numbers from `least`. `argument`: others of add_argument."""
-    if "action" not in argument and "choices" not in argument:
-        argument.setdefault("type", type(default) if default is not None else int if least else str)
-    return field(default=default, metadata={"flag": flag, "least": least, "argument": {"help": help, **argument}})
-
-
-@dataclass(frozen=True)
-class OrderSettings:
-    """What a temporal-order head is trained on, tested on and shown for."""
-
-    weights: str = _flag("--weights", None, "backbone; it stays frozen", required=True, metavar="CHECKPOINT|random")
-    net: str | None = _flag("--net", None, "architecture; needed for random weights, else read from the checkpoint")
-    input_frames: str | None = _flag("--input", None, "frames that random weights see (default: rgb); a checkpoint says it "
-                                     "itself", choices=("rgb", "residual"))
-    seed: int = _flag("--seed", 0, "seed of random weights, order and augmentation", 0)
-    head: str | None = _flag("--head", None, "eval, visualize: checkpoint of the head (default: the newest in --out)")
-    train_csv: str | None = _flag("--train_csv", None, "train: videos, frame_dir,number_of_frames; labels are not used; "
-                                  "eval: the same list where it has moved")
-    test_csv: str | None = _flag("--test_csv", None, "held-out videos to test on, or to show")
-    clip_frames: int | None = _flag("--seq", None, "frames of a clip (default: as the head was trained, or 16)", 8)
-    stride: int | None = _flag("--ds", None, "take every ds-th frame (default: likewise, or 1)", 1)
-    img_dim: int | None = _flag("--img_dim", None, "side of a clip in px (default: likewise, or 224)", 32)
-    clips: int | None = _flag("--clips", None, "evenly spaced clips of each video (default: likewise, or 1: the middle)", 1)
-    level: str | None = _flag("--level", None, "feature map under the head (default: likewise, or high)", choices=LEVELS)
-    augment: bool = _flag("--augment", False, "train: a random clip, crop, flip and color of each video in each epoch; "
-                          "runs the backbone every time", action="store_true")
-    epochs: int = _flag("--epoch", 50, "train: number of epochs in all", 1)
-    batch_pairs: int = _flag("--train_batch", 256, "train: clips per step, each with its reversal: twice as many rows", 1)
-    lr: float = _flag("--lr", 1e-3, "train: learning rate of Adam")
-    lr_decay_epoch: int = _flag("--lr_decay", 30, "train: first epoch (from 0) at a tenth of --lr", 0)
-    weight_decay: float = _flag("--wd", 1e-3, "train: weight decay (L2)", 0)
-    batch: int = _flag("--batch", 32, "clips in one forward of the backbone", 1)
-    num_workers: int = _flag("--workers", 4, "DataLoader workers", 0)
-    feature_dir: str | None = _flag("--feature_dir", None, "keep features here for the same weights, csv and clips; frames "
-                                    "that change under the same csv are not noticed (default: OUT/features)")
-    out: str = _flag("--out", "runs/order", "run directory of the head")
-    resume: str | None = _flag("--resume", None, "train: resume from the newest head in --out, or from the one given; 1 is "
-                               "--resume alone, 0 is none", nargs="?", const="auto", metavar="CHECKPOINT")
-    num_videos: int = _flag("--num_videos", 8, "visualize: the first ones of --test_csv; they replace those in OUT/cam", 1)
-    scale: str = _flag("--scale", "clip", "visualize: one color scale for a clip and its reversal; frame: one per frame, "
-                       "which hides how strong the evidence is over time", choices=("clip", "frame"))
-    fps: int = _flag("--fps", 4, "visualize: frames per second", 1)
-    pos: str = _flag("--pos", "natural", "visualize: folder of the natural order's images, in OUT/cam")
-    neg: str = _flag("--neg", "reversed", "visualize: folder of the reversed order's images, in OUT/cam")
-
-    def completed(self, values: dict[str, Any]) -> OrderSettings:
-        """Returns these settings with each of `values` where a setting is None."""
-        return replace(self, **{name: value for name, value in values.items() if getattr(self, name) is None})
-
-    @property
-    def clip_settings(self) -> ClipSettings:
-        """Which clips of a video are read, by completed settings."""
-        return ClipSettings(self.clips, self.clip_frames, self.stride, self.img_dim, crops=1)
-
-
-FLAGS = {setting.name: setting.metadata["flag"] for setting in fields(OrderSettings)}
-
-
-def order_parser(description: str) -> OneLineParser:
-    """Returns the parser of `python visualization/main_temporal.py`: --mode, --gpu and every setting's flag."""
+def order_parser(description: str = "") -> OneLineParser:
+    """Returns the parser of `python visualization/main_temporal.py`."""
     parser = OneLineParser(prog="main_temporal.py", description=description)
-    parser.add_argument("--mode", choices=MODES, default="train",
-                        help="train the head, then test it; eval: test it; visualize: write its maps")
-    parser.add_argument("--gpu", metavar="N|none", help="GPU to use; none: the CPU (default: the first GPU, if any)")
-    for setting in fields(OrderSettings):
-        parser.add_argument(FLAGS[setting.name], dest=setting.name, default=setting.default, **setting.metadata["argument"])
+    add = parser.add_argument
+    add("--mode", choices=MODES, default="train",
+        help="train the head, then test it; eval: test it; visualize: write its maps")
+    add("--weights", required=True, metavar="CHECKPOINT|random", help="backbone; it stays frozen")
+    add("--net", help="architecture; needed for random weights, else read from the checkpoint")
+    add("--input", dest="input_frames", choices=("rgb", "residual"),
+        help="frames that random weights see (default: rgb); a checkpoint says it itself")
+    add("--seed", type=int, default=0, help="seed of random weights, order and augmentation")
+    add("--head", help="eval, visualize: checkpoint of the head (default: the newest in --out)")
+    add("--train_csv", help="train: videos, frame_dir,number_of_frames; labels are not used; eval: the same list where it "
+        "has moved")
+    add("--test_csv", help="held-out videos to test on, or to show")
+    add("--seq", dest="clip_frames", type=int, help="frames of a clip (default: as the head was trained, or 16)")
+    add("--ds", dest="stride", type=int, help="take every ds-th frame (default: likewise, or 1)")
+    add("--img_dim", type=int, help="side of a clip in px (default: likewise, or 224)")
+    add("--clips", type=int, help="evenly spaced clips of each video (default: likewise, or 1: the middle)")
+    add("--level", choices=LEVELS, help="feature map under the head (default: likewise, or high)")
+    add("--augment", action="store_true",
+        help="train: a random clip, crop, flip and color of each video in each epoch; runs the backbone every time")
+    add("--epoch", dest="epochs", type=int, default=50, help="train: number of epochs in all")
+    add("--train_batch", dest="batch_pairs", type=int, default=256,
+        help="train: clips per step, each with its reversal: twice as many rows")
+    add("--lr", type=float, default=1e-3, help="train: learning rate of Adam")
+    add("--lr_decay", dest="lr_decay_epoch", type=int, default=30, help="train: first epoch (from 0) at a tenth of --lr")
+    add("--wd", dest="weight_decay", type=float, default=1e-3, help="train: weight decay (L2)")
+    add("--batch", type=int, default=32, help="clips in one forward of the backbone")
+    add("--workers", dest="num_workers", type=int, default=4, help="DataLoader workers")
+    add("--gpu", metavar="N|none", help="GPU to use; none: the CPU (default: the first GPU, if any)")
+    add("--feature_dir", help="keep features here for the same weights, csv and clips; frames that change under the same "
+        "csv are not noticed (default: OUT/features)")
+    add("--out", default="runs/order", help="run directory of the head")
+    add("--resume", nargs="?", const="auto", metavar="CHECKPOINT",
+        help="train: resume from the newest head in --out, or from the one given; 1 is --resume alone, 0 is none")
+    add("--num_videos", type=int, default=8,
+        help="visualize: the first ones of --test_csv; they replace those in OUT/cam")
+    add("--scale", choices=("clip", "frame"), default="clip",
+        help="visualize: one color scale for a clip and its reversal; frame: one per frame, which hides how strong the "
+             "evidence is over time")
+    add("--fps", type=int, default=4, help="visualize: frames per second")
+    add("--pos", default="natural", help="visualize: folder of the natural order's images, in OUT/cam")
+    add("--neg", default="reversed", help="visualize: folder of the reversed order's images, in OUT/cam")
     return parser
 
 
-def check_order_settings(settings: OrderSettings, mode: str) -> None:
-    """Raises InputError for a value that cannot work, or that `mode` lacks or does not use."""
+def check_order_flags(flags: argparse.Namespace) -> None:
+    """Raises InputError for a value that cannot work, or that --mode lacks or does not use."""
     require_single_process()
-    check_values({FLAGS[setting.name]: (getattr(settings, setting.name), setting.metadata["least"])
-                  for setting in fields(settings) if setting.metadata["least"] is not None}, positive={"--lr": settings.lr})
-    for name in ("train_csv", "test_csv") if mode == "train" else ("test_csv",):
-        if getattr(settings, name) is None:
-            raise InputError(f"--{name}: needed with --mode {mode}")
+    check_values({"--seed": (flags.seed, 0), "--seq": (flags.clip_frames, 8), "--ds": (flags.stride, 1),
+                  "--img_dim": (flags.img_dim, 32), "--clips": (flags.clips, 1), "--epoch": (flags.epochs, 1),
+                  "--train_batch": (flags.batch_pairs, 1), "--lr_decay": (flags.lr_decay_epoch, 0),
+                  "--wd": (flags.weight_decay, 0), "--batch": (flags.batch, 1), "--workers": (flags.num_workers, 0),
+                  "--num_videos": (flags.num_videos, 1), "--fps": (flags.fps, 1)}, positive={"--lr": flags.lr})
+    for name in ("train_csv", "test_csv") if flags.mode == "train" else ("test_csv",):
+        if getattr(flags, name) is None:
+            raise InputError(f"--{name}: needed with --mode {flags.mode}")
     for name, modes in {"head": MODES[1:], "resume": MODES[:1], "augment": MODES[:1], "clips": MODES[:2],
                         "train_csv": MODES[:2]}.items():
-        if getattr(settings, name) and mode not in modes:
-            raise InputError(f"--{name}: without effect in --mode {mode} (only in {' and '.join(modes)}); leave it out")
-    for flag, name in (("--pos", settings.pos), ("--neg", settings.neg)):  # these folders are replaced
+        if getattr(flags, name, None) and flags.mode not in modes:
+            raise InputError(f"--{name}: without effect in --mode {flags.mode} (only in {' and '.join(modes)}); leave it "
+                             "out")
+    for flag, name in (("--pos", flags.pos), ("--neg", flags.neg)):  # these folders are replaced
         if name in ("", os.curdir, os.pardir) or os.path.basename(name) != name:
             raise InputError(f"{flag} {name}: must be the name of a folder in OUT/cam, without {os.sep}")
-    if settings.pos == settings.neg:
-        raise InputError(f"--neg {settings.neg}: must be another folder than --pos")
+    if flags.pos == flags.neg:
+        raise InputError(f"--neg {flags.neg}: must be another folder than --pos")
+
+
+def completed(flags: argparse.Namespace, values: dict[str, Any]) -> argparse.Namespace:
+    """Returns the flags with each of `values` where a flag is None."""
+    return argparse.Namespace(**{**vars(flags), **{
+        name: value for name, value in values.items() if getattr(flags, name) is None}})
+
+
+def clip_settings(flags: argparse.Namespace) -> ClipSettings:
+    """Returns which clips of a video are read, by completed flags."""
+    return ClipSettings(flags.clips, flags.clip_frames, flags.stride, flags.img_dim, crops=1)
 
 
 def choose_device(gpu: str | None) -> torch.device:
@@ -168,16 +161,16 @@ def read_long_enough(role: str, csv_path: str, settings: ClipSettings) -> tuple[
     return kept, num_short, hashlib.sha256(names.encode()).hexdigest()
 
 
-def read_train_and_test(settings: OrderSettings, state: dict[str, Any] | None, head: Path | None,
+def read_train_and_test(flags: argparse.Namespace, state: dict[str, Any] | None, head: Path | None,
                         ) -> tuple[list[VideoRecord], list[VideoRecord], dict[str, int], str]:
     """Returns (training videos, test videos, their numbers for the result card, SHA-256 of the training list).
 
     InputError where a test video is a training video too, and for another training list than that of the checkpoint
     `state`, read from `head`.
     """
-    train_csv, test_csv = settings.train_csv, settings.test_csv
-    train, num_short_train, digest = read_long_enough("train", train_csv, settings.clip_settings)
-    test, num_short_test, _ = read_long_enough("test", test_csv, settings.clip_settings)
+    train_csv, test_csv = flags.train_csv, flags.test_csv
+    train, num_short_train, digest = read_long_enough("train", train_csv, clip_settings(flags))
+    test, num_short_test, _ = read_long_enough("test", test_csv, clip_settings(flags))
     if shared := shared_videos(train, test):
         raise InputError(f"{test_csv}: {len(shared)} video(s) are in {train_csv} too, such as {shared[0].path}: "
                          "accuracy is measured on held-out videos")
@@ -194,9 +187,9 @@ def read_clips(record: VideoRecord, settings: ClipSettings) -> Tensor:
     return TestViews(sample.frames, sample.clips, TestCrops(settings.img_dim, 1))[:]
 
 
-def order_features(role: str, records: Sequence[VideoRecord], backbone: nn.Module, weights: dict, settings: OrderSettings,
+def order_features(role: str, records: Sequence[VideoRecord], backbone: nn.Module, weights: dict, flags: argparse.Namespace,
                    device: torch.device) -> Tensor:
-    """Returns float32 [2P, C] at the settings' level: mean over time and space of each clip's map, natural and reversed.
+    """Returns float32 [2P, C] at the flags' level: mean over time and space of each clip's map, natural and reversed.
 
     Reads them from `feature_dir` (default: OUT/features), or else computes and stores them, `batch` rows per forward.
     `role`: "train" or "test", of which csv `records` are. For errors see `mean_over_views`.
@@ -205,20 +198,20 @@ def order_features(role: str, records: Sequence[VideoRecord], backbone: nn.Modul
         pooled = pool_levels(backbone, both_orders(views), weights["input"])
         return {level: rows.reshape(len(views), -1) for level, rows in pooled.items()}
 
-    clips, csv_path = settings.clip_settings, getattr(settings, f"{role}_csv")
-    fingerprint = {**feature_fingerprint(weights, settings.seed, csv_path, clips), "orders": "natural, reversed"}
-    path = store_path(settings.feature_dir or os.path.join(settings.out, "features"), fingerprint, f"order_{role}")
+    clips, csv_path = clip_settings(flags), getattr(flags, f"{role}_csv")
+    fingerprint = {**feature_fingerprint(weights, flags.seed, csv_path, clips), "orders": "natural, reversed"}
+    path = store_path(flags.feature_dir or os.path.join(flags.out, "features"), fingerprint, f"order_{role}")
     make_out_dir(path.parent, "--feature_dir")
     stored = read_features(path, fingerprint)
     if stored:
         features = stored.features
     else:
         pairs = mean_over_views(backbone, pool_pairs, "features", records, clips, DistContext(0, 1, device), skipped=None,
-                                batch=max(1, settings.batch // 2), num_workers=settings.num_workers, label=role,
+                                batch=max(1, flags.batch // 2), num_workers=flags.num_workers, label=role,
                                 dtype=np.float32, reduce=np.ravel)
         features = {level: rows.reshape(-1, backbone.channels[level]) for level, rows in pairs.items()}
         write_features(path, fingerprint, features, {})
-    rows = torch.from_numpy(features[settings.level]).to(device)
+    rows = torch.from_numpy(features[flags.level]).to(device)
     print(f"{role}: features of {len(rows)} clips {f'read from {path}' if stored else 'computed'}", flush=True)
     return rows
 
@@ -239,14 +232,14 @@ class PairBatches:
             yield [(epoch, pair) for pair in order[start:start + self.batch_pairs]]
 
 
-def augmented_features(loader: Iterable[LabelledClips], backbone: nn.Module, weights: dict, settings: OrderSettings,
+def augmented_features(loader: Iterable[LabelledClips], backbone: nn.Module, weights: dict, flags: argparse.Namespace,
                        device: torch.device) -> Iterator[Tensor]:
     """Yields features [2B, C] of both orders of each of a batch's B augmented clips, with `batch` rows per forward."""
     for sample in loader:
         with torch.no_grad(), torch.backends.cudnn.flags(**FULL_FLOAT32):
-            views = both_orders(sample.clips).split(settings.batch)
+            views = both_orders(sample.clips).split(flags.batch)
             clips = (scale_clips(rows.to(device, non_blocking=True), **weights["input"]) for rows in views)
-            features = [getattr(backbone(rows), settings.level).mean(dim=(2, 3, 4)) for rows in clips]
+            features = [getattr(backbone(rows), flags.level).mean(dim=(2, 3, 4)) for rows in clips]
         yield torch.cat(features)
 
 
@@ -292,12 +285,12 @@ def train_head_epoch(head: nn.Linear, optimizer: torch.optim.Optimizer, rows: It
 
 
 def head_state(head: nn.Linear, optimizer: torch.optim.Optimizer, epochs_done: int, weights: dict[str, Any],
-               train_digest: str, settings: OrderSettings) -> dict[str, Any]:
+               train_digest: str, flags: argparse.Namespace) -> dict[str, Any]:
     """Returns the head's checkpoint: its training, and the backbone, clips and videos that it belongs to."""
-    return {"format": FORMAT, "kind": HEAD_KIND, "backbone": backbone_identity(weights, settings.seed),
-            "trained_with": {name: getattr(settings, name) for name in CLIP_DEFAULTS},
-            "training": {name: getattr(settings, name) for name in TRAINING_SETTINGS},
-            "train_csv": os.path.abspath(settings.train_csv), "train_videos": train_digest, "epochs_done": epochs_done,
+    return {"format": FORMAT, "kind": HEAD_KIND, "backbone": backbone_identity(weights, flags.seed),
+            "trained_with": {name: getattr(flags, name) for name in CLIP_DEFAULTS},
+            "training": {name: getattr(flags, name) for name in TRAINING_SETTINGS},
+            "train_csv": os.path.abspath(flags.train_csv), "train_videos": train_digest, "epochs_done": epochs_done,
             "weight": head.weight.detach(), "optimizer": optimizer.state_dict()}
 
 
@@ -314,28 +307,29 @@ def load_head(state: dict[str, Any], device: torch.device) -> nn.Linear:
     return head.to(device)
 
 
-def check_head(state: dict[str, Any], path: Path, weights: dict[str, Any], settings: OrderSettings,
-               resume: bool = False) -> OrderSettings:
-    """Returns `settings` completed by those of a head's checkpoint `state`, read from `path`.
+def check_head(state: dict[str, Any], path: Path, weights: dict[str, Any], flags: argparse.Namespace,
+               resume: bool = False) -> argparse.Namespace:
+    """Returns `flags` completed by those of a head's checkpoint `state`, read from `path`.
 
-    InputError unless it is a head of this backbone and level and, with `resume`, these settings can continue its training.
+    InputError unless it is a head of this backbone and level and, with `resume`, these flags can continue its training.
     """
     if state.get("format") != FORMAT or state.get("kind") != HEAD_KIND:
         raise InputError(f"{path}: not a checkpoint of an order head (kind {state.get('kind')!r})")
     if missing := sorted(HEAD_ENTRIES - state.keys()):
         raise InputError(f"{path}: not a complete checkpoint of an order head: it lacks {', '.join(missing)}; train again")
-    for name, value in backbone_identity(weights, settings.seed).items():
+    for name, value in backbone_identity(weights, flags.seed).items():
         if state["backbone"].get(name, RGB) != value:
             raise InputError(f"{path}: a head of a backbone of {name} {state['backbone'][name]}; --weights "
                              f"{weights['weights']} is one of {name} {value}")
     level = state["trained_with"]["level"]
-    if settings.level not in (None, level):
-        raise InputError(f"--level {settings.level}: {path} is for level {level}")
-    settings = settings.completed(state["trained_with"])
+    if flags.level not in (None, level):
+        raise InputError(f"--level {flags.level}: {path} is for level {level}")
+    flags = completed(flags, state["trained_with"])
+    spelling = {action.dest: action.option_strings[0] for action in order_parser()._actions}
     for name, before in {**state["trained_with"], **state["training"]}.items() if resume else ():
-        if getattr(settings, name) != before:
-            raise InputError(f"{FLAGS[name]} {getattr(settings, name)}: {path} was trained with {before}; a run resumes "
+        if getattr(flags, name) != before:
+            raise InputError(f"{spelling[name]} {getattr(flags, name)}: {path} was trained with {before}; a run resumes "
                              "with the settings that it began with")
-    if resume and state["epochs_done"] > settings.epochs:
-        raise InputError(f"--epoch {settings.epochs}: {path} has had {state['epochs_done']} already")
-    return settings
+    if resume and state["epochs_done"] > flags.epochs:
+        raise InputError(f"--epoch {flags.epochs}: {path} has had {state['epochs_done']} already")
+    return flags

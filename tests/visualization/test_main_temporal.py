@@ -16,7 +16,7 @@ from utils.checkpoint import FORMAT, read_checkpoint, write_checkpoint
 from utils.files import file_sha256
 from visualization import main_temporal
 from visualization.main_temporal import main, train_order_head
-from visualization.temporal_order import OrderSettings
+from visualization.temporal_order import order_parser
 
 ROOT = Path(__file__).resolve().parents[2]
 CPU = torch.device("cpu")
@@ -53,16 +53,15 @@ def log_of(out: Path) -> list[dict]:
     return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("way", [{"clips": 2}, {"augment": True}])
+@pytest.mark.parametrize("way", [["--clips", "2"], ["--augment", "--input", "residual"]])
 def test_training_changes_no_bit_of_the_backbone(way, lists, tmp_path):
     out = tmp_path / "run"
-    settings = OrderSettings("random", "r3d10", train_csv=lists[1], test_csv=lists[3], clip_frames=8, img_dim=32, epochs=2,
-                             num_workers=0, batch=4, batch_pairs=2, out=str(out), **way)
-    backbone, weights = load_backbone("random", "r3d10", seed=0)
+    flags = order_parser().parse_args([*SMALL, *CLIPS, *lists, "--epoch", "2", "--out", str(out), *way])
+    backbone, weights = load_backbone("random", "r3d10", 0, flags.input_frames)
     backbone.requires_grad_(False)
     before = {name: value.clone() for name, value in backbone.state_dict().items()}
     assert any(name.endswith("running_mean") for name in before)
-    head = train_order_head(backbone, weights, settings, CPU)
+    head = train_order_head(backbone, weights, flags, CPU)
     for name, value in backbone.state_dict().items():
         assert torch.equal(value, before[name]), name
     assert head.weight.abs().max() > 0 and head.bias is None
