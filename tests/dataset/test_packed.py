@@ -219,8 +219,8 @@ def test_the_open_files_follow_the_limit(monkeypatch: pytest.MonkeyPatch, limit:
     assert packed._max_open_shards() == most
 
 
-def test_memory_and_work_do_not_grow_with_the_videos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a shard of 5,000 videos, opening reads the footer; finding a video some entries and its video's rows."""
+def test_memory_and_work_hardly_grow_with_the_videos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a shard of 5,000 videos, opening reads the footer and 32 bytes a video; finding a video its rows alone."""
     names = [f"class {number % 7}/v{number}" for number in range(5000)]
     path = str(tmp_path / "s.tar")
     write_shard(path, [(name, [("1.jpg", name.encode())]) for name in names])
@@ -231,11 +231,11 @@ def test_memory_and_work_do_not_grow_with_the_videos(tmp_path: Path, monkeypatch
     opened = packed.Shard(path)
     kept, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert most < 5000 and sum(sizes) < 200
+    assert most < 5000 * 32 + 5000 and sum(sizes) == 5000 * 32 + 88
     for name in names[::97]:
         sizes.clear()
         [[offset, size]] = opened.find(name).tolist()
-        assert len(sizes) == 2 and sum(sizes) < 10_000
+        assert sizes == [16]
         assert opened.read(size, offset) == name.encode()
 
 
