@@ -48,7 +48,6 @@ def add_feature_flags(parser: argparse.ArgumentParser, extracted: bool = True) -
 
 
 def add_levels_flag(group: argparse._ArgumentGroup, default: str) -> None:
-    """Adds the flag --levels."""
     group.add_argument("--levels", default=default, metavar="LEVEL,...",
                        help=f"feature levels to evaluate, of {', '.join(LEVEL_CHOICES)}; {CONCAT} is the other three side "
                             "by side")

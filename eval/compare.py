@@ -91,7 +91,6 @@ def card_differences(cards: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status: 0, or 2 after a one-line error."""
     parser = OneLineParser(prog="python -m eval.compare", description="Print several result cards as one table.")
     parser.add_argument("cards", nargs="+", type=Path, metavar="RESULT", help="result.json, or the folder it is in")
     flags = parser.parse_args(arguments)

@@ -64,7 +64,6 @@ def check_finetune_flags(flags: argparse.Namespace) -> None:
 
 
 def finetune_parser() -> OneLineParser:
-    """Returns the parser of `python -m eval.finetune`."""
     parser = classifier_parser("eval.finetune", __doc__, epochs=500, lr=1e-3, lr_decay="400,450", out="runs/finetune")
     add = parser.add_argument_group("finetuning").add_argument
     add("--train", dest="trained_part", choices=(HEAD, ALL, SCRATCH), default=ALL,
@@ -77,7 +76,6 @@ def finetune_parser() -> OneLineParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit status, see `utils.errors`."""
     return run_command(finetune_parser(), check_finetune_flags, finetune, arguments)
 
 

@@ -38,7 +38,6 @@ class Holdout(NamedTuple):
 
 
 def add_group_flag(group: argparse._ArgumentGroup) -> None:
-    """Adds the flag --group."""
     group.add_argument("--group", default=AUTO, metavar=f"{AUTO}|{NONE}|PATTERN",
                        help="videos that are held out together. auto: groups of UCF-101, _gNN_ in the names, if there are "
                             "any; none: every video on its own; else a regular expression, searched in the path of each "

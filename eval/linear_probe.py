@@ -111,7 +111,6 @@ def probe_grid(flags: argparse.Namespace) -> list[LrAndDecay]:
 
 
 def check_linear_probe_flags(flags: argparse.Namespace) -> None:
-    """Raises InputError for flags that cannot work."""
     check_feature_flags(flags)
     check_holdout_flags("--holdout", flags.holdout, flags.group)
     check_values({"--epochs": (flags.epochs, 1), "--batch_size": (flags.batch_size, 1)})
@@ -147,7 +146,6 @@ def linear_probe_parser() -> OneLineParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit status: 0 when the card is written; others see `utils.errors`."""
     way = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     way.add_argument("--end_to_end", action="store_true")
     if way.parse_known_args(arguments)[0].end_to_end:

@@ -90,7 +90,6 @@ def measure_classes(scores: np.ndarray, labels: np.ndarray, names: dict[int, str
 
 
 def add_classes_flag(group: argparse._ArgumentGroup) -> None:
-    """Adds the flag --classes."""
     group.add_argument("--classes", metavar="FILE",
                        help=f"class names, one a line, label 0 first (default: {CLASS_FILE} beside --train_csv, if it is "
                             "there; else the labels)")

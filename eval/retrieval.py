@@ -144,13 +144,11 @@ def retrieve(context: DistContext, flags: argparse.Namespace) -> None:
 
 
 def check_retrieval_flags(flags: argparse.Namespace) -> None:
-    """Raises InputError for flags that cannot work."""
     check_feature_flags(flags)
     check_values({"--picture_queries": (flags.picture_queries, 1), "--picture_neighbors": (flags.picture_neighbors, 1)})
 
 
 def retrieval_parser() -> OneLineParser:
-    """Returns the parser of `python -m eval.retrieval`."""
     parser = OneLineParser(prog="python -m eval.retrieval", description=__doc__)
     add_split_flags(parser)
     add_feature_flags(parser)
@@ -170,7 +168,6 @@ def retrieval_parser() -> OneLineParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit status: 0 when the card is written; others see `utils.errors`."""
     return run_command(retrieval_parser(), check_retrieval_flags, retrieve, arguments)
 
 

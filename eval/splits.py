@@ -41,7 +41,6 @@ class EvalSplit(NamedTuple):
 
 
 def add_split_flags(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags of the csv files."""
     add = parser.add_argument_group("data").add_argument
     add("--train_csv", required=True, metavar="CSV", help="training videos: frame_dir,number_of_frames,label")
     add("--test_csv", required=True, metavar="CSV", help="test videos, likewise")

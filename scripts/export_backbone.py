@@ -51,7 +51,6 @@ def export_backbone(weights: str, prefix: Path) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit status: 0, or 2 after a one-line error."""
     parser = OneLineParser(prog="export_backbone.py", description=__doc__)
     parser.add_argument("weights", metavar="CHECKPOINT", help="checkpoint of this project")
     parser.add_argument("prefix", metavar="OUT", type=Path, help="files to write, without their endings")

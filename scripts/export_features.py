@@ -40,14 +40,12 @@ def export_features(context: DistContext, flags: argparse.Namespace) -> None:
 
 
 def check_export_flags(flags: argparse.Namespace) -> None:
-    """Raises InputError for flags that cannot work."""
     check_feature_flags(flags)
     if flags.out.suffix != ".npz":
         raise InputError(f"--out {flags.out}: must end in .npz")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit status, see `utils.errors`."""
     parser = OneLineParser(prog="export_features.py", description=__doc__)
     data = parser.add_argument_group("data")
     data.add_argument("--csv_file", required=True, metavar="CSV", help="videos: frame_dir,number_of_frames[,label]")

@@ -30,7 +30,6 @@ from utils.errors import exit_status_of
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit status documented above."""
     parser = OneLineParser(prog="extract_frames.py", description=__doc__)
     parser.add_argument("source", metavar="SRC", type=Path, help="folder of videos, at any depth")
     parser.add_argument("destination", metavar="DST", type=Path, help="folder for the frame folders")

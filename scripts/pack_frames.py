@@ -30,7 +30,6 @@ from utils.errors import InputError, exit_status_of
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit status documented above."""
     parser = OneLineParser(prog="pack_frames.py", description=__doc__)
     parser.add_argument("csv", nargs="+", metavar="CSV", help="frame folders: frame_dir,number_of_frames[,label]")
     parser.add_argument("out", metavar="OUT", help="folder for the shards and the new csv files; created if missing")

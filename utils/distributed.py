@@ -19,7 +19,6 @@ T = TypeVar("T")
 
 
 def world_size() -> int:
-    """Returns the number of processes."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 

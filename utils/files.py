@@ -82,7 +82,6 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
 
 def file_sha256(path: str | os.PathLike[str]) -> str:
-    """Returns the SHA-256 of a file, in hexadecimal."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while chunk := file.read(1 << 20):

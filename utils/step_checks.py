@@ -89,12 +89,10 @@ class StepUndo:
 
     @torch.no_grad()
     def save(self) -> None:
-        """Saves the state before a step."""
         torch._foreach_copy_(self.saved, self.buffers)
         self.rows = self.queue.rows
 
     @torch.no_grad()
     def restore(self) -> None:
-        """Restores the saved state."""
         torch._foreach_copy_(self.buffers, self.saved)
         self.queue.rows = self.rows

@@ -86,7 +86,6 @@ class EpochMeter:
         self.sums = None if state["sums"] is None else state["sums"].to(self.device)
 
     def update(self, values: StepValues) -> None:
-        """Adds a step's values."""
         self.names = values.names
         self.sums = values.on_device if self.sums is None else self.sums + values.on_device
         self.steps += 1
@@ -154,7 +153,6 @@ class RunLog:
         self.say(line)
 
     def append(self, entry: dict[str, Any]) -> None:
-        """Appends a line to log.jsonl."""
         with naming(self.path), open(self.path, "a") as file:
             file.write(json.dumps(entry) + "\n")
 

@@ -49,7 +49,6 @@ def draw_loss_curves(run: RunDirectory) -> Figure:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit status: 0, or 2 after a one-line error."""
     parser = OneLineParser(prog="python -m visualization.curves", description="Draw the loss curves of a run.")
     parser.add_argument("run", type=Path, metavar="RUN_DIR", help="run directory of train.py")
     parser.add_argument("--out", type=Path, metavar="PNG", help="figure to write (default: RUN_DIR/curves.png)")

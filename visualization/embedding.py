@@ -117,14 +117,12 @@ def embed(context: DistContext, flags: argparse.Namespace) -> None:
 
 
 def check_embedding_flags(flags: argparse.Namespace) -> None:
-    """Raises InputError for flags that cannot work."""
     check_feature_flags(flags)
     check_figure_path(flags.out)
     check_values(positive={"--perplexity": flags.perplexity})
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit status, see `utils.errors`."""
     parser = OneLineParser(prog="python -m visualization.embedding", description=__doc__)
     data = parser.add_argument_group("data")
     data.add_argument("--csv_file", required=True, metavar="CSV", help="videos: frame_dir,number_of_frames,label")

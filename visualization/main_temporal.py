@@ -212,7 +212,6 @@ def write_order_videos(backbone: nn.Module, weights: dict, flags: argparse.Names
 
 
 def run_mode(context: DistContext, flags: argparse.Namespace) -> None:
-    """Does what --mode asks for."""
     check_order_flags(flags)
     backbone, weights = load_backbone(flags.weights, flags.net, flags.seed, flags.input_frames)
     mode = {"train": train_order_head, "eval": evaluate_order_head, "visualize": write_order_videos}[flags.mode]
@@ -220,7 +219,6 @@ def run_mode(context: DistContext, flags: argparse.Namespace) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit status, see `utils.errors`."""
     parser = order_parser(__doc__)
     flags = parser.parse_args(arguments)
     if flags.mode != "train" and not flags.resume:

@@ -84,7 +84,6 @@ def _frame_dir(split: str, label: int, number: int) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit status: 0 when the data set is there, 2 after a one-line error."""
     parser = OneLineParser(prog="python -m dataset.synthetic",
                            description="Writes procedural action videos as JPEG frames and csv files.")
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to create; reused if it holds the same data set")

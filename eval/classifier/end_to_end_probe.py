@@ -34,7 +34,6 @@ def probe_end_to_end(context: DistContext, flags: argparse.Namespace) -> int:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Returns the exit status, see `utils.errors`."""
     parser = classifier_parser("eval.linear_probe --end_to_end", __doc__, epochs=100, lr=0.1, lr_decay="60,80",
                                out="runs/linear_probe_end_to_end")
     probe = parser.add_argument_group("probe")

@@ -57,7 +57,6 @@ def write_report(context: DistContext, flags: argparse.Namespace) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit status: 0 when the page is written; for others see `utils.errors`."""
     parser = OneLineParser(prog="python -m visualization.report", description=__doc__)
     parser.add_argument("run", type=Path, metavar="RUN_DIR", help="run directory of train.py")
     parser.add_argument("--out", type=Path, metavar="HTML", help="file to write (default: RUN_DIR/report.html)")
