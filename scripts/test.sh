@@ -7,7 +7,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/environment.sh
 install_requirements tests/requirements.txt
 CHOICE=()
-if BROWSER=$(bash scripts/browser.sh); then
+if BROWSER=$(bash tests/browser.sh); then
   export CHROMIUM="$BROWSER"
 else
   echo "no browser: tests marked 'browser' are skipped, all others run"

@@ -15,8 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dataset.frames import FRAME_MARKER, VIDEO_SUFFIXES, resize_frames, write_frame
-from dataset.prepare.frame_marker import FrameMarker, read_marker
-from dataset.prepare.video_tree import NUM_THREADS, find_videos
+from dataset.prepare.video_tree import NUM_THREADS, FrameMarker, find_videos, read_marker
 from dataset.prepare.worker_pool import Crash, run_jobs
 from dataset.video_file import iterate_frames, promised_frames, shortage
 from utils.cli import check_values, parse_size

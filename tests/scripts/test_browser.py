@@ -1,4 +1,4 @@
-"""scripts/browser.sh: which browser it finds, and what test.sh does without one."""
+"""tests/browser.sh: which browser it finds, and what test.sh does without one."""
 from __future__ import annotations
 
 import shutil
@@ -28,18 +28,18 @@ def test_the_first_that_starts_is_used(tmp_path):
     program(tmp_path / "bin" / "id", "echo 1000")
     program(tmp_path / "bin" / "chromium-browser", "exit 1")  # a stub that only prints what to install
     chrome = program(tmp_path / "bin" / "google-chrome", "echo Chrome 1")
-    done = run(ROOT / "scripts/browser.sh", tmp_path / "bin")
+    done = run(ROOT / "tests/browser.sh", tmp_path / "bin")
     assert (done.returncode, done.stdout.strip(), done.stderr) == (0, str(chrome), "")
     own = program(tmp_path / "own", "echo Chromium 2")
-    assert run(ROOT / "scripts/browser.sh", tmp_path / "bin", CHROMIUM=str(own)).stdout.strip() == str(own)
+    assert run(ROOT / "tests/browser.sh", tmp_path / "bin", CHROMIUM=str(own)).stdout.strip() == str(own)
 
 
 def test_no_browser_is_a_one_line_error(tmp_path):
     program(tmp_path / "bin" / "id", "echo 1000")
-    done = run(ROOT / "scripts/browser.sh", tmp_path / "bin")
+    done = run(ROOT / "tests/browser.sh", tmp_path / "bin")
     assert done.returncode == 1 and not done.stdout
     assert "no chromium" in done.stderr and done.stderr.count("\n") == 1
-    done = run(ROOT / "scripts/browser.sh", tmp_path / "bin", CHROMIUM="/nowhere")
+    done = run(ROOT / "tests/browser.sh", tmp_path / "bin", CHROMIUM="/nowhere")
     assert done.returncode == 1 and "no /nowhere" in done.stderr
 
 
@@ -51,7 +51,7 @@ def test_root_installs_one(tmp_path):
 printf '#!/bin/bash\\necho Chromium 3\\n' > {bin_folder}/chromium
 chmod +x {bin_folder}/chromium""")
     (bin_folder / "chmod").symlink_to(shutil.which("chmod"))
-    done = run(ROOT / "scripts/browser.sh", bin_folder)
+    done = run(ROOT / "tests/browser.sh", bin_folder)
     assert (done.returncode, done.stdout.strip()) == (0, str(bin_folder / "chromium"))
     update, install = (tmp_path / "calls").read_text().splitlines()
     assert update.startswith("update") and install.endswith("chromium")
@@ -61,8 +61,9 @@ def test_tests_run_without_a_browser_and_report_it(tmp_path):
     """test.sh in a copy of the repository whose Python only prints its arguments."""
     scripts = tmp_path / "repository" / "scripts"
     scripts.mkdir(parents=True)
-    for name in ("test.sh", "browser.sh"):
-        shutil.copy(ROOT / "scripts" / name, scripts)
+    shutil.copy(ROOT / "scripts/test.sh", scripts)
+    (tmp_path / "repository/tests").mkdir()
+    shutil.copy(ROOT / "tests/browser.sh", tmp_path / "repository/tests")
     python = program(tmp_path / "python", 'echo "called: $*"')
     (scripts / "environment.sh").write_text(f"install_requirements() {{ PYTHON_BIN={python}; }}\n")
     program(tmp_path / "bin" / "id", "echo 1000")

@@ -12,7 +12,7 @@ import pytest
 
 from dataset.prepare.annotations import OFFICIAL_COUNTS
 from dataset.frames import FRAME_MARKER
-from dataset.prepare.frame_marker import FrameMarker
+from dataset.prepare.video_tree import FrameMarker
 from dataset.records import read_records
 from dataset.prepare.video_tree import find_videos
 from scripts.make_csv import main

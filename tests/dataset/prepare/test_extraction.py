@@ -10,7 +10,7 @@ import pytest
 
 from dataset.frames import FRAME_MARKER, read_frames
 from dataset.prepare.extraction import ExtractionResult, FrameSettings, SourceVideo, extract_video, resample
-from dataset.prepare.frame_marker import read_marker
+from dataset.prepare.video_tree import read_marker
 from dataset.video_file import iterate_frames
 from tests.encoded_videos import encode_video
 from utils.errors import InputError

@@ -16,8 +16,8 @@ pytestmark = pytest.mark.browser
 
 @pytest.fixture(scope="module")
 def browser() -> str:
-    """The browser that scripts/browser.sh finds; without one these tests fail (`-m "not browser"` leaves them out)."""
-    found = subprocess.run(["bash", "scripts/browser.sh"], cwd=ROOT, capture_output=True, text=True)
+    """The browser that tests/browser.sh finds; without one these tests fail (`-m "not browser"` leaves them out)."""
+    found = subprocess.run(["bash", "tests/browser.sh"], cwd=ROOT, capture_output=True, text=True)
     assert found.returncode == 0, found.stderr
     return found.stdout.strip()
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Prints the path of a Chromium or Chrome that starts. If there is none, installs Chromium first (needs root and apt-get).
 #
-#   CHROMIUM=/path/to/chromium bash scripts/browser.sh      uses this one
+#   CHROMIUM=/path/to/chromium bash tests/browser.sh      uses this one
 #
 # Exit status 1, with a one-line error, if there is none and it cannot be installed.
 set -uo pipefail
