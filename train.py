@@ -27,10 +27,10 @@ if __name__ == "__main__":  # first, so that --help and a wrong flag are answere
 import argparse
 import signal
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -52,9 +52,6 @@ from utils.pretraining_flags import parse_loss_weights
 from utils.profiling import PhaseTimer, dry_run
 from utils.step_checks import StepUndo, handle_not_finite, note_bad_videos, require_finite_weights, sync_step_status
 from utils.training_log import EpochMeter, RunLog, StepValues, device_name, write_config
-
-if TYPE_CHECKING:
-    from eval.monitor import Monitor
 
 # Flags that may differ from one machine to the next; all others must be the same in every process.
 FLAGS_OF_A_MACHINE = {"out", "csv_file", "gpu", "nproc", "num_workers", "node_rank", "dist_url", "resume", "path",
@@ -82,7 +79,7 @@ class TrainingRun:
     progress: Progress = field(default_factory=Progress)
     initial: dict[str, object] | None = None  # what --init_from loaded at the run's start
     saved: Path | None = None  # the newest checkpoint
-    monitor: Monitor | None = None
+    monitor: Callable[[], None] = lambda: None  # logs the monitor's values where they are due
     log: RunLog | None = None
 
 
@@ -97,8 +94,7 @@ def pretrain(context: DistContext, flags: argparse.Namespace) -> int:
         run.log.say(f"nothing to do: {begin} of {flags.epochs} epochs are done")
 
     train_model, stopped = None, False
-    if run.monitor:
-        run.monitor.log_epoch(run.model.backbone, progress, flags, run.log)
+    run.monitor()
     while not stopped and progress.epoch < end:
         # Parameters not in use yet are frozen. DDP does not know frozen ones, so it is built again when that changes.
         changed = run.model.set_trainable(prototypes=progress.epoch > 0, graph=run.objective.uses_graph(progress.epoch))
@@ -118,8 +114,8 @@ def pretrain(context: DistContext, flags: argparse.Namespace) -> int:
             progress.epoch, progress.step = progress.epoch + 1, 0
             run.meter = EpochMeter(run.batches.global_batch, context.device)
         save(run)
-        if run.monitor and (not stopped or progress.epoch == flags.epochs):
-            run.monitor.log_epoch(run.model.backbone, progress, flags, run.log)
+        if not stopped or progress.epoch == flags.epochs:
+            run.monitor()
     run.stop.release(signal.SIG_IGN)  # about to end
     run.log.close()
     if run.saved:
@@ -169,8 +165,9 @@ def build_run(context: DistContext, flags: argparse.Namespace) -> TrainingRun:
     if flags.monitor_csv and not flags.dry_run:
         from eval.monitor import ClipSettings, Monitor  # only where it is used
         settings = ClipSettings(1, flags.clip_frames, 1, flags.img_dim)
-        run.monitor = Monitor(*flags.monitor_csv, settings, context, scale=run.scale, batch=flags.batch_per_gpu,
-                              num_workers=flags.num_workers)
+        monitor = Monitor(*flags.monitor_csv, settings, context, scale=run.scale, batch=flags.batch_per_gpu,
+                          num_workers=flags.num_workers)
+        run.monitor = lambda: monitor.log_epoch(model.backbone, run.progress, flags, run.log)
     # Also waits until every process has searched for checkpoints, before the main one writes anything.
     check_same_on_all_ranks({"newest checkpoint (is --out on a file system that all share?)":
                              (run.progress.epoch, run.progress.step)})
@@ -294,11 +291,9 @@ def log_epoch(run: TrainingRun) -> None:
 
 def save(run: TrainingRun) -> None:
     """Writes a checkpoint; returns in every process once it is on the disk."""
-    progress = run.progress
-    state = pretraining_state(run.model, run.optimizer, run.objective.queue, progress, run.meter.state_dict(),
-                              run.batches.global_batch, run.csv_sha256, run.flags,
-                              run.scale, run.context, run.initial)
-    run.saved = checkpoint_path(run.out / "checkpoints", progress.epoch, progress.step)
+    state = pretraining_state(run.model, run.optimizer, run.objective.queue, run.progress, run.meter.state_dict(),
+                              run.batches.global_batch, run.csv_sha256, run.flags, run.scale, run.context, run.initial)
+    run.saved = checkpoint_path(run.out / "checkpoints", run.progress.epoch, run.progress.step)
     run_on_main(run.context, lambda: save_checkpoint(state, run.saved, run.flags.save_every, run.log))
 
 
