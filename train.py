@@ -164,9 +164,8 @@ def build_run(context: DistContext, flags: argparse.Namespace) -> TrainingRun:
     notes = load_state(run)
     if flags.monitor_csv and not flags.dry_run:
         from eval.monitor import ClipSettings, Monitor  # only where it is used
-        settings = ClipSettings(1, flags.clip_frames, 1, flags.img_dim)
-        monitor = Monitor(*flags.monitor_csv, settings, context, scale=run.scale, batch=flags.batch_per_gpu,
-                          num_workers=flags.num_workers)
+        monitor = Monitor(*flags.monitor_csv, ClipSettings(1, flags.clip_frames, 1, flags.img_dim), context,
+                          scale=run.scale, batch=flags.batch_per_gpu, num_workers=flags.num_workers)
         run.monitor = lambda: monitor.log_epoch(model.backbone, run.progress, flags, run.log)
     # Also waits until every process has searched for checkpoints, before the main one writes anything.
     check_same_on_all_ranks({"newest checkpoint (is --out on a file system that all share?)":

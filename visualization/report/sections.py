@@ -201,11 +201,11 @@ def rank_section(measurement: Measurement) -> dict[str, Any]:
 
 def embedding_section(run: RunDirectory) -> dict[str, Any]:
     """Returns the figures of visualization.embedding below the run directory, and what cannot be read."""
-    images, problems = read_images(run.folder, run.folder.rglob("embedding*.png"), lambda path: EMBEDDING)
+    images, problems = embed_images(run.folder, run.folder.rglob("embedding*.png"), lambda path: EMBEDDING)
     return {"images": images, "problems": problems}
 
 
-def read_images(folder: Path, paths: Iterable[Path],
+def embed_images(folder: Path, paths: Iterable[Path],
                 meaning_of: Callable[[Path], str | None]) -> tuple[list[dict[str, Any]], list[str]]:
     """Returns (those images below `folder` that mean something; why others of them cannot be read)."""
     images, problems = [], []
@@ -227,7 +227,7 @@ def result_section(run: RunDirectory) -> dict[str, Any]:
         if card:
             tasks.setdefault(card["task"], {})[path.relative_to(run.folder)] = card
     for task, cards in tasks.items():
-        images, unreadable = read_images(
+        images, unreadable = embed_images(
             run.folder, {path for card in cards for path in (run.folder / card).parent.rglob("*.png")},
             lambda path: MEANINGS.get(path.stem.partition("_")[0]))
         problems += unreadable
