@@ -169,23 +169,25 @@ def scale_clips(clips: torch.Tensor, mean: Sequence[float] = IMAGENET_MEAN, std:
     are innermost in memory, which for [M, 3, T, H, W] is `torch.channels_last_3d`.
     """
     width = clips.shape[-2]
-    scale, shift = _scale_and_shift(tuple(mean), tuple(std), width, clips.device)
-    rows = clips.flatten(-2).float()
+    # Channels are separated as bytes, several times as fast as floats are. Where they stay innermost, whole rows of
+    # factors, as loops over three values are slow.
+    values = clips.flatten(-2) if channels_last else clips.movedim(-1, -4).contiguous()
+    scale, shift = _scale_and_shift(tuple(mean), tuple(std), width if channels_last else 0, clips.device)
+    scaled = values.float()
     if frames == RESIDUAL:
-        steps = rows.diff(dim=-3)
-        rows = torch.cat([steps, steps[..., -1:, :, :]], dim=-3).mul_(scale)
+        steps = scaled.diff(dim=-3)
+        scaled = torch.cat([steps, steps[..., -1:, :, :]], dim=-3).mul_(scale)
     else:
-        rows.mul_(scale).sub_(shift)
-    scaled = rows.unflatten(-1, (width, 3)).movedim(-1, -4)
-    return scaled if channels_last else scaled.contiguous()
+        scaled.mul_(scale).sub_(shift)
+    return scaled.unflatten(-1, (width, 3)).movedim(-1, -4) if channels_last else scaled
 
 
 @functools.cache
 def _scale_and_shift(
     mean: tuple[float, ...], std: tuple[float, ...], width: int, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns (factors, values to subtract), each [width * 3]: whole rows, as loops over three values are slow."""
-    means, stds = (torch.tensor(values).repeat(width) for values in (mean, std))
+    """Returns (factors, values to subtract), each [width * 3], for pixels in a row, or with width 0 [3, 1, 1, 1]."""
+    means, stds = (values.repeat(width) if width else values.view(3, 1, 1, 1) for values in map(torch.tensor, (mean, std)))
     return (1 / (255 * stds)).to(device), (means / stds).to(device)
 
 
