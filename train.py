@@ -36,7 +36,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from dataset.records import VideoRecord, read_records, usable_for_pretraining
+from dataset.records import PackedRecords, read_packed_records, usable_for_pretraining
 from dataset.transforms import IMAGENET, read_input
 from dataset.videos import EpochBatchSampler, PretrainVideos, build_loader, collate_pretraining, prepare_views
 from models.multilevel import MultiLevelModel
@@ -126,17 +126,17 @@ def pretrain(context: DistContext, flags: argparse.Namespace) -> int:
     return 0
 
 
-def read_videos(context: DistContext, flags: argparse.Namespace) -> tuple[list[VideoRecord], int, str]:
+def read_videos(context: DistContext, flags: argparse.Namespace) -> tuple[PackedRecords, int, str]:
     """Returns (the csv's videos that are long enough, number of the others, SHA-256 of the csv)."""
     check_same_on_all_ranks({f"flag {name}": value for name, value in vars(flags).items() if name not in FLAGS_OF_A_MACHINE}
                             | {"--monitor_csv given": bool(flags.monitor_csv)})
     csv_sha256 = file_sha256(flags.csv_file)
     check_same_on_all_ranks({"--csv_file (SHA-256)": csv_sha256})
     counts = None if context.world_size == 1 else run_long_on_main(
-        context, lambda: [video.num_frames for video in read_records(flags.csv_file, labelled=False)])
+        context, lambda: read_packed_records(flags.csv_file, labelled=False).num_frames)
     return *run_on_all_ranks(lambda: usable_for_pretraining(
-        read_records(flags.csv_file, labelled=False, counts=counts), flags.num_clips, flags.clip_frames, flags.csv_file)
-    ), csv_sha256
+        read_packed_records(flags.csv_file, labelled=False, counts=counts), flags.num_clips, flags.clip_frames,
+        flags.csv_file)), csv_sha256
 
 
 def build_run(context: DistContext, flags: argparse.Namespace) -> TrainingRun:

@@ -17,7 +17,7 @@ from benchmarks.measure import memory_mib, milliseconds, print_table, run_benchm
 from benchmarks.objective import GatheredVideos
 from benchmarks.step import IMG_DIM, BenchmarkStep
 from benchmarks.videos import video_frames, write_frame_folder
-from dataset.records import VideoRecord, read_records, usable_for_pretraining
+from dataset.records import VideoRecord, read_packed_records, usable_for_pretraining
 from dataset.videos import PretrainVideos
 
 SMALL_PX = 56  # side of the clips of the steps timed here
@@ -88,7 +88,7 @@ def measure_csv(path: str) -> None:
     """Prints the figures of `print_csv` in a new process, those of a worker without any rows first."""
     print_worker_mib([])
     before, begin = memory_mib("VmRSS"), time.perf_counter()
-    records, _ = usable_for_pretraining(read_records(path, labelled=False), 2, 16, path)
+    records, _ = usable_for_pretraining(read_packed_records(path, labelled=False), 2, 16, path)
     print(f"{time.perf_counter() - begin:.2f} {memory_mib('VmRSS') - before:.0f}", flush=True)
     print_worker_mib(records)
 

@@ -217,7 +217,9 @@ def video_identities(paths: Sequence[str]) -> list[str]:
 def absolute_path(path: str | os.PathLike[str]) -> str:
     """Returns the path made absolute, with one spelling: without `.`, `//`, and `..`, which behind a link is the parent of
     the link's target, as for the system."""
-    path = os.path.join(os.getcwd(), path)
+    path = os.fspath(path)
+    if not path.startswith("/"):
+        path = os.path.join(os.getcwd(), path)
     head, dots, tail = path.rpartition("/../")
     if path.endswith("/.."):
         head, dots, tail = path.removesuffix("/.."), "/..", ""

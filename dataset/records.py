@@ -7,13 +7,15 @@ whose second column has no digit is a header. Blank lines, CRLF, a byte order ma
 from __future__ import annotations
 
 import contextlib
+import copy
 import csv
 import io
 import os
 import sys
-from collections.abc import Callable, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 MAX_DIGITS = 9    # of a number of frames (a year of video) or a label
 NUM_SAMPLED = 32  # videos whose number of frames is compared with the disk
 FEWEST = 0.9      # of the frames that can be read: fewer in the csv are reported
+BLOCK_LINES = 50_000  # of a csv that are in memory as a table
 MAX_COLUMNS = 20  # of a line that is still counted as a wrong line instead of refusing the file
 
 
@@ -53,7 +56,51 @@ class BadRow(NamedTuple):
     reason: str
 
 
+class PackedRecords(Sequence[VideoRecord]):
+    """Videos as one buffer of paths and arrays of numbers: a few large objects.
+
+    A list's million small ones take four times as much memory, and a forked worker copies each page whose objects it uses.
+    """
+
+    def __init__(self, records: Iterable[VideoRecord] = ()) -> None:
+        self.text, self.begins, self.ends = bytearray(), array("q"), array("q")
+        self.num_frames, self.labels, self.lines = (array("i") for _ in range(3))  # -1: None
+        self.extend((record.path, record.num_frames, record.label, record.line) for record in records)
+
+    def extend(self, rows: Iterable[tuple[str, int | None, int | None, int]]) -> None:
+        """Adds videos, given by the fields of a VideoRecord."""
+        for path, num_frames, label, line in rows:
+            self.begins.append(len(self.text))
+            self.text += path.encode(errors="surrogateescape")
+            self.ends.append(len(self.text))
+            self.num_frames.append(-1 if num_frames is None else num_frames)
+            self.labels.append(-1 if label is None else label)
+            self.lines.append(line)
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def __getitem__(self, index: int) -> VideoRecord:
+        num_frames, label = self.num_frames[index], self.labels[index]
+        return VideoRecord(self.text[self.begins[index]:self.ends[index]].decode(errors="surrogateescape"),
+                           None if num_frames < 0 else num_frames, None if label < 0 else label, self.lines[index])
+
+    def select(self, indices: np.ndarray) -> PackedRecords:
+        """Returns these videos, in a copy that shares the paths."""
+        chosen = copy.copy(self)
+        for name, values in vars(self).items():
+            if isinstance(values, array):
+                setattr(chosen, name, array(values.typecode, np.asarray(values)[indices].tobytes()))
+        return chosen
+
+
 def read_records(csv_path: str | os.PathLike[str], labelled: bool, counts: Sequence[int] | None = None) -> list[VideoRecord]:
+    """Returns the videos of `read_packed_records` as a list."""
+    return list(read_packed_records(csv_path, labelled, counts))
+
+
+def read_packed_records(csv_path: str | os.PathLike[str], labelled: bool,
+                        counts: Sequence[int] | None = None) -> PackedRecords:
     """Returns the csv's videos in file order, with the number of frames of each.
 
     `labelled`: the third column must be a class number; otherwise it is ignored. Files are only opened to count the
@@ -62,20 +109,24 @@ def read_records(csv_path: str | os.PathLike[str], labelled: bool, counts: Seque
 
     `counts`: the number of frames of each video where another process has counted them in the same csv.
     """
-    records, bad_rows = read_rows(csv_path, labelled, allow_empty=not labelled)
-    if bad_rows:
-        raise InputError(f"{csv_path}:{bad_rows[0].line}: {bad_rows[0].reason}")
+    records, first_bad = PackedRecords(), None
+    for rows, bad_rows in _read_blocks(csv_path, labelled, allow_empty=not labelled):
+        first_bad = first_bad or next(iter(bad_rows), None)
+        records.extend(rows)
+    if first_bad:
+        raise InputError(f"{csv_path}:{first_bad.line}: {first_bad.reason}")
     if counts is not None and len(counts) == len(records):
-        return [replace(record, num_frames=count) for record, count in zip(records, counts)]
+        records.num_frames = array("i", counts)
+        return records
     if warning := describe_wrong_counts(csv_path, records):
         print(warning, file=sys.stderr, flush=True)
-    unknown = [record for record in records if record.num_frames is None]
-    if not unknown:
-        return records
-    from dataset.frame_counts import find_counts
+    unknown = np.flatnonzero(np.asarray(records.num_frames) < 0).tolist()
+    if unknown:
+        from dataset.frame_counts import find_counts
 
-    counts = iter(find_counts(csv_path, unknown))
-    return [replace(record, num_frames=next(counts)) if record.num_frames is None else record for record in records]
+        for index, count in zip(unknown, find_counts(csv_path, [records[index] for index in unknown])):
+            records.num_frames[index] = count
+    return records
 
 
 def read_rows(csv_path: str | os.PathLike[str], labelled: bool | None = None,
@@ -85,48 +136,61 @@ def read_rows(csv_path: str | os.PathLike[str], labelled: bool | None = None,
     `labelled`: whether the third column must be a class number; None: if any line has one. `allow_empty`: accept 0 as
     the number of frames. Raises InputError if the file cannot be read, is not csv, or lists no video.
     """
-    table = _read_table(csv_path)
-    num_columns = table.notna().sum(axis=1)
     if labelled is None:
-        labelled = bool((num_columns > 2).any())
-    path, frames, label = (table[number].fillna("") for number in range(3))
-    uncounted = (frames == "") & np.array([not count and names_video_file(name) for count, name in zip(frames, path)])
-    reasons = frames.map(lambda _: "")
+        labelled = any((table.notna().sum(axis=1) > 2).any() for table in _read_tables(csv_path))
+    records, bad_rows = [], []
+    for rows, bad in _read_blocks(csv_path, labelled, allow_empty):
+        records += [VideoRecord(*row) for row in rows]
+        bad_rows += bad
+    return records, bad_rows
 
-    def reject(wrong: pandas.Series, values: pandas.Series, reason: Callable[[object], str]) -> None:
-        wrong = wrong & (reasons == "")
-        reasons[wrong] = values[wrong].map(reason)
 
+def _read_blocks(csv_path: str | os.PathLike[str], labelled: bool,
+                 allow_empty: bool) -> Iterator[tuple[Iterator[tuple], list[BadRow]]]:
+    """Yields (fields of VideoRecord for each line that is a video, the other lines) of each of `_read_tables`."""
+    import pandas
+
+    folder = os.path.dirname(absolute_path(csv_path))
     expected = "frame_dir,number_of_frames" + (",label" if labelled else "[,label]")
-    reject(~num_columns.between(3 if labelled else 2, 3), num_columns,
-           lambda number: f"{number} column(s), expected {expected}")
-    reject(path == "", path, lambda _: "the path of the video (first column) is empty")
-    reject(path.map(lambda text: "\0" in text or len(text.splitlines()) > 1), path,
-           lambda text: f"the path of the video (first column) is {text!r}, expected one line without NUL")
-    for values, given, name in ((frames, ~uncounted, "number of frames (second column)"),
-                                (label, labelled, "label (third column)")):
-        reject(given & ~values.str.fullmatch("[0-9]+"), values,
-               lambda text: f"{name} is {text!r}, expected an integer from 0")
-        reject(given & (values.str.len() > MAX_DIGITS), values,
-               lambda text: f"{name} has {len(text)} digits, expected at most {MAX_DIGITS}")
-    reject((not allow_empty) & frames.str.fullmatch("0+"), frames,
-           lambda _: "number of frames (second column) is 0, expected at least 1")
-    folder, good = os.path.dirname(absolute_path(csv_path)), reasons == ""
-    records = [  # with one spelling of each path, so that a video is recognized wherever it is listed
-        VideoRecord(absolute_path(os.path.join(folder, path)), int(frames) if frames else None,
-                    int(label) if labelled else None, line)
-        for line, path, frames, label in zip(*(x[good].tolist() for x in (table.index, path, frames, label)))
-    ]
-    return records, [BadRow(*row) for row in zip(*(x[~good].tolist() for x in (table.index, path, reasons)))]
+    for table in _read_tables(csv_path):
+        num_columns = table.notna().sum(axis=1)
+        path, frames, label = (table[number].fillna("") for number in range(3))
+        uncounted = (frames == "") & np.array([not count and names_video_file(name) for count, name in zip(frames, path)])
+        reasons = pandas.Series("", table.index, dtype=object)
+
+        def reject(wrong: pandas.Series, values: pandas.Series, reason: Callable[[object], str]) -> None:
+            wrong = wrong & (reasons == "")
+            reasons[wrong] = values[wrong].map(reason)
+
+        reject(~num_columns.between(3 if labelled else 2, 3), num_columns,
+               lambda number: f"{number} column(s), expected {expected}")
+        reject(path == "", path, lambda _: "the path of the video (first column) is empty")
+        reject(path.map(lambda text: "\0" in text or len(text.splitlines()) > 1), path,
+               lambda text: f"the path of the video (first column) is {text!r}, expected one line without NUL")
+        for values, given, name in ((frames, ~uncounted, "number of frames (second column)"),
+                                    (label, True, "label (third column)"))[:1 + labelled]:
+            reject(given & ~values.str.fullmatch("[0-9]+"), values,
+                   lambda text: f"{name} is {text!r}, expected an integer from 0")
+            reject(given & (values.str.len() > MAX_DIGITS), values,
+                   lambda text: f"{name} has {len(text)} digits, expected at most {MAX_DIGITS}")
+        if not allow_empty:
+            reject(frames.str.fullmatch("0+"), frames,
+                   lambda _: "number of frames (second column) is 0, expected at least 1")
+        good = reasons == ""
+        yield (  # with one spelling of each path, so that a video is recognized wherever it is listed
+            (absolute_path(os.path.join(folder, path)), int(frames) if frames else None, int(label) if labelled else None,
+             line) for line, path, frames, label in zip(*(x[good].tolist() for x in (table.index, path, frames, label)))
+        ), [BadRow(*row) for row in zip(*(x[~good].tolist() for x in (table.index, path, reasons)))]
 
 
-def describe_wrong_counts(csv_path: str | os.PathLike[str], records: Sequence[VideoRecord]) -> str:
+def describe_wrong_counts(csv_path: str | os.PathLike[str], records: PackedRecords) -> str:
     """Returns one line about numbers of frames that a sample of the videos contradicts, "" without any.
 
     A count is wrong if it is above what can be read, or below `FEWEST` of it, as where the column holds labels.
     """
-    given = [record for record in records if record.num_frames is not None]
-    sample = [given[index] for index in sorted({*np.linspace(0, len(given) - 1, NUM_SAMPLED, dtype=int)})] if given else []
+    given = np.flatnonzero(np.asarray(records.num_frames) >= 0)
+    places = np.unique(np.linspace(0, len(given) - 1, NUM_SAMPLED, dtype=int)) if len(given) else []
+    sample = [records[index] for index in given[places].tolist()]
     with ThreadPoolExecutor(NUM_SAMPLED) as pool:
         counts = list(pool.map(_count_readable, sample))
     wrong = [f"line {record.line}: {record.path}: {record.num_frames}, but {count} can be read"
@@ -179,58 +243,69 @@ def shared_videos(train: Sequence[VideoRecord], test: Sequence[VideoRecord]) -> 
     return [record for record, identity in zip(test, of_test) if identity in known]
 
 
-def usable_for_pretraining(records: Sequence[VideoRecord], num_clips: int, clip_frames: int,
-                           source: str | os.PathLike[str] = "csv") -> tuple[list[VideoRecord], int]:
+def usable_for_pretraining(records: PackedRecords, num_clips: int, clip_frames: int,
+                           source: str | os.PathLike[str] = "csv") -> tuple[PackedRecords, int]:
     """Returns (the videos of more than `num_clips * clip_frames` frames, in order; the number of the others).
 
     Raises InputError, which begins with `source` (the csv's path), if no video is that long.
     """
-    needed = num_clips * clip_frames
-    usable = [record for record in records if record.num_frames > needed]
-    if not usable:
-        longest = max((record.num_frames for record in records), default=0)
+    needed, num_frames = num_clips * clip_frames, np.asarray(records.num_frames)
+    usable = np.flatnonzero(num_frames > needed)
+    if not len(usable):
+        longest = num_frames.max(initial=0)
         raise InputError(f"{source}: no usable video: all {len(records)} dropped, as pretraining needs more than {needed} "
                          f"frames ({num_clips} clips of {clip_frames}) and the longest video has {longest}")
-    return usable, len(records) - len(usable)
+    return records.select(usable), len(records) - len(usable)
 
 
-def _read_table(csv_path: str | os.PathLike[str]) -> pandas.DataFrame:
-    """Returns the lines that are neither blank nor a header, by line number: stripped text, None where absent.
+def _read_tables(csv_path: str | os.PathLike[str]) -> Iterator[pandas.DataFrame]:
+    """Yields blocks of the lines that are neither blank nor a header, by line number: stripped text, None where absent.
 
-    It has at least three columns. Raises InputError if the file cannot be read, is not csv, or has no such line.
+    They have at least three columns. Raises InputError if the file cannot be read, is not csv, or has no such line.
     """
     import pandas
 
     try:
-        data = Path(csv_path).read_bytes()
-        text = data.decode("utf-8-sig")
+        with open(csv_path, encoding="utf-8-sig", newline="") as file:
+            quoted, most = False, 0  # quoted: then a field may span lines
+            for line in file:
+                quoted, most = quoted or '"' in line, max(most, line.count(",") + 1)
     except OSError as error:
         raise InputError(f"{csv_path}: cannot read the csv file: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise InputError(f"{csv_path}:{line}: not UTF-8 text") from error
-    quoted = '"' in text  # then a field may span lines
-    most = max((line.count(",") + 1 for line in io.StringIO(text, newline="")), default=0)
+    except UnicodeDecodeError:
+        data = Path(csv_path).read_bytes()
+        try:
+            data.decode()
+        except UnicodeDecodeError as error:
+            line = data.count(b"\n", 0, error.start) + 1
+            raise InputError(f"{csv_path}:{line}: not UTF-8 text") from error
     num_columns = MAX_COLUMNS if quoted else max(3, min(MAX_COLUMNS, most))
-    try:
-        # The Python engine is strict about quotes, and distinguishes an absent column from an empty one.
-        table = pandas.read_csv(io.StringIO(text, newline=""), header=None, names=range(num_columns), index_col=False,
-                                dtype=object, keep_default_na=False, skip_blank_lines=False, engine="python")
-    except pandas.errors.ParserError as error:
-        raise InputError(f"{csv_path}:{_malformed_line(text, num_columns)}: not a csv row: {error}") from error
-    table.index += 1
-    if quoted:
-        ends = sum(table[name].fillna("").str.count("\r\n|\r|\n") for name in table)
-        table.index += ends.cumsum() - ends
-    table = table.apply(lambda column: column.str.strip())
-    table = table[(table.fillna("") != "").any(axis=1)]
-    if len(table):
-        first_count = table.iloc[0, 1]
-        if isinstance(first_count, str) and first_count and not any(map(str.isdigit, first_count)):
-            table = table.iloc[1:]
-    if table.empty:
+    begun, listed, num_ends = False, False, 0
+    with open(csv_path, encoding="utf-8-sig", newline="") as file:
+        try:
+            # The Python engine is strict about quotes, and distinguishes an absent column from an empty one.
+            for table in pandas.read_csv(file, header=None, names=range(num_columns), index_col=False, dtype=object,
+                                         keep_default_na=False, skip_blank_lines=False, engine="python",
+                                         chunksize=BLOCK_LINES):
+                table.index += 1 + num_ends
+                if quoted:
+                    ends = sum(table[name].fillna("").str.count("\r\n|\r|\n") for name in table)
+                    table.index += ends.cumsum() - ends
+                    num_ends += ends.sum()
+                table = table.apply(lambda column: column.str.strip())
+                table = table[(table.fillna("") != "").any(axis=1)]
+                if len(table) and not begun:
+                    first_count, begun = table.iloc[0, 1], True
+                    if isinstance(first_count, str) and first_count and not any(map(str.isdigit, first_count)):
+                        table = table.iloc[1:]
+                if len(table):
+                    listed = True
+                    yield table
+        except (pandas.errors.ParserError, csv.Error) as error:
+            line = _malformed_line(Path(csv_path).read_bytes().decode("utf-8-sig"), num_columns)
+            raise InputError(f"{csv_path}:{line}: not a csv row: {error}") from error
+    if not listed:
         raise InputError(f"{csv_path}: lists no video, expected lines of frame_dir,number_of_frames[,label]")
-    return table
 
 
 def _malformed_line(text: str, max_columns: int) -> int:

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from dataset.records import VideoRecord, read_records, read_rows, usable_for_pretraining, write_records
+from dataset.records import (PackedRecords, VideoRecord, read_packed_records, read_records, read_rows,
+                             usable_for_pretraining, write_records)
 from tests.encoded_videos import encode_video
 from utils.errors import InputError
 
@@ -131,13 +134,13 @@ def test_a_csv_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 def test_usable_means_more_frames_than_the_clips_take() -> None:
-    records = [VideoRecord(str(num), num) for num in (31, 33, 32, 100, 0)]
+    records = PackedRecords(VideoRecord(str(num), num) for num in (31, 33, 32, 100, 0))
     usable, num_dropped = usable_for_pretraining(records, num_clips=2, clip_frames=16)
     assert [record.num_frames for record in usable] == [33, 100] and num_dropped == 3
 
 
 def test_no_usable_video_says_how_many_were_dropped_and_why() -> None:
-    records = [VideoRecord("a", 32), VideoRecord("b", 5)]
+    records = PackedRecords([VideoRecord("a", 32), VideoRecord("b", 5)])
     with pytest.raises(InputError) as caught:
         usable_for_pretraining(records, num_clips=2, clip_frames=16, source="x.csv")
     message = str(caught.value)
@@ -167,5 +170,31 @@ def test_labels_in_place_of_counts_are_reported(tmp_path: Path, capsys: pytest.C
 
 def test_counts_of_another_process_are_taken_without_opening_a_video(tmp_path):
     (tmp_path / "videos.csv").write_text("a.mp4,\nb,7\n")
-    records = read_records(tmp_path / "videos.csv", labelled=False, counts=[40, 7])
+    records = read_packed_records(tmp_path / "videos.csv", labelled=False, counts=[40, 7])
     assert [record.num_frames for record in records] == [40, 7]
+
+
+def test_packed_records_are_a_list_of_the_same_videos_in_less_memory(tmp_path):
+    records = [VideoRecord("/x/\udcff é", None, None, 3), VideoRecord("", 0, 0), VideoRecord("b" * 300, 999999999, 5, 9)]
+    packed = PackedRecords(records)
+    assert list(packed) == records and packed[-1] == records[-1] and [record.line for record in packed] == [3, 0, 9]
+    assert list(packed.select(np.array([2, 0]))) == [records[2], records[0]] and len(packed) == 3
+    path = write(tmp_path, "".join(f"/x/{number:096d},{number}\n" for number in range(10_000)))
+    read_records(path, labelled=False)  # imports pandas
+    tracemalloc.start()
+    packed = read_packed_records(path, labelled=False)
+    held = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert packed[7].path == f"/x/{7:096d}" and held < 150 * len(packed)  # 99 of them are the path
+
+
+@pytest.mark.parametrize("block_lines", [1, 2, 3])
+def test_blocks_are_read_as_one_table(tmp_path, monkeypatch, block_lines):
+    monkeypatch.setattr("dataset.records.BLOCK_LINES", block_lines)
+    path = write(tmp_path, '\n\nframe_dir,frames\n"a\nb",40\n\n/x/c,7,1\n"d\n",x\n/x/e,8\n')
+    records, bad_rows = read_rows(path)  # the third column of one line makes it a labelled csv
+    assert [(record.path, record.label, record.line) for record in records] == [("/x/c", 1, 7)]
+    assert [(row.line, row.reason) for row in bad_rows] == [
+        (4, "2 column(s), expected frame_dir,number_of_frames,label"),
+        (8, "2 column(s), expected frame_dir,number_of_frames,label"),
+        (10, "2 column(s), expected frame_dir,number_of_frames,label")]

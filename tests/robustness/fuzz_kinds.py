@@ -20,7 +20,7 @@ import models.multilevel
 from dataset.prepare.checks import decode_video, inspect_video
 from dataset.frames import read_frames
 from dataset.packed import open_shard, write_shard
-from dataset.records import read_records, usable_for_pretraining
+from dataset.records import read_packed_records, read_records, usable_for_pretraining
 from dataset.sampling import uniform_clips
 from dataset.transforms import TestCrops
 from dataset.video_file import count_frames, iterate_frames, promised_frames, read_video
@@ -145,7 +145,7 @@ def look_at_all(looks: Sequence[Callable[[], object]]) -> None:
 def read_csv(path: Path) -> None:
     """What pretraining and evaluation do with a csv, up to the first videos' samples."""
     def pretraining() -> None:
-        records, _ = usable_for_pretraining(read_records(path, False), 2, 16, path)
+        records, _ = usable_for_pretraining(read_packed_records(path, False), 2, 16, path)
         videos = PretrainVideos(records[:3], 2, 16, 3.0, 32, 0)
         for index in range(len(videos)):
             videos[0, index]
