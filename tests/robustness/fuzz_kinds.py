@@ -146,7 +146,7 @@ def read_csv(path: Path) -> None:
     """What pretraining and evaluation do with a csv, up to the first videos' samples."""
     def pretraining() -> None:
         records, _ = usable_for_pretraining(read_packed_records(path, False), 2, 16, path)
-        videos = PretrainVideos(records[:3], 2, 16, 3.0, 32, 0)
+        videos = PretrainVideos(list(records)[:3], 2, 16, 3.0, 32, 0)
         for index in range(len(videos)):
             videos[0, index]
 
