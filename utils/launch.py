@@ -14,6 +14,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from functools import partial
+from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from multiprocessing.util import Finalize
 from pathlib import Path
@@ -84,6 +85,10 @@ def launch(worker: Worker, flags: argparse.Namespace, program: str) -> int:
     # On one machine without --dist-url: a free port, held from here on, whose socket every process inherits.
     listening = socket.create_server(("127.0.0.1", 0)) if flags.num_nodes == 1 and not flags.dist_url else None
     arguments = (os.getpid(), worker, program, flags, gpus, processes, listening)
+    # Batch systems send SIGUSR1 to all processes. Python's resource tracker would end by it; it inherits that it is blocked.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    resource_tracker.ensure_running()
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
     context = mp.start_processes(run_spawned, args=arguments, nprocs=processes, join=False)
     if listening:
         listening.close()

@@ -46,28 +46,45 @@ def test_the_others_wait_for_the_main_process_beyond_the_timeout(tmp_path):
     assert (result.returncode, result.stderr) == (2, "program: error: v.mp4: cannot be counted\n")
 
 
-LAUNCHER_KILLED = """
-import os, signal, sys, time
+SPAWNED = """
+import multiprocessing, os, signal, sys, time
 sys.path.insert(0, sys.argv.pop(1))
 from utils.cli import OneLineParser, add_launch_flags
-from utils.launch import launch
+from utils.launch import StopRequest, launch
 
-def work(context, flags):
+def kill_launcher(context, flags):
     os.kill(os.getppid(), signal.SIGKILL)
     time.sleep(60)
 
+def stop_all(context, flags):
+    stop = StopRequest()
+    os.killpg(0, signal.SIGUSR1)
+    time.sleep(0.3)
+    multiprocessing.Lock()  # registered with Python's resource tracker, another process of the group
+    return 0 if stop.requested else 1
+
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    work = globals()[sys.argv.pop(1)]
     parser = OneLineParser(prog="program")
     add_launch_flags(parser)
-    launch(work, parser.parse_args(), "program")
+    sys.exit(launch(work, parser.parse_args(), "program"))
 """
+
+
+def run_spawned(tmp_path, work):
+    script = tmp_path / "spawned.py"
+    script.write_text(SPAWNED)
+    flags = "--multiprocessing-distributed --nproc 1 --gpu none".split()
+    result = subprocess.run([sys.executable, str(script), str(ROOT), work, *flags], capture_output=True, text=True,
+                            timeout=40, start_new_session=True)
+    return result.returncode, result.stderr
 
 
 def test_processes_end_with_a_launcher_that_is_killed(tmp_path):
     """Also where SIGINT is ignored, as after `nohup`; the pipe that they print to closes only once all have ended."""
-    script = tmp_path / "killed.py"
-    script.write_text(LAUNCHER_KILLED)
-    flags = "--multiprocessing-distributed --nproc 1 --gpu none".split()
-    result = subprocess.run([sys.executable, str(script), str(ROOT), *flags], capture_output=True, timeout=40)
-    assert result.returncode == -signal.SIGKILL
+    assert run_spawned(tmp_path, "kill_launcher")[0] == -signal.SIGKILL
+
+
+def test_a_request_to_stop_may_reach_all_processes(tmp_path):
+    assert run_spawned(tmp_path, "stop_all") == (0, "")
