@@ -154,13 +154,12 @@ def test_a_broken_frame_is_named(tmp_path: Path, write_coded_video: Callable, co
         read_frames(folder, np.arange(5), 5)
 
 
-@pytest.mark.parametrize("side", [40_000, 65_500])
-def test_a_header_that_promises_too_many_pixels_is_named(tmp_path: Path, write_coded_video: Callable, side: int) -> None:
+def test_a_header_that_promises_too_many_pixels_is_named(tmp_path: Path, write_coded_video: Callable) -> None:
     folder = write_coded_video(tmp_path / "v", 1)
     path = tmp_path / "v" / "image_00001.jpg"
     data = bytearray(path.read_bytes())
     sizes = data.index(b"\xff\xc0") + 5
-    data[sizes : sizes + 4] = 2 * side.to_bytes(2, "big")
+    data[sizes : sizes + 4] = 2 * (40_000).to_bytes(2, "big")
     path.write_bytes(data)
     with pytest.raises(InputError, match=r"image_00001.jpg: not a readable image"):
         read_frames(folder, np.arange(1), 1)

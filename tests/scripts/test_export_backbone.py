@@ -13,6 +13,7 @@ from torchvision.models.video import r2plus1d_18, s3d
 
 from eval.features.backbone import load_backbone
 from models.multilevel import MultiLevelModel
+from scripts.export_backbone import main
 from utils.checkpoint import FORMAT, read_checkpoint, write_checkpoint
 from utils.errors import InputError
 from utils.files import file_sha256
@@ -71,12 +72,13 @@ def test_each_file_loads_back_with_the_same_outputs(tmp_path, net, theirs):
     torch.testing.assert_close(last[0], wanted.high)
 
 
-def test_mistakes_are_one_line(tmp_path):
+def test_mistakes_are_one_line(tmp_path, capsys):
     (tmp_path / "junk.pt").write_bytes(b"junk")
     for arguments, named in (((tmp_path / "junk.pt", tmp_path / "x"), "junk.pt"), ((tmp_path / "no.pt", "x"), "no.pt"),
                              (("random", "x"), "random: name a checkpoint"), (("no.pt", "."), ".: is a folder")):
-        result = export(*arguments)
-        assert result.returncode == 2 and result.stderr.count("\n") == 1 and named in result.stderr
+        assert main([*map(str, arguments)]) == 2
+        errors = capsys.readouterr().err
+        assert errors.count("\n") == 1 and named in errors
     assert not list(tmp_path.glob("x*"))
 
 

@@ -194,7 +194,7 @@ def test_the_views_of_a_long_video_are_not_in_memory_together(tmp_path, write_co
     settings = ClipSettings(clips="windows", clip_frames=8, img_dim=32, crops=10)
     num_views = len(settings.sampler()(200)) * 10
     assert num_views * 8 * 32 * 32 * 3 > 12_000_000
-    extract_features(PixelMaps(), [record], settings, HERE, batch=2)
+    extract_features(PixelMaps(), [VideoRecord(record.path, 8, 0)], settings, HERE, batch=2)
     tracemalloc.start()  # of numpy's arrays, which the views are cut as
     extract_features(PixelMaps(), [record], settings, HERE, batch=2)
     peak = tracemalloc.get_traced_memory()[1]
