@@ -1,4 +1,10 @@
-"""Parses the flags of a command as OneLineParser does, and ends before it does anything: the Python of a recipe in tests."""
+"""Parses the flags of a command, and ends before it does anything: what DRY_RUN=1 runs in place of a recipe's commands.
+
+    python scripts/recipes/parse_flags.py train.py --csv_file a.csv
+    python scripts/recipes/parse_flags.py -m eval.retrieval --weights a.pt --train_csv a.csv --test_csv b.csv
+
+Exit status: 0; 2 after the parser's one-line error.
+"""
 from __future__ import annotations
 
 import argparse
@@ -19,6 +25,8 @@ def parse_and_exit(parser: OneLineParser, arguments: list[str] | None = None) ->
 
 
 OneLineParser.parse_args = parse_and_exit
+if len(sys.argv) < 2:
+    sys.exit("parse_flags.py: error: needs a command, such as train.py or -m eval.retrieval, and its flags")
 if sys.argv[1] == "-m":
     sys.argv = sys.argv[2:]
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
