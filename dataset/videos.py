@@ -131,6 +131,8 @@ class PretrainVideos(Dataset):
 
     def draw_donor(self, key: tuple[int, int]) -> float | None:
         """Returns the draw of (epoch, index) for `swap_backgrounds`, from a generator of its own: no other draw moves."""
+        if not self.swap_background:
+            return None
         chosen, donor = _generator(self.seed, *key, 0).random(2).tolist()
         return donor if chosen < self.swap_background else None
 
