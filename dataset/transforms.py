@@ -174,8 +174,9 @@ def scale_clips(clips: torch.Tensor, mean: Sequence[float] = IMAGENET_MEAN, std:
     scale, shift = _scale_and_shift(tuple(mean), tuple(std), width if channels_last else 0, clips.device)
     scaled = values.float()
     if frames == RESIDUAL:
-        steps = scaled.diff(dim=-3)
-        scaled = torch.cat([steps, steps[..., -1:, :, :]], dim=-3).mul_(scale)
+        scaled[..., :-1, :, :] = scaled.diff(dim=-3)
+        scaled[..., -1, :, :] = scaled[..., -2, :, :]
+        scaled.mul_(scale)
     else:
         scaled.mul_(scale).sub_(shift)
     return scaled.unflatten(-1, (width, 3)).movedim(-1, -4) if channels_last else scaled
