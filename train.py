@@ -147,7 +147,7 @@ def build_run(context: DistContext, flags: argparse.Namespace) -> TrainingRun:
         len(videos), flags.batch_per_gpu, context.rank, context.world_size, flags.seed))
     dataset = PretrainVideos(videos, flags.num_clips, flags.clip_frames, flags.max_stride, flags.img_dim, flags.seed,
                              flags.augment_on == "device", flags.decode == "half", flags.color_draws == "clip",
-                             flags.swap_background)
+                             flags.swap_background, flags.flip == "on")
     loader = build_loader(dataset, batches, flags.num_workers, context.device, collate_pretraining, flags.dist_timeout)
     torch.manual_seed(flags.seed)
     model = place_model(MultiLevelModel(flags.net, flags.embedding_dim, flags.num_prototypes), context, flags.channels_last)

@@ -92,6 +92,7 @@ class PretrainAugmentation:
     img_dim: int
     frame_size: tuple[int, int] = PRETRAIN_FRAME_SIZE
     color_per_clip: bool = False
+    flip: bool = True  # False: never
 
     def __call__(self, frames: Sequence[np.ndarray], rng: np.random.Generator) -> np.ndarray:
         """Returns uint8 [T, S, S, 3] from T frames, each uint8 [H, W, 3]."""
@@ -101,7 +102,7 @@ class PretrainAugmentation:
         """Returns (view uint8 [T, S, S, 3], cropped and flipped; its color changes, not yet applied)."""
         width, height = self.frame_size
         box = draw_crop(height, width, PRETRAIN_MIN_AREA, rng).rescaled(self.frame_size, frames[0].shape[1::-1])
-        flip = rng.random() < FLIP_PROBABILITY
+        flip = rng.random() < FLIP_PROBABILITY and self.flip
         draws = 1 if self.color_per_clip else len(frames)
         color = ColorDraws(draw_channels(draws, rng), *draw_jitter(draws, PRETRAIN_JITTER, rng))
         return crop_and_flip(frames, box, flip, self.img_dim), color.repeated(len(frames) // draws)
@@ -115,11 +116,12 @@ class FinetuneAugmentation:
     """
 
     img_dim: int
+    flip: bool = True  # False: never
 
     def __call__(self, frames: Sequence[np.ndarray], rng: np.random.Generator) -> np.ndarray:
         """Returns uint8 [T, S, S, 3] from T frames, each uint8 [H, W, 3]."""
         box = draw_crop(*frames[0].shape[:2], FINETUNE_MIN_AREA, rng)
-        clip = crop_and_flip(frames, box, rng.random() < FLIP_PROBABILITY, self.img_dim)
+        clip = crop_and_flip(frames, box, rng.random() < FLIP_PROBABILITY and self.flip, self.img_dim)
         if rng.random() >= FINETUNE_JITTER_PROBABILITY:
             return clip
         color = ColorDraws(np.array([-1]), *draw_jitter(1, FINETUNE_JITTER, rng))

@@ -109,9 +109,10 @@ class PretrainVideos(Dataset):
     half: bool = False             # see `read_frame_list`
     color_per_clip: bool = False   # one color draw for all frames of a view
     swap_background: float = 0     # probability of a swap by `prepare_views`, which then always changes the color too
+    flip: bool = True
 
     def __post_init__(self) -> None:
-        self.augment = PretrainAugmentation(self.img_dim, PRETRAIN_FRAME_SIZE, self.color_per_clip)
+        self.augment = PretrainAugmentation(self.img_dim, PRETRAIN_FRAME_SIZE, self.color_per_clip, self.flip)
 
     def __len__(self) -> int:
         return len(self.records)

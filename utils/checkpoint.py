@@ -225,7 +225,7 @@ def restore_pretraining(checkpoint: dict[str, Any], path: Path, model: torch.nn.
     """
     with reading_entries(path):
         check_kind(checkpoint, "model")
-        then = {"input_frames": "rgb", "color_draws": "frame", "swap_background": 0.0, **checkpoint["flags"]}
+        then = {"input_frames": "rgb", "color_draws": "frame", "flip": "on", "swap_background": 0.0, **checkpoint["flags"]}
         now = vars(flags)
         for name, flag in FIXED_FLAGS.items():
             if canonical(then.get(name)) != canonical(now[name]):

@@ -64,6 +64,8 @@ def pretraining_parser() -> argparse.ArgumentParser:
               "--color_draws clip")
     flag("--color_draws", choices=("frame", "clip"), default="frame",
          help="clip: one color change for all frames of a view, so that colors do not flicker")
+    flag("--flip", choices=("on", "off"), default="on",
+         help="off: no view is mirrored, for videos that differ only in left and right")
     flag("--swap_background", type=float, default=0.0, metavar="P",
          help="probability, 0 to 1, that what moves little in a video is replaced by that of another video of the batch, on "
               "the device; colors are then changed after it, as with --augment_on device")

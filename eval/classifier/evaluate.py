@@ -42,7 +42,7 @@ from utils.errors import STOPPED, InputError
 from utils.files import file_sha256, write_atomically
 from utils.training_log import device_name
 
-RECIPE_FLAGS = ("batch_per_gpu", "lr", "weight_decay", "lr_decay_epochs", "amp", *HOLDOUT_FLAGS)
+RECIPE_FLAGS = ("batch_per_gpu", "lr", "weight_decay", "lr_decay_epochs", "flip", "amp", *HOLDOUT_FLAGS)
 
 
 class ClassifierSplit(NamedTuple):

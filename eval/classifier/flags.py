@@ -15,7 +15,7 @@ from utils.errors import InputError
 TRAINING_FLAGS = {
     "trained_part": "--train", "weights": "--weights", "net": "--net", "seed": "--seed", "epochs": "--epochs",
     "batch_per_gpu": "--train_batch", "lr": "--lr", "backbone_lr": "--backbone_lr", "lr_decay_epochs": "--lr_decay",
-    "weight_decay": "--wd", "dropout": "--dropout", "amp": "--amp", "channels_last": "--channels_last",
+    "weight_decay": "--wd", "dropout": "--dropout", "flip": "--flip", "amp": "--amp", "channels_last": "--channels_last",
     "save_every": "--save_every", "stop_after": "--stop_after", "log_every": "--log_every",
     "val_holdout": "--val_holdout", "group": "--group"}
 
@@ -34,6 +34,9 @@ def classifier_parser(command: str, description: str, *, epochs: int, lr: float,
     add("--lr_decay", dest="lr_decay_epochs", type=read_decay_epochs, default=lr_decay, metavar="EPOCH,...",
         help="epochs (from 0) at which learning rates are multiplied by 0.1, or none")
     add("--wd", dest="weight_decay", type=float, default=1e-3, help="weight decay (L2)")
+    add("--flip", choices=("on", "off"), default="on",
+        help="off: no training clip is mirrored, for classes that differ only in left and right; --crops 10 still mirrors "
+             "clips of tests")
     add("--amp", choices=("off", "bf16"), default="off",
         help="bf16: train the network in bfloat16, losses in float32; tests are always in float32")
     add("--channels_last", action="store_true",

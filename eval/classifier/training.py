@@ -65,8 +65,8 @@ def fit_classifier(model: VideoClassifier, optimizer: torch.optim.Optimizer, vid
     """
     stop, progress = StopRequest(), Progress()
     batches = EpochBatchSampler(len(videos), flags.batch_per_gpu, context.rank, context.world_size, flags.seed)
-    clips = LabelledVideos(videos, flags.clip_frames, flags.stride, FinetuneAugmentation(flags.img_dim), flags.seed,
-                           flags.skip_bad)
+    clips = LabelledVideos(videos, flags.clip_frames, flags.stride, FinetuneAugmentation(flags.img_dim, flags.flip == "on"),
+                           flags.seed, flags.skip_bad)
     loader = build_loader(clips, batches, flags.num_workers, context.device, timeout_s=flags.dist_timeout)
     torch.manual_seed(flags.seed + context.rank)  # for dropout, which should differ between processes
     lock = run_on_all_ranks(lambda: hold_directory(out, flags.dist_timeout / 2) if context.is_main else None)

@@ -237,6 +237,17 @@ def test_one_color_draw_per_clip_changes_all_frames_alike_and_crops_no_others() 
         assert (alike == alike[:1]).all() and (changing != changing[:1]).any() and (alike != view).any()
 
 
+@pytest.mark.parametrize("augmentation", [PretrainAugmentation, FinetuneAugmentation])
+def test_without_flips_the_other_draws_stay(augmentation: type) -> None:
+    frame, mirrored = photo_like(1, 150, 200)[0], 0
+    for seed in range(8):
+        flipped, plain = (augmentation(32, flip=flip)([frame] * 2, np.random.default_rng(seed)) for flip in (True, False))
+        if not np.array_equal(flipped, plain):
+            assert np.array_equal(flipped, plain[:, :, ::-1])
+            mirrored += 1
+    assert 0 < mirrored < 8
+
+
 def test_scaling_equals_torchvision_in_either_memory_layout() -> None:
     clips = torch.from_numpy(photo_like(6, 10, 12)).reshape(2, 1, 3, 10, 12, 3)
     for mean, std in (([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]), ([0.5, 0.4, 0.3], [0.1, 0.2, 0.3])):
