@@ -32,7 +32,7 @@ def sinkhorn_knopp(scores: Tensor, num_wanted: int | None = None) -> Tensor:
         # Products and sums: matrix kernels are slow on factors this narrow.
         per_prototype = 1 / (k * (kernel * per_sample[..., None]).sum(dim=0))             # prototypes to 1/K
         per_sample = 1 / (n * (kernel * per_prototype).sum(dim=-1))                       # samples to 1/N
-    return kernel[:num_wanted] * per_prototype * (n * per_sample[:num_wanted])[..., None]
+    return (kernel[:num_wanted] * per_prototype).mul_((n * per_sample[:num_wanted])[..., None])
 
 
 class ScoreQueue:
@@ -52,10 +52,12 @@ class ScoreQueue:
         Rows beyond Q are dropped. A batch larger than the queue is returned whole.
         """
         scores = at_least_float32(scores.detach())
+        if len(scores) >= self.num_rows:
+            self.rows = scores[:self.num_rows].clone()  # a view would keep all N rows, in checkpoints too
+            return scores
         older = scores[:0] if self.rows is None else self.rows
-        rows = torch.cat([scores, older[:max(self.num_rows - len(scores), 0)]])
-        self.rows = rows[:self.num_rows]
-        return rows
+        self.rows = torch.cat([scores, older[:self.num_rows - len(scores)]])
+        return self.rows
 
     def state_dict(self) -> dict[str, Tensor | None]:
         """Returns the filled rows."""

@@ -49,10 +49,11 @@ def gather_rows(rows: Tensor, all_gradients: bool = False) -> Tensor:
     rows = rows.contiguous()
     if all_gradients:
         return torch.cat(all_gather(rows))
-    parts = [torch.empty_like(rows) for _ in range(world_size())]
-    dist.all_gather(parts, rows.detach())
-    parts[dist.get_rank()] = rows
-    return torch.cat(parts)
+    gathered = rows.new_empty(world_size(), *rows.shape)
+    dist.all_gather(list(gathered), rows.detach())
+    if rows.requires_grad:
+        gathered[dist.get_rank()] = rows
+    return gathered.flatten(0, 1)
 
 
 def average(values: Tensor) -> Tensor:

@@ -112,6 +112,12 @@ def test_no_loop_over_the_batch_and_no_tensor_of_all_pairs_times_width():
     assert large.largest <= max(pairs + 16 * 2 * 2, 2 * 64 * 2 * PROTOTYPES, 64 * 6 * 2 * WIDTH) < pairs * WIDTH / 4
 
 
+def test_rows_of_this_rank_only():
+    """Nothing reaches [N, N], and the largest tensor grows with N alone."""
+    small, large = operations(2, 512), operations(2, 1024)
+    assert large.largest == 2 * small.largest < 512 * 512
+
+
 def test_one_matrix_product_a_similarity():
     """Forward: instance, mid and low contrast, the graph's target and its three levels; batched: what is a video's own.
 
