@@ -18,9 +18,9 @@ from benchmarks.input_peers import (CLIP_FRAMES, CLIPS, IMG_DIM, MAX_STRIDE, NUM
                                     torchvision_sample)
 from benchmarks.measure import device_clock, milliseconds, print_timed_table, ratio, run_benchmark, time_in_turns
 from benchmarks.videos import video_frames, write_frame_folder
-from dataset.frames import decode_image, read_folder, read_frames
+from dataset.frames import decode_image, read_folder, read_frames, resize_frames
 from dataset.records import VideoRecord
-from dataset.transforms import IMAGENET_MEAN, IMAGENET_STD, PRETRAIN_FRAME_SIZE
+from dataset.transforms import IMAGENET_MEAN, IMAGENET_STD, PRETRAIN_FRAME_SIZE, scale_clips
 from dataset.videos import PretrainVideos, collate_pretraining, prepare_views
 
 PLAIN, TORCHVISION, DALI = "plain pipeline", "torchvision v2 on uint8 tensors", "NVIDIA DALI, channels not split"  # rows
@@ -56,7 +56,7 @@ def peers(full: str, small: str, samples: Iterator[int]) -> dict[str, Callable[[
 
 
 def main(quick: bool, folder: Path) -> None:
-    turns = 5 if quick else 25
+    turns, in_a_row = 5 if quick else 25, 4  # as a DataLoader worker reads: the memory of the sample before is there
     full, small = (write_frame_folder(folder / name, video_frames(NUM_FRAMES, size))
                    for name, size in (("full", (340, 256)), ("small", PRETRAIN_FRAME_SIZE)))
     numbers, samples = np.arange(CLIPS * CLIP_FRAMES), itertools.count()
@@ -70,13 +70,20 @@ def main(quick: bool, folder: Path) -> None:
         jobs[f"ours, CPU time of a worker with `--augment_on device`{kind}"] = (
             lambda kind=kind: on_device[kind][next(samples), 0])
     for kind, (path, half) in kinds.items():
-        jobs[f"of ours: reading 32 frames, resized to 200x150{kind}"] = lambda path=path, half=half: read_frames(
+        jobs[f"of ours: reading 32 frames{kind or ', resized to 200x150'}"] = lambda path=path, half=half: read_frames(
             path, numbers, NUM_FRAMES, PRETRAIN_FRAME_SIZE, half=half)
+    decoded, stored = (read_frames(path, numbers, NUM_FRAMES) for path in (full, small))
+    augment, rng, clips = on_cpu[""].augment, np.random.default_rng(0), on_cpu[""][0, 0].clips
+    jobs |= {
+        "of ours: resizing 32 frames to 200x150": lambda: resize_frames(decoded, PRETRAIN_FRAME_SIZE, "bicubic"),
+        "of ours: crop, flip and color of three views": lambda: [
+            augment(stored[:CLIP_FRAMES], rng) for _ in range(CLIPS + 1)],
+        "of ours: normalizing three views": lambda: scale_clips(clips)}
     for kind in ("", HALF):
         jobs[f"{LIMIT}{kind}"] = lambda half=kind == HALF: [
             decode_image(data, "", half=half) for data in files]
     seconds = print_timed_table(["one core", "ms a sample", "samples/s", "against plain"], jobs, turns, PLAIN,
-                      lambda _, times, ratio: [f"{1 / np.median(times):.1f}", f"{ratio:.1f}x"])
+                      lambda _, times, ratio: [f"{1 / np.median(times):.1f}", f"{ratio:.1f}x"], in_a_row)
 
     comparisons = [f"{ratio(seconds[peer + kind], seconds[OURS + kind]):.1f} times as fast as {peer}{kind}"
                    for peer in (DALI, TORCHVISION) for kind in ("", STORED) if peer + kind in seconds]
@@ -96,8 +103,8 @@ def main(quick: bool, folder: Path) -> None:
         batch = batch._replace(clips=batch.clips.to(device))
         seconds = time_in_turns({"color": lambda: prepare_views(batch, torch.device(device))}, turns, clock, videos)["color"]
         on_devices.append(f"{milliseconds(seconds)} ms a sample on {device}")
-    print(f"Frames of {kib:.0f} KiB, {kib_small:.0f} KiB at 200x150; medians of {turns} turns. Mean absolute difference to "
-          f"the views of the plain pipeline: {', '.join(differences)}. Color and normalization on the device take "
+    print(f"Frames of {kib:.0f} KiB, {kib_small:.0f} KiB at 200x150; medians of {turns} turns of {in_a_row} samples. Mean "
+          f"absolute difference to the views of the plain pipeline: {', '.join(differences)}. Color and normalization on the device take "
           f"{', '.join(on_devices)}.")
 
 

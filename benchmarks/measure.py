@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import io
 import os
 import platform
@@ -71,15 +72,22 @@ def print_table(header: Sequence[object], rows: Sequence[Sequence[object]]) -> N
 
 
 def print_timed_table(header: Sequence[str], jobs: Mapping[str, Callable[[], object]], turns: int, baseline: str,
-                      columns: Callable[[str, list[float], float], Sequence[str]]) -> dict[str, list[float]]:
-    """Prints a row for each job, and returns its seconds in each turn of CPU time.
+                      columns: Callable[[str, list[float], float], Sequence[str]], units: int = 1) -> dict[str, list[float]]:
+    """Prints a row for each job, and returns its seconds in each turn of CPU time, each job called `units` times in a row.
 
     A row is the job's name, median ms, and `columns(name, seconds, ratio)`: how many times faster than `baseline` it is.
     """
-    seconds = time_in_turns(jobs, turns)
+    repeated = {name: functools.partial(repeat, job, units) for name, job in jobs.items()}
+    seconds = time_in_turns(repeated, turns, units=units)
     print_table(header, [[name, milliseconds(times), *columns(name, times, ratio(seconds[baseline], times))]
                          for name, times in seconds.items()])
     return seconds
+
+
+def repeat(job: Callable[[], object], times: int) -> None:
+    """Calls `job` so many times, keeping no result."""
+    for _ in range(times):
+        job()
 
 
 def time_in_turns(jobs: Mapping[str, Callable[[], object]], turns: int,

@@ -25,7 +25,7 @@ def test_ratio_is_the_median_over_turns() -> None:
 
 def test_a_timed_table_compares_with_the_baseline(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = {"slow": [0.2, 0.4], "fast": [0.1, 0.1]}
-    monkeypatch.setattr(measure, "time_in_turns", lambda jobs, turns: seconds)
+    monkeypatch.setattr(measure, "time_in_turns", lambda jobs, turns, units: seconds)
     assert measure.print_timed_table(["job", "ms", "speed"], {}, 2, "slow", lambda _name, _times, speed: [speed]) == seconds
     assert capsys.readouterr().out.splitlines()[2:] == ["| slow | 300 | 1.0 |", "| fast | 100 | 3.0 |", ""]
 
