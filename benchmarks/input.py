@@ -104,8 +104,8 @@ def main(quick: bool, folder: Path) -> None:
         seconds = time_in_turns({"color": lambda: prepare_views(batch, torch.device(device))}, turns, clock, videos)["color"]
         on_devices.append(f"{milliseconds(seconds)} ms a sample on {device}")
     print(f"Frames of {kib:.0f} KiB, {kib_small:.0f} KiB at 200x150; medians of {turns} turns of {in_a_row} samples. Mean "
-          f"absolute difference to the views of the plain pipeline: {', '.join(differences)}. Color and normalization on the device take "
-          f"{', '.join(on_devices)}.")
+          f"absolute difference to the views of the plain pipeline: {', '.join(differences)}. Color and normalization "
+          f"on the device take {', '.join(on_devices)}.")
 
 
 if __name__ == "__main__":
