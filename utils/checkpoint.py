@@ -223,8 +223,7 @@ def restore_pretraining(checkpoint: dict[str, Any], path: Path, model: torch.nn.
     With another global batch or number of processes, the step in the epoch follows from the number of videos seen, rounded
     down, and the sums of the epoch are None.
     """
-    with reading_entries(path):
-        check_kind(checkpoint, "model")
+    with reading_entries(path, "model", checkpoint):
         then = {"input_frames": "rgb", "color_draws": "frame", "flip": "on", "swap_background": 0.0, **checkpoint["flags"]}
         now = vars(flags)
         for name, flag in FIXED_FLAGS.items():
@@ -261,9 +260,14 @@ def restore_pretraining(checkpoint: dict[str, Any], path: Path, model: torch.nn.
 
 
 @contextlib.contextmanager
-def reading_entries(path: str | Path, kind: str = "pretraining") -> Iterator[None]:
-    """Raises InputError, in one line, for whatever damaged entries of the checkpoint at `path` make their users raise."""
+def reading_entries(path: str | Path, kind: str, checkpoint: dict[str, Any] | None = None) -> Iterator[None]:
+    """Raises InputError, in one line, for whatever damaged entries of the checkpoint at `path` make their users raise.
+
+    With `checkpoint`, also unless it is one of this project and of `kind`.
+    """
     try:
+        if checkpoint and (checkpoint.get("format"), checkpoint.get("kind")) != (FORMAT, kind):
+            raise ValueError(f"format {checkpoint.get('format')!r}, kind {checkpoint.get('kind')!r}")
         yield
     except InputError:
         raise
@@ -271,12 +275,6 @@ def reading_entries(path: str | Path, kind: str = "pretraining") -> Iterator[Non
         reason = str(error).partition("\n")[0] or type(error).__name__
         lacks = "it lacks " if isinstance(error, KeyError) else ""
         raise InputError(f"{path}: damaged, or no {kind} checkpoint of this project: {lacks}{reason}") from error
-
-
-def check_kind(checkpoint: dict[str, Any], kind: str) -> None:
-    """Raises ValueError unless this is a checkpoint of this project and of `kind`."""
-    if checkpoint.get("format") != FORMAT or checkpoint.get("kind") != kind:
-        raise ValueError(f"format {checkpoint.get('format')!r}, kind {checkpoint.get('kind')!r}")
 
 
 def canonical(value: Any) -> Any:

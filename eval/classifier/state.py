@@ -12,7 +12,7 @@ import torch
 from eval.classifier.flags import TRAINING_FLAGS
 from eval.classifier.model import VideoClassifier, decay_lr
 from models.convert import check_keys
-from utils.checkpoint import (FORMAT, FREE_FLAGS, Progress, canonical, check_kind, random_state, read_checkpoint,
+from utils.checkpoint import (FORMAT, FREE_FLAGS, Progress, canonical, random_state, read_checkpoint,
                               reading_entries, set_random_state)
 from utils.distributed import DistContext, gather_objects
 from utils.errors import InputError
@@ -54,8 +54,7 @@ def classifier_state(model: VideoClassifier, optimizer: torch.optim.Optimizer, p
 def read_finished(flags: argparse.Namespace) -> tuple[dict[str, Any], argparse.Namespace]:
     """Returns the checkpoint of `--test_only` and `flags` with its hold-out; InputError where its run is not finished."""
     path, checkpoint = flags.test_only, read_checkpoint(flags.test_only)
-    with reading_entries(path, KIND):
-        check_kind(checkpoint, KIND)
+    with reading_entries(path, KIND, checkpoint):
         done, then = checkpoint["epochs_done"], checkpoint["flags"]
         if done < then["epochs"]:
             raise InputError(f"--test_only {path}: is after epoch {done} of {then['epochs']}; only the state after the last "
@@ -66,8 +65,7 @@ def read_finished(flags: argparse.Namespace) -> tuple[dict[str, Any], argparse.N
 def restore_classifier(checkpoint: dict[str, Any], path: Path, model: VideoClassifier, optimizer: torch.optim.Optimizer,
                        identity: Mapping[str, Any], flags: argparse.Namespace, context: DistContext) -> Progress:
     """Sets everything to the checkpoint's state and returns its progress; InputError for a changed setting."""
-    with reading_entries(path, KIND):
-        check_kind(checkpoint, KIND)
+    with reading_entries(path, KIND, checkpoint):
         check_identity(checkpoint, path, identity, SAME_TO_RESUME)
         then, now = checkpoint["flags"], vars(flags)
         for name in sorted(now.keys() - FREE_IN_TRAINING):

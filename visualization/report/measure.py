@@ -19,7 +19,7 @@ from eval.features.backbone import RANDOM, load_backbone
 from eval.features.extract import ClipSettings, extract_features, keep_readable
 from models.convert import check_keys, unwrap
 from models.multilevel import MultiLevelModel, PrototypeHead
-from utils.checkpoint import check_kind, read_checkpoint, reading_entries
+from utils.checkpoint import read_checkpoint, reading_entries
 from utils.distributed import DistContext
 from utils.errors import InputError
 from visualization.report.run import RunDirectory
@@ -79,8 +79,7 @@ def measure_run(run: RunDirectory, records: Sequence[VideoRecord], flags: argpar
 def load_model(path: Path) -> MultiLevelModel:
     """Returns the whole model of a pretraining checkpoint, on the CPU. InputError unless every entry fits."""
     checkpoint = read_checkpoint(path)
-    with reading_entries(path):
-        check_kind(checkpoint, "model")
+    with reading_entries(path, "model", checkpoint):
         model = MultiLevelModel(checkpoint["net"], checkpoint["embedding_dim"], checkpoint["num_prototypes"])
         state = unwrap(checkpoint["model"])
         check_keys(state, model)
