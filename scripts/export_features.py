@@ -28,7 +28,7 @@ from utils.files import write_atomically
 
 def export_features(context: DistContext, flags: argparse.Namespace) -> None:
     """Extracts in all processes; the main one writes."""
-    videos, _ = read_listed_features("shown", False, flags, context)
+    videos, _ = read_listed_features("exported", False, flags, context)
 
     def write() -> None:
         write_atomically(flags.out, partial(
