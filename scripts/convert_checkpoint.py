@@ -9,7 +9,9 @@ width and number of prototypes follow from the shapes. "3d-resnets" (3D-ResNets-
 Classifiers are left out. A missing, unexpected or misshaped key is an error that names it, and nothing is written.
 
 3D-ResNets pool over time in their stem, the official code does not: their weights, `--net r3d50`, become the backbone
-r3d50_time_pool, and every command that reads them builds that one.
+r3d50_time_pool, and every command that reads them builds that one. What earlier versions converted to r3d50, and
+classifiers trained from it, are refused; a .safetensors file exported from it cannot be recognized: convert again, and
+export again.
 
 A backbone is stored with the mean and std that its clips must be scaled by, and evaluations apply them: those of
 torchvision's weights; for 3d-resnets --mean and --std, by default ImageNet's. `--mean kinetics`, `--mean 0.5` and `--mean

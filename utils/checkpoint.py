@@ -94,10 +94,20 @@ def read_weights(path: str) -> tuple[dict[str, Any], str, str]:
     if form != FORMAT or kind not in ("model", "backbone", "classifier") or net is None:
         raise InputError(f"{path}: no checkpoint of this project (format {form!r}, kind {kind!r}, net {net!r}); other "
                          "checkpoints must be converted first")
-    if kind == "backbone" and "source" in checkpoint and net in ("r3d18", "r3d34", "r3d50"):
-        raise InputError(f"{path}: 3D-ResNets weights that an earlier version converted, for a stem that does not pool over "
-                         "time as theirs does: convert them again")
+    refuse_old_conversion(checkpoint, path)
     return checkpoint, kind, canonical(net)
+
+
+def refuse_old_conversion(checkpoint: dict[str, Any], path: str | Path) -> None:
+    """Raises InputError for 3D-ResNets weights that were converted before `..._time_pool`, or a classifier made from them."""
+    kind, origin = checkpoint.get("kind"), checkpoint.get("weights")
+    if kind == "classifier" and isinstance(origin, dict):  # a backbone in another file than an export was converted
+        converted = origin.get("weights_kind") == "backbone" and not str(origin.get("weights")).endswith(".safetensors")
+    else:
+        converted = kind == "backbone" and "source" in checkpoint
+    if converted and checkpoint.get("net") in ("r3d18", "r3d34", "r3d50"):
+        raise InputError(f"{path}: 3D-ResNets weights that an earlier version converted, for a stem that does not pool over "
+                         f"time as theirs does: convert them again{', and train again' if kind == 'classifier' else ''}")
 
 
 def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:

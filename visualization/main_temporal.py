@@ -205,6 +205,9 @@ def write_order_videos(backbone: nn.Module, weights: dict, flags: argparse.Names
     for number, video in enumerate(videos[:flags.num_videos]):
         clips = both_orders(read_clips(video, clip))
         maps = returncam(backbone, head, scale_clips(clips.to(device), **weights["input"]), flags.level).cpu()
+        if number == 0 and torch.equal(maps[:, 0], maps[:, -1]):
+            print(f"level {flags.level} has one timestamp in {flags.clip_frames} frames: its maps show where, not when; "
+                  "a head for --level mid, or of a longer --seq, shows both", flush=True)
         path = write_cams(folder, cam_name(number, video.path), clips.numpy(), maps.numpy(), order_evidence(maps)[0].numpy(),
                           scale=flags.scale, folders=(flags.pos, flags.neg), fps=flags.fps)
         print(f"{path}: mean evidence {maps[0].mean():+.3f} for natural order of the natural clip, "

@@ -12,8 +12,8 @@ import torch
 from eval.classifier.flags import TRAINING_FLAGS
 from eval.classifier.model import VideoClassifier, decay_lr
 from models.convert import check_keys
-from utils.checkpoint import (FORMAT, FREE_FLAGS, Progress, canonical, random_state, read_checkpoint,
-                              reading_entries, set_random_state)
+from utils.checkpoint import (FORMAT, FREE_FLAGS, Progress, canonical, random_state, read_checkpoint, reading_entries,
+                              refuse_old_conversion, set_random_state)
 from utils.distributed import DistContext, gather_objects
 from utils.errors import InputError
 
@@ -55,6 +55,7 @@ def read_finished(flags: argparse.Namespace) -> tuple[dict[str, Any], argparse.N
     """Returns the checkpoint of `--test_only` and `flags` with its hold-out; InputError where its run is not finished."""
     path, checkpoint = flags.test_only, read_checkpoint(flags.test_only)
     with reading_entries(path, KIND, checkpoint):
+        refuse_old_conversion(checkpoint, path)
         done, then = checkpoint["epochs_done"], checkpoint["flags"]
         if done < then["epochs"]:
             raise InputError(f"--test_only {path}: is after epoch {done} of {then['epochs']}; only the state after the last "

@@ -1,15 +1,19 @@
 """The result card: one split or several, and the printed table."""
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
 
+from eval import finetune, linear_probe
 from eval.result_card import SplitResult, build_card, markdown_table, write_card
 from eval.splits import EvalSplit
+from tests import classifier_runs
 
 CPU = torch.device("cpu")
 WEIGHTS = {"weights": "w.pt", "net": "r3d18", "checkpoint_sha256": "0", "pretrained_epochs": 3}
@@ -61,3 +65,23 @@ def test_one_named_split_has_no_deviation(splits):
     card = card_of(splits[1:2], {"high": {"R@1": 0.5}})
     assert card["metrics"] == {"high": {"R@1": 0.5}} and list(card["per_split"]) == ["2"]
     assert "metrics_std" not in card and "| 50.0 |" in markdown_table(card, ("clips",))
+
+
+@pytest.mark.usefixtures("backbone_that_sees_the_class")
+def test_a_figure_that_cannot_be_drawn_costs_no_result(color_set, colors, straight, tmp_path, monkeypatch, capsys):
+    """The linear probe and finetuning, here a finished run that is tested again, write the card before any figure."""
+    def fail(path, *_) -> None:
+        assert (path.parent / "result.json").exists()
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr("eval.metrics.draw_confusion", fail)
+    probe = ["--weights", "random", "--net", "r3d10", "--train_csv", str(color_set / "train.csv"), "--test_csv",
+             str(color_set / "test.csv"), "--img_dim", "32", "--seq", "8", "--clips", "1", "--workers", "0", "--epochs", "1",
+             "--gpu", "none", "--out", str(tmp_path / "probe")]
+    shutil.copytree(straight, tmp_path / "run")
+    (tmp_path / "run" / "result.json").unlink()
+    for command, flags, out in ((linear_probe, probe, "probe"),
+                                (finetune, classifier_runs.arguments(colors, tmp_path / "run", "--resume"), "run")):
+        assert command.main(flags) == 2
+        assert json.loads((tmp_path / out / "result.json").read_text())["metrics"]["high"]["top1"] >= 0
+        assert capsys.readouterr().err.endswith("confusion_high.png: No space left on device\n")

@@ -6,17 +6,20 @@ import os
 import re
 import subprocess
 import sys
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models.video import R2Plus1D_18_Weights, S3D_Weights, r2plus1d_18, s3d
 
 from eval.classifier.model import VideoClassifier
 from eval.features.backbone import load_backbone
-from models.multilevel import MultiLevelModel, build_backbone
+from models.multilevel import BACKBONES, MultiLevelModel, build_backbone
+from models.r3d import ResNet3D
 from scripts.convert_checkpoint import main
 from scripts.export_backbone import export_backbone
 from tests.official_checkpoint import official_state
@@ -24,6 +27,7 @@ from utils.errors import InputError
 from visualization.report.measure import load_model
 
 ROOT = Path(__file__).resolve().parents[2]
+NARROW = 8  # channels of the stem
 
 
 def load(path: Path) -> dict:
@@ -42,13 +46,39 @@ def resnet_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return renamed | {"module.fc.weight": torch.zeros(700, 512), "module.fc.bias": torch.zeros(700)}
 
 
+class NarrowResNet(ResNet3D):
+    """A ResNet3D of an eighth of its width."""
+
+    def __init__(self, *settings) -> None:
+        super().__init__(*settings)
+        self.channels = {level: width // 8 for level, width in self.channels.items()}
+
+    def _make_layer(self, block, conv, planes: int, *rest, **stride):
+        if planes == 64:
+            self.inplanes = NARROW
+        return super()._make_layer(block, conv, planes // 8, *rest, **stride)
+
+
+@pytest.fixture(autouse=True)
+def narrow(monkeypatch) -> None:
+    """Makes each R3D narrow: names, depths and blocks are the same, and everything is quicker."""
+    def build_stem(stem) -> nn.Module:
+        layers = stem()
+        layers[0], layers[1] = nn.Conv3d(3, NARROW, 7, (1, 2, 2), 3, bias=False), nn.BatchNorm3d(NARROW)
+        return layers
+
+    for name in filter(re.compile("r3d").match, list(BACKBONES)):
+        *settings, stem = BACKBONES[name].args
+        monkeypatch.setitem(BACKBONES, name, partial(NarrowResNet, *settings, partial(build_stem, stem)))
+
+
 @pytest.fixture
 def small_input() -> Tensor:
     return torch.randn(1, 3, 16, 32, 32, generator=torch.Generator().manual_seed(3))
 
 
 def test_reference_becomes_a_whole_model(tmp_path, capsys):
-    state = official_state(num_prototypes=7)
+    state = official_state(7, NARROW)
     torch.save(state, tmp_path / "theirs.pth")
     assert main(["reference", str(tmp_path / "theirs.pth"), str(tmp_path / "ours.pt"), "--net", "resnet18"]) == 0
     small = torch.randn(1, 3, 16, 32, 32, generator=torch.Generator().manual_seed(3))
@@ -169,8 +199,13 @@ def test_every_kind_of_checkpoint_keeps_the_stem(tmp_path, small_input, capsys):
         assert_same_features(load_backbone(str(tmp_path / name), None, 0)[0], small_input, wanted)
     assert_same_features(load_model(tmp_path / "model.pt").backbone, small_input, wanted)
     torch.save({**load(tmp_path / "out.pt"), "net": "r3d18"}, tmp_path / "old.pt")
-    with pytest.raises(InputError, match="old.pt: .*convert them again"):
+    with pytest.raises(InputError, match="old.pt: .*convert them again$"):
         load_backbone(str(tmp_path / "old.pt"), None, 0)
+    for weights, refused in ((str(tmp_path / "old.pt"), True), ("exported.safetensors", False)):
+        torch.save({**load(tmp_path / "classifier.pt"), "net": "r3d18",
+                    "weights": {"weights": weights, "weights_kind": "backbone"}}, tmp_path / "old_classifier.pt")
+        with pytest.raises(InputError, match="convert them again, and train again") if refused else nullcontext():
+            load_backbone(str(tmp_path / "old_classifier.pt"), None, 0)
 
 
 def test_mean_and_std_of_the_input_are_kept(tmp_path, capsys):
@@ -260,12 +295,12 @@ def flatten_prototypes(state):
 @pytest.mark.parametrize("damage, expected", [
     (drop, ["1 missing: backbone.layer2.0.conv1.0.weight"]),
     (add, ["1 not part of the model: backbone.layer9.weight"]),
-    (reshape, ["1 of another shape: instance.mid.2.weight (128, 5, 1) instead of (128, 256, 1)"]),
+    (reshape, ["1 of another shape: instance.mid.2.weight (128, 5, 1) instead of (128, 32, 1)"]),
     (drop_prototypes, ["1 missing: prototype.weight"]),
     (flatten_prototypes, ["prototype.weight (384,) instead of (K, D)"]),
 ])
 def test_wrong_reference_keys_are_named(tmp_path, capsys, damage, expected):
-    state = {name: value.float() for name, value in official_state(num_prototypes=3).items()}
+    state = {name: value.float() for name, value in official_state(3, NARROW).items()}
     damage(state)
     torch.save(state, tmp_path / "in.pth")
     run_and_expect_error(tmp_path, capsys, "reference", "r3d18", str(tmp_path / "in.pth"), *expected)
@@ -298,7 +333,7 @@ def test_file_that_is_no_checkpoint(tmp_path, capsys, content):
 
 def test_missing_file_and_missing_folder(tmp_path, capsys):
     run_and_expect_error(tmp_path, capsys, "reference", "r3d18", "in.pth", "No such file")
-    torch.save(official_state(num_prototypes=3), tmp_path / "in.pth")
+    torch.save(official_state(3, NARROW), tmp_path / "in.pth")
     out = tmp_path / "absent" / "out.pt"
     assert main(["reference", str(tmp_path / "in.pth"), str(out), "--net", "r3d18"]) == 2
     assert str(out) in capsys.readouterr().err

@@ -108,6 +108,16 @@ def test_a_trained_head_is_tested_and_visualized(trained, lists, capsys):
         assert named in capsys.readouterr().err
 
 
+def test_maps_of_one_timestamp_are_noted(lists, tmp_path, capsys):
+    """Of 8 frames the high level has one timestamp, the mid level two."""
+    for level, noted in (("high", True), ("mid", False)):
+        flags = [*SMALL, *lists[2:], "--out", str(tmp_path / level)]
+        assert main([*flags, *lists[:2], *CLIPS, "--level", level, "--epoch", "1"]) == 0
+        capsys.readouterr()
+        assert main([*flags, "--mode", "visualize", "--num_videos", "1"]) == 0
+        assert ("level high has one timestamp in 8 frames" in capsys.readouterr().out) == noted
+
+
 def test_a_head_resumes_and_is_tested_with_the_videos_and_settings_that_it_began_with(trained, lists, tmp_path, capsys):
     before = (trained / "result.json").read_text()
     other, rest = tmp_path / "other.csv", tmp_path / "rest.csv"
