@@ -15,7 +15,7 @@ EMBEDDING_DIM = 128
 
 
 def official_shapes(num_prototypes: int, width: int = 64) -> dict[str, tuple[int, ...]]:
-    """Shape of every parameter and buffer, by name; `width` of the stem, to which all others of the backbone are in ratio."""
+    """Shape of every parameter and buffer, by name; `width`: of the stem, in ratio to which all others are."""
     shapes: dict[str, tuple[int, ...]] = {}
 
     def norm(name: str, channels: int) -> None:

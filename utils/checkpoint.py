@@ -99,7 +99,7 @@ def read_weights(path: str) -> tuple[dict[str, Any], str, str]:
 
 
 def refuse_old_conversion(checkpoint: dict[str, Any], path: str | Path) -> None:
-    """Raises InputError for 3D-ResNets weights that were converted before `..._time_pool`, or a classifier made from them."""
+    """Raises InputError for 3D-ResNets weights converted before `..._time_pool`, or a classifier made from them."""
     kind, origin = checkpoint.get("kind"), checkpoint.get("weights")
     if kind == "classifier" and isinstance(origin, dict):  # a backbone in another file than an export was converted
         converted = origin.get("weights_kind") == "backbone" and not str(origin.get("weights")).endswith(".safetensors")

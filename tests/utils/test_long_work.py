@@ -8,22 +8,25 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 LONG = """
-import sys, time
+import datetime, sys, time
 sys.path.insert(0, sys.argv.pop(1))
 from utils.cli import OneLineParser, add_launch_flags
 from utils.distributed import gather_objects, run_long_on_main
 from utils.errors import InputError
 from utils.launch import launch
+from torch.distributed import set_timeout
 
 def count():
-    time.sleep(6)
+    time.sleep(1.5)
     return [40, 41]
 
 def refuse():
     raise InputError("v.mp4: cannot be counted")
 
 def work(context, flags):
+    set_timeout(datetime.timedelta(seconds=1))  # less than --dist_timeout, which the processes need to start
     counts = run_long_on_main(context, count)
+    set_timeout(datetime.timedelta(seconds=60))
     everywhere = gather_objects(counts)
     if context.is_main:
         print(everywhere, flush=True)
@@ -40,7 +43,7 @@ def test_the_others_wait_for_the_main_process_beyond_the_timeout(tmp_path):
     script = tmp_path / "long.py"
     script.write_text(LONG)
     result = subprocess.run([sys.executable, str(script), str(ROOT), "--multiprocessing-distributed", "--nproc", "2",
-                             "--gpu", "none", "--dist_timeout", "5"], capture_output=True, text=True, timeout=90,
+                             "--gpu", "none", "--dist_timeout", "60"], capture_output=True, text=True, timeout=90,
                             env={"PYTHONPATH": str(ROOT), "PATH": ""})
     assert "[[40, 41], [40, 41]]" in result.stdout, result.stderr
     assert (result.returncode, result.stderr) == (2, "program: error: v.mp4: cannot be counted\n")
