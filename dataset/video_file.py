@@ -24,9 +24,11 @@ from av.video.reformatter import VideoReformatter
 
 from utils.errors import InputError
 
+CUT_SAMPLE = 16  # frames that `find_cut` looks up
 FEWER = 0.9  # of the frames that the header promises: a few less are usual
 # Codecs of which each packet gives exactly one frame, by the decoder that PyAV picks.
 _ONE_FRAME_PER_PACKET = frozenset("h264 hevc vp9 libvpx-vp9 av1 libdav1d mjpeg".split())
+_ZEROS = bytes(16)     # with which no frame of these codecs begins
 _LONG = 1000           # frames of a video whose index is kept
 _MOST_KEPT = 2_000_000  # frames of all kept indexes: 16 MB, 48 if each is a keyframe
 
@@ -126,6 +128,25 @@ def promised_frames(path: str) -> int | None:
         if duration is None and video.container.duration:
             duration = video.container.duration / av.time_base
         return round(duration * stream.average_rate) if duration and stream.average_rate else None
+
+
+def find_cut(path: str) -> str:
+    """Returns what shows, without decoding, that a file is not whole, else "".
+
+    `CUT_SAMPLE` frames of its index are looked up: a partial download has zeros there, a truncated file ends before. Files
+    without an index of frames, such as mkv, webm and ts, tell nothing. Raises InputError like `promised_frames`.
+    """
+    with _open_video(path) as video, open(path, "rb") as file:
+        index, length = video.stream.index_entries, os.fstat(file.fileno()).st_size
+        for number in sorted({*np.linspace(0, len(index) - 1, CUT_SAMPLE, dtype=int).tolist()}) if len(index) else ():
+            start, size = index[number].pos, index[number].size
+            if start + size > length:
+                return f"frame {number + 1} of {len(index)} is behind the end of the file: cut short"
+            file.seek(start)
+            if size >= len(_ZEROS) == len(data := file.read(len(_ZEROS))) and data == _ZEROS and (
+                    video.stream.codec_context.name in _ONE_FRAME_PER_PACKET):  # in others zeros may be a frame
+                return f"frame {number + 1} of {len(index)} is zeros: a partial download"
+    return ""
 
 
 def shortage(frames: int, promised: int | None) -> str:

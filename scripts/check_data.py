@@ -4,10 +4,11 @@
     python scripts/check_data.py --train csv/k400/pretrain.csv --seq 16 --sample 2 --report findings.csv --fix clean.csv
     python scripts/check_data.py --train pretrain.csv train_1.csv --test test_1.csv --decode
 
-The quick check lists each frame folder and reads the size and header of each video file. --decode also decodes every
-frame: it finds empty, truncated and damaged images, images of different sizes, broken video files and their true frame
-counts. Two csv files without --train and --test are a training and a test set, in this order; the two sides may share no
-video and no group (v_Archery_g03 of v_Archery_g03_c05).
+The quick check lists each frame folder, reads the size and header of each video file, and looks up 16 frames of its
+index, where a partial download has zeros (mp4, mov, avi). --decode also decodes every frame: it finds empty, truncated
+and damaged images, images of different sizes, broken video files and their true frame counts. Two csv files without
+--train and --test are a training and a test set, in this order; the two sides may share no video and no group
+(v_Archery_g03 of v_Archery_g03_c05).
 
 --fix writes the csv files without unusable lines and with the frame counts on disk; it cannot fix shared videos, shared
 groups and missing classes. Exit status: 0 no findings (notes do not count), 1 findings, 2 a user's mistake.

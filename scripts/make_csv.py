@@ -96,7 +96,8 @@ def make_csv(flags: argparse.Namespace) -> int:
                          "choose by --source frames or --source files")
     found = {"frames": folders, "files": files, None: folders or files}[flags.source]
     if not found:
-        raise InputError(f"{flags.tree}: no {flags.source or 'video'} below it")
+        raise InputError(f"{flags.tree}: no {flags.source or 'video'} below it, expected folders of numbered .jpg or .png "
+                         "images, or video files")
     print(f"{flags.tree}: {len(found):,} {'frame folders' if found is folders else 'video files'}")
     if flags.count:
         found = count_files(found, flags.workers)

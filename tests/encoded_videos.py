@@ -20,7 +20,8 @@ def coded_frame(index: int, size: tuple[int, int] = (64, 48)) -> np.ndarray:
 
 
 def encode_video(path: Path, num_frames: int, *, fps: int = 25, size: tuple[int, int] = (64, 48),
-                 times: list[float] | None = None, options: dict[str, str] | None = None) -> Path:
+                 times: list[float] | None = None, options: dict[str, str] | None = None,
+                 container_options: dict[str, str] | None = None) -> Path:
     """The path, after a video is written there; h264 has B-frames, avi holds Xvid's codec with its tag.
 
     `times` in s, ascending, gives each frame's own.
@@ -28,7 +29,7 @@ def encode_video(path: Path, num_frames: int, *, fps: int = 25, size: tuple[int,
     path.parent.mkdir(parents=True, exist_ok=True)
     codec = CODECS[path.suffix.lower()]
     defaults: dict[str, Any] = {"bf": "2"} if codec == "libx264" else {}
-    with av.open(str(path), "w") as container:
+    with av.open(str(path), "w", options=container_options or {}) as container:
         stream = container.add_stream(codec, rate=fps, options={**defaults, **(options or {})})
         stream.width, stream.height = size
         stream.pix_fmt = "yuv420p"
@@ -43,3 +44,10 @@ def encode_video(path: Path, num_frames: int, *, fps: int = 25, size: tuple[int,
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return path
+
+
+def zero_half(data: bytes) -> bytes:
+    """An mp4 file of which the second half of the frames is zeros, as in a partial download; its index is whole."""
+    start, end = data.index(b"mdat") + 4, data.index(b"moov") - 4
+    middle = (start + end) // 2
+    return data[:middle] + bytes(end - middle) + data[end:]

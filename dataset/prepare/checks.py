@@ -16,7 +16,7 @@ from dataset.frames import decode_image, find_series, locate_video, read_folder,
 from dataset.packed import open_shard, read_packed
 from dataset.prepare.worker_pool import Crash, run_jobs
 from dataset.records import VideoRecord
-from dataset.video_file import iterate_frames, promised_frames
+from dataset.video_file import find_cut, iterate_frames, promised_frames
 from utils.errors import InputError
 from utils.files import read_lines, show_progress
 
@@ -35,6 +35,7 @@ KINDS = {  # kind of finding -> what to do about it
     "broken image": _EXTRACT,
     "image sizes": f"{_EXTRACT}, with --size",
     "broken video": "download the video file again",
+    "cut video": "download the video file again; --decode finds what can be read",
     "duplicate": "keep one of the lines",
     "overlap": "test videos must not be trained on: write the csv files again from the official lists",
     "group": "clips of one recording on both sides: split by group",
@@ -91,7 +92,8 @@ def inspect_video(path: str) -> VideoInspection:
             if status.st_size == 0:
                 return VideoInspection(identity, findings=(("empty file", "0 bytes"),))
             with open(path, "rb"):  # a file without permission is not broken
-                return VideoInspection(identity, promised=promised_frames(path))
+                cut = find_cut(path)
+                return VideoInspection(identity, None, promised_frames(path), "", (("cut video", cut),) if cut else ())
         series = find_series(path)
     except OSError as error:
         return VideoInspection(identity, findings=(("unreadable", error.strerror),))
@@ -107,13 +109,14 @@ def inspect_video(path: str) -> VideoInspection:
 def decode_videos(inspections: Mapping[str, VideoInspection], num_workers: int) -> dict[str, VideoInspection]:
     """Returns the inspections with the findings of decoding each readable video, and with a video file's frame count."""
     decoded = dict(inspections)
-    readable = [path for path, video in inspections.items() if all(kind in NOTES for kind, _ in video.findings)]
+    readable = [path for path, video in inspections.items() if {*dict(video.findings)} <= NOTES | {"cut video"}]
     jobs = run_jobs(decode_video, readable, num_workers)
     for path, result in show_progress(jobs, len(readable), "decoding", "videos"):
         if isinstance(result, Crash):
             result = None, (("broken video", f"decoding it: {result.reason}"),)
         video, (num_frames, findings) = inspections[path], result
-        decoded[path] = video._replace(findings=(*video.findings, *findings),
+        known = [finding for finding in video.findings if finding[0] != "cut video"]  # decoding finds out more
+        decoded[path] = video._replace(findings=(*known, *findings),
                                        num_frames=video.num_frames if num_frames is None else num_frames)
     return decoded
 

@@ -13,7 +13,7 @@ from dataset.prepare.annotations import OfficialLists
 from dataset.prepare.video_tree import FoundVideo
 from dataset.prepare.worker_pool import Crash, run_jobs
 from dataset.records import VideoRecord
-from dataset.video_file import FEWER, iterate_frames
+from dataset.video_file import FEWER, find_cut, iterate_frames
 from utils.errors import InputError
 from utils.files import show_progress
 
@@ -60,7 +60,7 @@ def match_videos(lists: OfficialLists,
                 continue
             longest = max(video.num_frames or 0 for _, video in candidates)
             for order, video in candidates:  # a copy that was cut short comes after the whole one
-                order.insert(1, (video.num_frames or 0) >= FEWER * longest)
+                order.insert(1, (video.num_frames or 0) >= FEWER * longest and not (len(candidates) > 1 and _is_cut(video)))
             _, video = max(candidates, key=itemgetter(0))  # the first of equals
             taken.add(video.path)
             if not video.problem:
@@ -79,6 +79,14 @@ def match_videos(lists: OfficialLists,
         elif video.path not in taken and video.last_name in doubled:
             differences.append(ListDifference("duplicate", "", video.name, "another of this name is taken"))
     return records, differences
+
+
+def _is_cut(video: FoundVideo) -> bool:
+    """Returns whether a video file whose frames were not counted is not whole, as far as `find_cut` tells."""
+    try:
+        return video.num_frames is None and not video.problem and bool(find_cut(video.path))
+    except InputError:  # does not open
+        return True
 
 
 def split_classes(found: list[FoundVideo], test_fraction: float, seed: int, group_of: Callable[[str], str | None],

@@ -12,7 +12,8 @@ import pytest
 
 from dataset import video_file
 from dataset.frames import names_video_file
-from dataset.video_file import count_frames, iterate_frames, read_video
+from dataset.video_file import count_frames, find_cut, iterate_frames, read_video
+from tests.encoded_videos import encode_video
 from tests.texture_videos import GOP, NUM_FRAMES, copy, open_gop, texture, turned, uneven, write
 from utils.errors import InputError
 
@@ -295,3 +296,17 @@ def test_a_process_that_was_forked_while_reading_reads_on(tmp_path: Path) -> Non
 def test_names_of_video_files() -> None:
     assert all(map(names_video_file, ("a.mp4", "b/c.AVI", "x.tar.webm")))
     assert not any(map(names_video_file, ("a", "mp4", "a.mp4/b", "a.tar", "a.jpg", ".mp4")))
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".avi", ".webm", ".mpg"])
+def test_what_shows_that_a_file_is_not_whole(tmp_path, suffix):
+    """No file that is whole looks cut; mp4 is the format whose index names every frame."""
+    path = encode_video(tmp_path / f"v{suffix}", 60, container_options={"movflags": "faststart"} if suffix == ".mp4" else {})
+    assert find_cut(str(path)) == ""
+    if suffix == ".mp4":
+        data = path.read_bytes()
+        half = data.index(b"mdat") + (len(data) - data.index(b"mdat")) // 2
+        for cut, found in ((data[:half] + bytes(len(data) - half), "is zeros: a partial download"),
+                           (data[:half], "is behind the end of the file: cut short")):
+            path.write_bytes(cut)
+            assert find_cut(str(path)).endswith(found)

@@ -1,4 +1,4 @@
-"""Feed broken csv files, checkpoints, images, videos and shards to what reads them, and report what is not handled.
+"""Feed broken csv files, lists, checkpoints, images, videos and shards to what reads them, and report what is not handled.
 
     python tests/robustness/fuzz_inputs.py --number 500
     python tests/robustness/fuzz_inputs.py --kinds video --number 5000 --seed 1
@@ -42,8 +42,9 @@ BATCH = 100             # inputs of one child process
 def broken_input(kind: Kind, name: str, seed: int, number: int) -> tuple[str, bytes]:
     """(file name, content) of a broken input."""
     rng = np.random.default_rng([seed, number, *name.encode()])
-    file_name = str(rng.choice(list(kind.valid)))
-    return file_name, kind.change(kind.valid[file_name], rng)
+    inputs = kind.valid | kind.refused
+    file_name = str(rng.choice(list(inputs)))
+    return file_name, kind.change(inputs[file_name], rng)
 
 
 def outcome(kind: Kind, path: Path) -> str:
@@ -103,7 +104,7 @@ def fuzz(kind: Kind, name: str, seed: int, numbers: list[int], folder: Path) -> 
 
 def main() -> int:
     """Exit status: 0 if all is handled, 1 if not."""
-    names = ("csv", "checkpoint", "image", "video", "shard")
+    names = ("csv", "list", "checkpoint", "foreign", "image", "video", "shard")
     parser = OneLineParser(prog="fuzz_inputs.py", description=__doc__)
     parser.add_argument("--number", type=int, default=500, metavar="N", help="broken inputs of each kind")
     parser.add_argument("--seed", type=int, default=0, help="seed of the changes")

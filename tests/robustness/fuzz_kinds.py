@@ -5,7 +5,7 @@ import argparse
 import io
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -17,19 +17,23 @@ import torch
 from torch import Tensor, nn
 
 import models.multilevel
+from dataset.prepare.annotations import read_diving48, read_hmdb51, read_kinetics400, read_ucf101
 from dataset.prepare.checks import decode_video, inspect_video
 from dataset.frames import read_frames
 from dataset.packed import open_shard, write_shard
 from dataset.records import read_packed_records, read_records, usable_for_pretraining
 from dataset.sampling import uniform_clips
 from dataset.transforms import TestCrops
-from dataset.video_file import count_frames, iterate_frames, promised_frames, read_video
+from dataset.video_file import count_frames, find_cut, iterate_frames, promised_frames, read_video
 from dataset.videos import PretrainVideos, TestVideos
 from eval.features.backbone import load_backbone
+from eval.metrics import class_names
 from dataset.transforms import IMAGENET
 from models.cluster import ScoreQueue
 from models.levels import LevelFeatures
 from models.multilevel import MultiLevelModel
+from scripts.convert_checkpoint import convert_checkpoint
+from tests.encoded_videos import zero_half
 from utils.checkpoint import Progress, pretraining_state, read_checkpoint, restore_pretraining
 from utils.distributed import DistContext
 from utils.errors import InputError
@@ -38,9 +42,20 @@ from utils.training_log import EpochMeter
 
 CSV_TOKENS = [b'"', b",", b"\n", b"\r", b"\0", b"-1", b"1e5", b"9" * 30, b"\xe9", b"\xef\xbb\xbf", b"../",
               b"a" * 5000, b" ", b"v0,40,0\n", b",,", b"clip.mp4", b".tar/", "²".encode(), b"40", b"0", b"\t",
-              b"'", b"\x1b[31m", b"x.avi,,1\n"]
+              b"'", b"\x1b[31m", b"x.avi,,1\n", b"inf", b"nan"]
 NUMBERS = [0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF]
 PACKED = {"v0": 20, "class/v1": 1, "class/v2": 7}  # videos of the shard and their numbers of frames
+LISTS = {"train.csv": b"label,youtube_id,time_start,time_end,split\nyoga,abc,0,10,train\n\"a, b\",-x_,27,37,train\n",
+         "val.csv": b"label,youtube_id,time_start,time_end,split\nyoga,abd,0.0,10.0,val\n",
+         "classInd.txt": b"1 Archery\n2 Biking\n", "trainlist01.txt": b"Archery/v_Archery_g01_c01.avi 1\r\n\nBiking/b.avi 2",
+         "testlist01.txt": b"Biking/v_Biking_g02_c01.avi\n", "run_test_split1.txt": b"a_run.avi 1 \nb_run.avi 2 \nc.avi 0\n",
+         "Diving48_V2_train.json": b'[{"vid_name": "a_00001", "label": 1, "start_frame": 0, "end_frame": 90}]',
+         "Diving48_V2_test.json": b'[{"vid_name": "a_00002", "label": 0, "start_frame": 0, "end_frame": 90}]',
+         "Diving48_vocab.json": b'[["Back", "15som"], ["Inward", "25som"]]'}
+OFFICIAL = ((("train.csv", "val.csv"), read_kinetics400),
+            (("classInd.txt", "trainlist01.txt", "testlist01.txt"), lambda folder: read_ucf101(folder, [1])),
+            (("run_test_split1.txt",), lambda folder: read_hmdb51(folder, [1])),
+            (("Diving48_V2_train.json", "Diving48_V2_test.json", "Diving48_vocab.json"), read_diving48))
 ALONE = DistContext(0, 1, torch.device("cpu"))
 
 
@@ -59,11 +74,15 @@ class SmallBackbone(nn.Module):
 
 @dataclass(frozen=True)
 class Kind:
-    """Inputs of one sort: valid ones by file name, how one is changed, and what reads the file that results."""
+    """Inputs of one sort: valid ones by file name, how one is changed, and what reads the file that results.
+
+    `refused`: further ones, which are refused as they are.
+    """
 
     valid: dict[str, bytes]
     change: Callable[[bytes, np.random.Generator], bytes]
     read: Callable[[Path], object]
+    refused: dict[str, bytes] = field(default_factory=dict)
 
 
 def choose(items: Sequence, rng: np.random.Generator) -> Any:
@@ -115,7 +134,7 @@ def change_checkpoint(data: bytes, rng: np.random.Generator) -> bytes:
     """`data` with random changes of bytes, or the checkpoint in it without one to three entries, as of another program."""
     if rng.random() < 0.7:
         return change_bytes(data, rng)
-    checkpoint = torch.load(io.BytesIO(data), weights_only=True)
+    checkpoint = torch.load(io.BytesIO(data), weights_only=False)  # written here, and may hold other objects
     for key in rng.permutation(list(checkpoint))[:rng.integers(1, 4)].tolist():
         del checkpoint[key]
     written = io.BytesIO()
@@ -179,6 +198,28 @@ def resume(path: Path) -> None:
     pretraining_state(model, optimizer, queue, progress, meter.state_dict(), 2, "0" * 64, flags, IMAGENET, ALONE)
 
 
+def read_foreign(path: Path) -> None:
+    """What convert_checkpoint.py does with 3D-ResNets weights, here of a small backbone; then what evaluations do."""
+    out = path.with_name("converted.pt")
+    convert_checkpoint(argparse.Namespace(source="3d-resnets", input=path, output=out, net="r3d18", mean=None, std=None))
+    load_backbone(str(out), None, 0)
+
+
+def read_list(path: Path) -> None:
+    """What evaluations do with the names of classes, and make_csv.py with an official list among valid ones."""
+    if path.name == "classes.txt":
+        class_names(str(path), "train.csv", [0, 1])
+        return
+    [read] = [read for names, read in OFFICIAL if path.name in names]
+    folder = path.parent / "lists"
+    folder.mkdir(exist_ok=True)
+    for name, data in LISTS.items():
+        (folder / name).write_bytes(data)
+    (folder / path.name).write_bytes(path.read_bytes())
+    lists = read(folder)
+    assert all(video.class_name in lists.classes for videos in lists.sets.values() for video in videos)
+
+
 def read_image(path: Path) -> None:
     """A folder of the frame beside a whole one."""
     folder = path.parent / "frames"
@@ -199,7 +240,7 @@ def read_video_file(path: Path) -> None:
         assert all(later > earlier for earlier, later in itertools.pairwise(times)), times
 
     look_at_all([all_frames, lambda: count_frames(str(path)), lambda: promised_frames(str(path)),
-                 lambda: list(read_video(str(path), [0, 7, 15], 16)),
+                 lambda: find_cut(str(path)), lambda: list(read_video(str(path), [0, 7, 15], 16)),
                  lambda: read_frames(str(path), np.array([3, 3, 9]), 16, (40, 30))])
 
 
@@ -245,6 +286,12 @@ def kinds(folder: Path) -> dict[str, Kind]:
     sums = {"names": ["total", "a", "b"], "sums": torch.ones(3, dtype=torch.float64), "steps": 3}
     progress = Progress(1, 3, 8, 1, {"v1": "gone"})
     torch.save(pretraining_state(model, optimizer, queue, progress, sums, 2, "0" * 64, flags, IMAGENET, ALONE), checkpoint)
+    state = {f"module.{name}": value for name, value in {
+        "conv1.weight": torch.zeros(16, 3, 1, 1, 1), "conv1.bias": torch.zeros(16), "fc.weight": torch.zeros(4, 16),
+        **{f"bn1.{name}": value for name, value in nn.BatchNorm3d(16).state_dict().items()}}.items()}
+    models.multilevel.BACKBONES["r3d18_time_pool"] = SmallBackbone
+    foreign = {name: save({"epoch": 200, "arch": "resnet-18", "state_dict": state, **more}) for name, more in (
+        ("plain.pth", {}), ("scalar.pth", {"best": np.float64(0.7)}), ("flags.pth", {"opt": argparse.Namespace(lr=0.1)}))}
     images = {f"frame{suffix}": cv2.imencode(suffix, picture(), options)[1].tobytes() for suffix, options in
                 ((".jpg", [cv2.IMWRITE_JPEG_QUALITY, 90]), (".jpeg", [cv2.IMWRITE_JPEG_PROGRESSIVE, 1]), (".png", []))}
     videos = {f"clip{suffix}": encode(folder / f"clip{suffix}", codec) for suffix, codec in
@@ -253,21 +300,52 @@ def kinds(folder: Path) -> dict[str, Kind]:
     shard = folder / "frames.tar"
     write_shard(str(shard), [(name, [(f"image_{index + 1:05d}.jpg", jpeg) for index in range(number)])
                              for name, number in PACKED.items()])
-    return {"csv": Kind({"videos.csv": csv, "plain.csv": csv.split(b"\n", 1)[1]}, change_csv, read_csv),
+    (folder / "v0" / "._image_00001.jpg").write_bytes(b"\0\5\x16\7")
+    gap = [index * 0.04 + 3600 * (index >= 8) for index in range(16)]
+    videos |= {"gap.ts": encode(folder / "gap.ts", "libx264", gap)}
+    return {"csv": Kind({"videos.csv": csv, "plain.csv": csv.split(b"\n", 1)[1], "wrong_counts.csv": b"v0,33,0\nv0,34,1\n"},
+                        change_csv, read_csv),
             "checkpoint": Kind({"epoch_0001_step_000003.pt": checkpoint.getvalue()}, change_checkpoint, read_pretraining),
+            "foreign": Kind({name: foreign[name] for name in ("plain.pth", "scalar.pth")}, change_checkpoint, read_foreign,
+                            {"flags.pth": foreign["flags.pth"]}),
+            "list": Kind({**LISTS, "classes.txt": b"a\n\nb\n"}, change_csv, read_list),
             "image": Kind(images, change_bytes, read_image),
-            "video": Kind(videos, change_bytes, read_video_file),
+            "video": Kind(videos, change_bytes, read_video_file,
+                          {"half.mp4": zero_half(videos["clip.mp4"]), "cover.mp4": encode_cover(folder / "cover.mp4")}),
             "shard": Kind({"frames.tar": shard.read_bytes()}, change_shard, read_shard)}
 
 
-def encode(path: Path, codec: str) -> bytes:
+def save(checkpoint: object) -> bytes:
+    """The bytes of a checkpoint."""
+    written = io.BytesIO()
+    torch.save(checkpoint, written)
+    return written.getvalue()
+
+
+def encode_cover(path: Path) -> bytes:
+    """The bytes of a sound file with a cover image, of 16 frames of sound."""
+    with av.open(str(path), "w") as container:
+        sound, cover = container.add_stream("aac", rate=8000), container.add_stream("mjpeg", rate=1)
+        cover.width, cover.height, cover.pix_fmt = 64, 48, "yuvj420p"
+        cover.disposition = av.stream.Disposition.attached_pic
+        container.mux(cover.encode(av.VideoFrame.from_ndarray(picture(), format="rgb24")))
+        container.mux(cover.encode())
+        for number in range(16):
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+            frame.rate, frame.pts = 8000, 1024 * number
+            container.mux(sound.encode(frame))
+        container.mux(sound.encode())
+    return path.read_bytes()
+
+
+def encode(path: Path, codec: str, times_s: Sequence[float] | None = None) -> bytes:
     """The bytes of a video of 16 frames, which `path` holds then."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=25)
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
         for index in range(16):
             frame = av.VideoFrame.from_ndarray(np.roll(picture(), index, axis=1), format="rgb24")
-            frame.pts, frame.time_base = index, Fraction(1, 25)
+            frame.pts, frame.time_base = round(25 * times_s[index]) if times_s else index, Fraction(1, 25)
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return path.read_bytes()

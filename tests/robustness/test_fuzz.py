@@ -24,7 +24,8 @@ def every(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "name, number", [("csv", 100), ("checkpoint", 100), ("image", 100), ("video", 50), ("shard", 200)])
+    "name, number", [("csv", 100), ("list", 50), ("checkpoint", 100), ("foreign", 50), ("image", 100), ("video", 50),
+                     ("shard", 200)])
 def test_broken_inputs(every, name, number):
     by_name, folder = every
     outcomes = fuzz(by_name[name], name, SEED, list(range(number)), folder)
@@ -33,12 +34,13 @@ def test_broken_inputs(every, name, number):
     assert {"read", "refused"} == set(outcomes.values())
 
 
-@pytest.mark.parametrize("name", ["csv", "checkpoint", "image", "video", "shard"])
+@pytest.mark.parametrize("name", ["csv", "list", "checkpoint", "foreign", "image", "video", "shard"])
 def test_valid_inputs_are_read(every, name):
     by_name, folder = every
-    for file_name, data in by_name[name].valid.items():
-        (folder / file_name).write_bytes(data)
-        assert outcome(by_name[name], folder / file_name) == "read"
+    for inputs, expected in ((by_name[name].valid, "read"), (by_name[name].refused, "refused")):
+        for file_name, data in inputs.items():
+            (folder / file_name).write_bytes(data)
+            assert outcome(by_name[name], folder / file_name) == expected, file_name
 
 
 def test_what_is_not_handled_is_found(tmp_path, monkeypatch):

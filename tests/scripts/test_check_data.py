@@ -16,7 +16,7 @@ from dataset.frames import read_folder
 from dataset.packed import write_shard
 from dataset.records import read_records
 from scripts.check_data import main
-from tests.encoded_videos import encode_video
+from tests.encoded_videos import encode_video, zero_half
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "check_data.py"
 NUM_FRAMES = 12
@@ -119,6 +119,12 @@ def plant_broken_video(data):
     data.add("c0/torn.avi", "", 0)
 
 
+def plant_cut_video(data):
+    half = data.root / "c0" / "half.mp4"
+    half.write_bytes(zero_half(encode_video(half, 60, options={"g": "5"}).read_bytes()))
+    data.add("c0/half.mp4", "", 0)
+
+
 def plant_duplicate(data):
     data.add("c0/../c0/v_c0_g01_c01", NUM_FRAMES, 0)
 
@@ -165,6 +171,7 @@ PLANTED = {
     "broken image": (plant_broken_image, "image_00007.jpg: not a readable image", 5),
     "image sizes": (plant_image_sizes, "image_00003.jpg is 128x48, the first 64x48", 5),
     "broken video": (plant_broken_video, "breaks on the way", 6),
+    "cut video": (plant_cut_video, "of 60 is zeros: a partial download", 6),
     "duplicate": (plant_duplicate, "the same video as line 2", 6),
     "overlap": (plant_overlap, "is trained on: ", 6),
     "group": (plant_group, "v_c1_g02: 1 test video(s), trained on: ", 6),
@@ -207,6 +214,12 @@ def test_a_planted_fault_is_found_and_fixed(data, kind, capsys, decode_in_proces
     for record in records:  # paths hold from the new folder, and every frame that is promised is there
         if os.path.isdir(record.path):
             assert len(list(read_folder(record.path, range(record.num_frames), record.num_frames))) == record.num_frames
+
+
+def test_decoding_a_cut_video_finds_out_more(data, decode_in_process):
+    plant_cut_video(data)
+    [finding] = check(data, "--decode", "--workers", 1)[1]
+    assert finding["kind"] == "broken video" and "frames)" in finding["detail"]
 
 
 def test_lines_and_csv_files_are_named(data):

@@ -16,7 +16,7 @@ from dataset.prepare.video_tree import FrameMarker
 from dataset.records import read_records
 from dataset.prepare.video_tree import find_videos
 from scripts.make_csv import main
-from tests.encoded_videos import encode_video
+from tests.encoded_videos import encode_video, zero_half
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "make_csv.py"
 CLASSES = ["ApplyEyeMakeup", "Archery", "BabyCrawling"]
@@ -337,7 +337,7 @@ def test_one_video_in_two_classes_is_reported(tmp_path, capsys):
         ["two classes", "train", f"{tmp_path}/tree/b/link", f"b; {tmp_path}/tree/a/x: a"]]
 
 
-def test_count_decodes_and_the_whole_copy_is_taken(tmp_path):
+def test_the_whole_copy_is_taken_and_count_decodes(tmp_path):
     """Half of the data zero behind a whole index (mp4), and a copy that ends early and still decodes (avi)."""
     lists = tmp_path / "lists"
     lists.mkdir()
@@ -348,10 +348,9 @@ def test_count_decodes_and_the_whole_copy_is_taken(tmp_path):
         whole = encode_video(tmp_path / f"k/replacement/{name}{suffix}", 60, options={"g": "5"})
         data, broken = whole.read_bytes(), tmp_path / f"k/train/{name}{suffix}"
         broken.parent.mkdir(exist_ok=True)
-        half = data.index(b"mdat") + (data.index(b"moov") - data.index(b"mdat")) // 2 if suffix == ".mp4" else len(data) // 2
-        end = data.index(b"moov") - 4 if suffix == ".mp4" else half
-        broken.write_bytes(data[:half] + bytes(end - half) + (data[end:] if suffix == ".mp4" else b""))
-    assert main(["kinetics400", str(tmp_path / "k"), "--annotations", str(lists), "--out", str(tmp_path), "--count",
-                 "--workers", "1"]) == 0
-    assert rows(tmp_path / "train.csv")[1:] == [["k/replacement/a_000000_000010.mp4", "60", "0"],
-                                                ["k/replacement/b_000000_000010.avi", "60", "0"]]
+        broken.write_bytes(zero_half(data) if suffix == ".mp4" else data[:len(data) // 2])
+    flags = ["kinetics400", str(tmp_path / "k"), "--annotations", str(lists), "--out", str(tmp_path), "--workers", "1"]
+    for more, count in (([], ""), (["--count"], "60")):  # both show without decoding
+        assert main([*flags, *more]) == 0
+        assert rows(tmp_path / "train.csv")[1:] == [["k/replacement/a_000000_000010.mp4", count, "0"],
+                                                    ["k/replacement/b_000000_000010.avi", count, "0"]]
