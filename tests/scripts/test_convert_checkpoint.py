@@ -19,7 +19,7 @@ from torchvision.models.video import R2Plus1D_18_Weights, S3D_Weights, r2plus1d_
 from eval.classifier.model import VideoClassifier
 from eval.features.backbone import load_backbone
 from models.multilevel import BACKBONES, MultiLevelModel, build_backbone
-from models.r3d import ResNet3D
+from models.r3d import PooledStem, ResNet3D
 from scripts.convert_checkpoint import main
 from scripts.export_backbone import export_backbone
 from tests.official_checkpoint import official_state
@@ -49,8 +49,8 @@ def resnet_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
 class NarrowResNet(ResNet3D):
     """A ResNet3D of an eighth of its width."""
 
-    def __init__(self, *settings) -> None:
-        super().__init__(*settings)
+    def __init__(self, *settings, **stem) -> None:
+        super().__init__(*settings, **stem)
         self.channels = {level: width // 8 for level, width in self.channels.items()}
 
     def _make_layer(self, block, conv, planes: int, *rest, **stride):
@@ -67,9 +67,10 @@ def narrow(monkeypatch) -> None:
         layers[0], layers[1] = nn.Conv3d(3, NARROW, 7, (1, 2, 2), 3, bias=False), nn.BatchNorm3d(NARROW)
         return layers
 
-    for name in filter(re.compile("r3d").match, list(BACKBONES)):
-        *settings, stem = BACKBONES[name].args
-        monkeypatch.setitem(BACKBONES, name, partial(NarrowResNet, *settings, partial(build_stem, stem)))
+    for name, net in BACKBONES.items():
+        if name.startswith("r3d"):
+            stem = partial(build_stem, net.keywords.get("stem", PooledStem))
+            monkeypatch.setitem(BACKBONES, name, partial(NarrowResNet, *net.args, stem=stem))
 
 
 @pytest.fixture
