@@ -258,6 +258,8 @@ def test_scaling_equals_torchvision_in_either_memory_layout() -> None:
                 image = Image.fromarray(clips[batch, 0, frame].numpy())
                 wanted = reference.normalize(reference.to_tensor(image), mean, std)
                 torch.testing.assert_close(out[batch, 0, :, frame], wanted, rtol=1e-5, atol=1e-6)
+        assert torch.equal(scale_clips(clips[1, 0, ::2], mean, std), out[1, 0, :, ::2])
+        assert torch.equal(scale_clips(clips.transpose(-2, -3), mean, std), out.transpose(-1, -2))
         view = scale_clips(clips, mean, std, channels_last=True)
         assert torch.equal(view, out) and view.flatten(0, 1).data_ptr() == view.data_ptr()
         assert view.flatten(0, 1).is_contiguous(memory_format=torch.channels_last_3d)
