@@ -33,7 +33,7 @@ from dataset.prepare.annotations import (
     GROUP_PATTERN, OFFICIAL_COUNTS, OfficialLists, group_finder, read_diving48, read_hmdb51, read_kinetics400, read_ssv2,
     read_ucf101,
 )
-from dataset.prepare.csv_files import ListDifference, count_files, find_in_two_classes, match_videos, split_classes
+from dataset.prepare.csv_files import ListDifference, count_files, find_repeated, match_videos, split_classes
 from dataset.prepare.video_tree import find_videos
 from dataset.prepare.worker_pool import available_cores
 from dataset.records import VideoRecord, write_records
@@ -110,7 +110,7 @@ def make_csv(flags: argparse.Namespace) -> int:
         if not 0 <= flags.test_fraction < 1:
             raise InputError(f"--test_fraction {flags.test_fraction}: must be from 0 to below 1")
         classes, sets, differences = split_classes(found, flags.test_fraction, flags.seed, group_finder(flags.group_pattern))
-    differences += find_in_two_classes(classes, sets)
+    differences += find_repeated(classes, sets)
     first = next(iter(sets))
     if unusable := [video for video in found if video.problem] if not any(sets.values()) else []:
         raise InputError(f"{flags.tree}: none of {len(found)} videos can be used, such as {unusable[0].path}: "

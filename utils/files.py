@@ -63,9 +63,13 @@ def read_text(path: str | os.PathLike[str]) -> str:
 
 
 def read_lines(path: str | os.PathLike[str]) -> list[tuple[str, str]]:
-    """Returns (`file:line`, stripped text) of the list's lines that are not blank. InputError as in `read_text`."""
-    lines = enumerate(map(str.strip, read_text(path).split("\n")), start=1)
-    return [(f"{path}:{number}", line) for number, line in lines if line]
+    """Returns (`file:line`, stripped text) of the list's lines that are not blank. InputError as in `read_text`, and
+    for other line breaks within a line."""
+    lines = [(f"{path}:{number}", line.strip()) for number, line in enumerate(read_text(path).split("\n"), start=1)]
+    for where, line in lines:
+        if len(line.splitlines()) > 1:  # by other characters, such as a vertical tab
+            raise InputError(f"{where}: {line!r}, expected one line of text")
+    return [(where, line) for where, line in lines if line]
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

@@ -141,7 +141,7 @@ def read_ssv2(folder: Path) -> OfficialLists:
         for where, video, template in read_entries(path_of("validation" if name == "val" else name), id=str, template=str):
             class_name = re.sub(r"[\[\]]", "", template)
             if class_name not in numbers:
-                raise InputError(f"{where}: template {template!r} of video {video} is no class of {path.name}")
+                raise InputError(f"{where}: template {template!r} of video {video!r} is no class of {path.name}")
             videos.append(ListedVideo(class_name, video))
     test = path_of("test")
     unused = [ListedVideo("", video) for _, video in read_entries(test, id=str)] if test.exists() else []
@@ -162,12 +162,12 @@ def read_diving48(folder: Path) -> OfficialLists:
         raise InputError(f'{path}: expected [["Back", "15som", "05Twis", "FREE"], ...]')
     classes = [" ".join(parts) for parts in vocabulary]
     if twice := [name for name, times in Counter(classes).items() if times > 1]:
-        raise InputError(f"{path}: names {len(twice)} class(es) twice: {name_some(twice)}")
+        raise InputError(f"{path}: names {len(twice)} class(es) twice: {name_some([*map(repr, twice)])}")
     sets: dict[str, list[ListedVideo]] = {"train": [], "test": []}
     for name, videos in sets.items():
         for where, video, label in read_entries(folder / f"Diving48_V2_{name}.json", vid_name=str, label=int):
             if not 0 <= label < len(classes):
-                raise InputError(f"{where}: label {label} of video {video}, but {path.name} has {len(classes)} classes")
+                raise InputError(f"{where}: label {label} of video {video!r}, but {path.name} has {len(classes)} classes")
             videos.append(ListedVideo(classes[label], video))
     return OfficialLists(classes, sets, [])
 

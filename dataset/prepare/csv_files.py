@@ -93,8 +93,9 @@ def split_classes(found: list[FoundVideo], test_fraction: float, seed: int, grou
                   ) -> tuple[list[str], dict[str, list[VideoRecord]], list[ListDifference]]:
     """Returns (classes, records of "train" and, with a fraction above 0, "test", unusable videos) of class folders.
 
-    At most `test_fraction` of each class, drawn by `seed`, are test videos; videos of one group, whatever their class, stay
-    on one side. InputError for a video outside the class folders, and for folders named after sets instead of classes.
+    At most `test_fraction` of each class, drawn by `seed`, are test videos; videos of one group, whatever their class, and
+    links to one video stay on one side. InputError for a video outside the class folders, and for folders named after sets
+    instead of classes.
     """
     for video in found:
         if "/" not in video.name:
@@ -106,11 +107,13 @@ def split_classes(found: list[FoundVideo], test_fraction: float, seed: int, grou
     labels = {name: label for label, name in enumerate(classes)}
     records = []
     groups: dict[str, list[VideoRecord]] = defaultdict(list)
-    for video in found:
+    key_of: dict[str, str] = {}  # identity -> key of the first path to this video
+    for video, identity in zip(found, video_identities([video.path for video in found])):
         if not video.problem:
             records.append(VideoRecord(video.path, video.num_frames, labels[video.name.partition("/")[0]]))
             group = group_of(video.last_name)
-            groups[f"video {video.name}" if group is None else f"group {group}"].append(records[-1])
+            key = key_of.setdefault(identity, f"video {video.name}" if group is None else f"group {group}")
+            groups[key].append(records[-1])
     order, test = sorted(groups), set()
     random.Random(seed).shuffle(order)
     room = Counter({label: int(count * test_fraction + 1e-9) for label, count in Counter(r.label for r in records).items()})
@@ -126,13 +129,15 @@ def split_classes(found: list[FoundVideo], test_fraction: float, seed: int, grou
     return classes, sets, unusable
 
 
-def find_in_two_classes(classes: list[str], sets: dict[str, list[VideoRecord]]) -> list[ListDifference]:
-    """Returns the videos, by whatever path, that a set has in two classes, or two sets in different ones."""
+def find_repeated(classes: list[str], sets: dict[str, list[VideoRecord]]) -> list[ListDifference]:
+    """Returns the videos, by whatever path, that a set has twice, or that are in different classes, also of two sets."""
     places = [(set_name, record) for set_name, records in sets.items() for record in records]
-    first: dict[str, VideoRecord] = {}
+    first: dict[str, tuple[str, VideoRecord]] = {}
     found = {}
     for (set_name, record), identity in zip(places, video_identities([record.path for _, record in places])):
-        other = first.setdefault(identity, record)
+        other_set, other = first.setdefault(identity, (set_name, record))
+        if other.label == record.label and other_set == set_name and other is not record:
+            found[record.path, record.label] = ListDifference("duplicate", set_name, record.path, f"a link to {other.path}")
         if other.label != record.label:
             found[record.path, record.label] = ListDifference(
                 "two classes", set_name, record.path, f"{classes[record.label]}; {other.path}: {classes[other.label]}")

@@ -337,6 +337,18 @@ def test_one_video_in_two_classes_is_reported(tmp_path, capsys):
         ["two classes", "train", f"{tmp_path}/tree/b/link", f"b; {tmp_path}/tree/a/x: a"]]
 
 
+def test_links_to_one_video_stay_on_one_side_and_are_reported(tmp_path):
+    for number in range(6):
+        (tmp_path / f"tree/a/v{number}").mkdir(parents=True)
+        (tmp_path / f"tree/a/v{number}/img_1.jpg").touch()
+        (tmp_path / f"tree/a/z{number}").symlink_to(f"v{number}")
+    assert main(["folder", str(tmp_path / "tree"), "--out", str(tmp_path), "--test_fraction", "0.34"]) == 0
+    sides = [{row[0][-1] for row in rows(tmp_path / f"{name}.csv")[1:]} for name in ("train", "test")]
+    assert [len(side) for side in sides] == [4, 2] and not sides[0] & sides[1]
+    reported = {(kind, video[-2:], reason[-2:]) for kind, _, video, reason in rows(tmp_path / "differences.csv")[1:]}
+    assert reported == {("duplicate", f"z{number}", f"v{number}") for number in range(6)}
+
+
 def test_the_whole_copy_is_taken_and_count_decodes(tmp_path):
     """Half of the data zero behind a whole index (mp4), and a copy that ends early and still decodes (avi)."""
     lists = tmp_path / "lists"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from utils.errors import InputError
-from utils.files import file_sha256, hold_lock, show_progress, write_atomically
+from utils.files import file_sha256, hold_lock, read_lines, show_progress, write_atomically
 
 ROOT = Path(__file__).resolve().parents[2]
 HOLD = """
@@ -60,3 +60,9 @@ def test_progress_without_a_terminal_is_plain_lines(monkeypatch, capsys):
     monkeypatch.setattr("utils.files.SECONDS_BETWEEN_LINES", 0)
     assert list(show_progress(iter("ab"), 2, "reading", "videos")) == ["a", "b"]
     assert capsys.readouterr().err.startswith("reading: 1 of 2 videos, ")
+
+
+def test_a_line_of_a_list_is_one_line_on_the_terminal(tmp_path):
+    (tmp_path / "list.txt").write_text("a\r\n\nb \nc\x0bd\n")
+    with pytest.raises(InputError, match=r"list.txt:4: 'c\\x0bd', expected one line of text"):
+        read_lines(tmp_path / "list.txt")

@@ -124,7 +124,7 @@ def test_ssv2(tmp_path, prefix):
     ({"validation": [*SSV2["validation"], {"id": 7, "template": "Putting [something] on a surface"}]},
      r"validation.json: entry 2: \{\"id\": 7.*, expected an object with id \(text\) and template \(text\)"),
     ({"validation": [*SSV2["validation"], {"id": "7", "template": "Eating [something]"}]},
-     r"validation.json: entry 2: template 'Eating \[something\]' of video 7 is no class of labels.json"),
+     r"validation.json: entry 2: template 'Eating \[something\]' of video '7' is no class of labels.json"),
     ({"labels": {"Eating something": "1"}}, "labels.json: expected .* with the numbers 0, 1, 2"),
     ({"labels": ["Eating something"]}, "labels.json: expected"),
 ])
@@ -148,10 +148,10 @@ def test_diving48(tmp_path):
 
 @pytest.mark.parametrize(("changed", "says"), [
     ({"Diving48_V2_test": [{"vid_name": "a", "label": 2}]},
-     "Diving48_V2_test.json: entry 1: label 2 of video a, but Diving48_vocab.json has 2 classes"),
+     "Diving48_V2_test.json: entry 1: label 2 of video 'a', but Diving48_vocab.json has 2 classes"),
     ({"Diving48_V2_train": [{"vid_name": "a", "label": "1"}]}, r"entry 1: .* expected .* and label \(a whole number\)"),
     ({"Diving48_V2_train": [{"label": 1}]}, r"entry 1: .* expected an object with vid_name \(text\)"),
-    ({"Diving48_vocab": [["Back"], ["Back"]]}, r"Diving48_vocab.json: names 1 class\(es\) twice: Back$"),
+    ({"Diving48_vocab": [["Back"], ["Back"]]}, r"Diving48_vocab.json: names 1 class\(es\) twice: 'Back'$"),
     ({"Diving48_vocab": ["Back", "Reverse"]}, "Diving48_vocab.json: expected"),
 ])
 def test_diving48_lists_that_are_wrong(tmp_path, changed, says):
