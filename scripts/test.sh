@@ -13,4 +13,5 @@ else
   echo "no browser: tests marked 'browser' are skipped, all others run"
   CHOICE=(-m "not browser")
 fi
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}  # threads of several processes wait for each other by spinning
 exec "$PYTHON_BIN" -m pytest -n 2 --dist loadfile ${CHOICE[@]+"${CHOICE[@]}"} "$@"
