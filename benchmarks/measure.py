@@ -66,9 +66,16 @@ def describe_machine() -> str:
 
 def print_table(header: Sequence[object], rows: Sequence[Sequence[object]]) -> None:
     """Prints a Markdown table and an empty line; the first column is left-aligned, the others right-aligned."""
-    for line in (header, ["---"] + ["---:"] * (len(header) - 1), *rows):
-        print("| " + " | ".join(map(str, line)) + " |")
+    print_row(header, is_header=True)
+    for row in rows:
+        print_row(row)
     print()
+
+
+def print_row(row: Sequence[object], is_header: bool = False) -> None:
+    """Prints a row of such a table at once."""
+    for line in (row, ["---"] + ["---:"] * (len(row) - 1))[:1 + is_header]:
+        print("| " + " | ".join(map(str, line)) + " |", flush=True)
 
 
 def print_timed_table(header: Sequence[str], jobs: Mapping[str, Callable[[], object]], turns: int, baseline: str,

@@ -8,7 +8,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 export OMP_NUM_THREADS=1
 python=${PYTHON:-.venv/bin/python}
-names=(input video_decoders packed_frames objective step training evaluation growth)
+names=(input video_decoders packed_frames objective step training evaluation growth scale)
 if "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
   names+=(gpu)
 fi

@@ -39,6 +39,9 @@ WORKERS_SILENT = re.compile(r"DataLoader timed out after ([\d.]+) seconds")
 FILE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOENT,
                errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.EPIPE}
 DRIVER = Path("/proc/driver/nvidia/version")
+# (first torch, first cuDNN that are right again): before both, 3D convolutions are wrong or several times slower (pytorch
+# issues 166122, 163539, 167024). requirements.txt excludes such a torch; an environment made otherwise may have it.
+FIXED_CONV3D = (2, 10), 91500
 GONE_GRACE_S = 6   # before a process reports a lost peer: the peer's own error should come first
 FAIL_GRACE_S = 3   # after a failure, how long the other processes have to end by themselves
 STOP_GRACE_S = 60  # after a stop on request, likewise
@@ -146,6 +149,16 @@ def visible_gpus(ids: str | None) -> list[int]:
     return chosen
 
 
+def conv3d_warning(torch_version: str, cudnn: int | None) -> str:
+    """Returns one line about bad 3D convolutions of a torch with a cuDNN (such as 91002; None: without), "" without any."""
+    if cudnn is None:
+        return f"torch {torch_version} has no cuDNN: 3D convolutions are several times slower; install a build with it"
+    if tuple(map(int, torch_version.split(".")[:2])) >= FIXED_CONV3D[0] or cudnn >= FIXED_CONV3D[1]:
+        return ""
+    return (f"torch {torch_version} with cuDNN {cudnn // 10000}.{cudnn // 100 % 100}: 3D convolutions are several times "
+            "slower or wrong (pytorch issue 166122); install torch 2.10 or newer, as in requirements.txt")
+
+
 def run_spawned(local_rank: int, launcher: int, worker: Worker, program: str, flags: argparse.Namespace,
                 *place: object) -> None:
     """Runs one of the processes that `launch`, in the process `launcher`, started; `place`: further arguments of `join`."""
@@ -251,6 +264,9 @@ def join(local_rank: int, flags: argparse.Namespace, gpus: list[int], processes_
     device = torch.device("cuda", gpus[local_rank]) if gpus else torch.device("cpu")
     if gpus:
         torch.cuda.set_device(device)
+        warning = conv3d_warning(torch.__version__, torch.backends.cudnn.version())
+        if warning and local_rank == 0:
+            print(f"warning: {warning}", file=sys.stderr, flush=True)
     if not (ranks or flags.multiprocessing_distributed or flags.num_nodes > 1):
         return DistContext(0, 1, device)
     if not gpus:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from utils.checkpoint import Progress
-from utils.distributed import DistContext, gather_objects, sum_counts
+from utils.distributed import DistContext, gather_objects, true_on_any_rank
 from utils.errors import AgreedError, NonFiniteError
 from utils.files import write_atomically
 from utils.training_log import RunLog
@@ -29,10 +29,10 @@ class StepReport(NamedTuple):
 def sync_step_status(stop: bool, bad_videos: dict[str, str], not_finite: dict[str, float], videos: list[str],
                      context: DistContext) -> StepReport:
     """Returns the report of a step, of each process's own findings. `videos`: the paths in this process's batch."""
-    num_stop, num_bad, num_wrong = sum_counts([int(stop), len(bad_videos), len(not_finite)], context)
-    found = {path: reason for part in gather_objects(bad_videos) for path, reason in part.items()} if num_bad else {}
-    wrong = gather_objects({"values": not_finite, "videos": videos}) if num_wrong else []
-    return StepReport(num_stop > 0, found, wrong)
+    any_stop, any_bad, any_wrong = true_on_any_rank([stop, bool(bad_videos), bool(not_finite)], context)
+    found = {path: reason for part in gather_objects(bad_videos) for path, reason in part.items()} if any_bad else {}
+    wrong = gather_objects({"values": not_finite, "videos": videos}) if any_wrong else []
+    return StepReport(any_stop, found, wrong)
 
 
 def note_bad_videos(report: StepReport, progress: Progress, num_videos: int, max_fraction: float, log: RunLog) -> None:

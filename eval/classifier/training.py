@@ -21,7 +21,7 @@ from eval.classifier.model import VideoClassifier, decay_lr
 from eval.classifier.state import classifier_state, restore_classifier
 from utils.checkpoint import Progress, checkpoint_path, find_checkpoint, save_checkpoint
 from utils.distributed import (DistContext, average_gradients, check_same_on_all_ranks, run_on_all_ranks, run_on_main,
-                               share_buffers, sum_counts)
+                               share_buffers, true_on_any_rank)
 from utils.errors import AgreedError
 from utils.files import hold_directory
 from utils.launch import StopRequest
@@ -114,7 +114,7 @@ def fit_classifier(model: VideoClassifier, optimizer: torch.optim.Optimizer, vid
     del lock  # releases it
     share_buffers(model)
     # A request since the last step counts too: the test would take longer than a batch system waits.
-    stopped = sum_counts([int(stopped or stop.requested)], context)[0] > 0
+    stopped = true_on_any_rank([stopped or stop.requested], context)[0]
     stop.release()
     return TrainedClassifier(model, state, path, stopped)
 

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 
 from models.objective import Objective
-from utils.distributed import average, gather_objects, gather_rows
+from utils.distributed import DistContext, average, gather_objects, gather_rows, true_on_any_rank
 from utils.errors import InputError
-from utils.launch import visible_gpus
+from utils.launch import conv3d_warning, visible_gpus
 
 WORKER = Path(__file__).with_name("gather_worker.py")
 spec = importlib.util.spec_from_file_location("gather_worker", WORKER)
@@ -110,3 +112,29 @@ def test_a_driver_without_a_gpu_is_no_machine_without_gpus(monkeypatch, tmp_path
     assert visible_gpus("none") == [] and visible_gpus(None) == []
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert visible_gpus("0") == []
+
+
+def exchange(rank: int, world_size: int, folder: str) -> None:
+    """One of several processes: each value is true in one of them, or in none."""
+    dist.init_process_group("gloo", init_method=f"file://{folder}/{world_size}", rank=rank, world_size=world_size)
+    context = DistContext(rank, world_size, torch.device("cpu"))
+    for true_in in range(world_size):
+        found = true_on_any_rank([rank == true_in, False, rank != true_in], context)
+        assert found == [True, False, True], (rank, true_in, found)
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("world_size", [1, 3])
+def test_what_is_true_in_one_process_is_known_in_all(world_size, tmp_path):
+    if world_size == 1:
+        assert true_on_any_rank([True, False], DistContext(0, 1, torch.device("cpu"))) == [True, False]
+    else:
+        mp.spawn(exchange, (world_size, str(tmp_path)), world_size)
+
+
+@pytest.mark.parametrize("version, cudnn, says", [
+    ("2.9.1+cu128", 91002, "torch 2.9.1+cu128 with cuDNN 9.10: "), ("2.9.0", 91500, ""), ("2.10.0", 91002, ""),
+    ("2.14.1+cu130", 92400, ""), ("2.11.0a0+git1", None, "no cuDNN")])
+def test_slow_convolutions_are_warned_of(version, cudnn, says):
+    warning = conv3d_warning(version, cudnn)
+    assert bool(warning) == bool(says) and says in warning and len(warning.splitlines()) < 2

@@ -327,3 +327,20 @@ def test_clips_are_scaled_as_the_weights_expect(tmp_path, videos):
         path = save(tmp_path / "wrong.pt", kind="backbone", net="r3d10", model=state, input=wrong)
         with pytest.raises(InputError, match="wrong.pt: its input is not"):
             load_backbone(path, None, seed=0)
+
+
+def test_precision_is_full_float32_here_and_torchs_default_in_training(videos):
+    def now() -> tuple[bool, bool, bool, str]:
+        cudnn = torch.backends.cudnn
+        return cudnn.allow_tf32, cudnn.benchmark, cudnn.deterministic, torch.get_float32_matmul_precision()
+
+    class Recorded(PixelMaps):
+        def forward(self, clips: torch.Tensor) -> LevelFeatures:
+            seen.add(now())
+            return super().forward(clips)
+
+    seen: set = set()
+    extract_features(Recorded(), videos[:1], SMALL, HERE, batch=2, num_workers=0)
+    assert seen == {(False, False, True, "highest")}
+    import train  # noqa: F401
+    assert now() == (True, False, False, "highest")

@@ -1,0 +1,53 @@
+#!/usr/bin/env bash
+# Everything that needs a GPU, in parts that do not depend on each other: bash benchmarks/gpu.sh OUT [tests] [bench] [train]
+#
+# tests  tests/test_gpu.py, several at a time                     at most TESTS_S seconds (default 240)
+# bench  python -m benchmarks.gpu, rows as they are measured      at most BENCH_S (300)
+# train  the motion recipe on synthetic videos, retrieval and     at most TRAIN_S of training (600), and EVAL_S (90) for
+#        linear probe with random weights before and after it     each evaluation
+#
+# Without names all parts run. OUT gets PART.log of each, and status.txt; the exit status is 1 if a part failed. DRY_RUN=1
+# runs every part in a minute on the CPU: the tests are collected, training takes two steps. PYTHON chooses the interpreter.
+set -uo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+mkdir -p "${1:?: where the results go}" && OUT=$(realpath "$1") && shift
+[ -x .venv/bin/python ] && PYTHON=${PYTHON:-.venv/bin/python} || PYTHON=${PYTHON:-python}
+DRY_RUN=${DRY_RUN:-} FAILED=0
+
+limited() {  # SECONDS NAME COMMAND...: its output in OUT/NAME.log; asked to stop at the limit, killed 30 s later
+  local seconds=$1 name=$2 begin=$SECONDS status=0
+  shift 2
+  timeout -k 30 "$seconds" "$PYTHON" "$@" >>"$OUT/$name.log" 2>&1 || status=$?
+  echo "$name: exit status $status after $((SECONDS - begin)) s: python $*" | tee -a "$OUT/status.txt"
+  [ "$status" = 0 ] || { [ "$name" = pretrain ] && [ "$status" = 124 ]; } || FAILED=1  # pretraining fills its time
+}
+
+tests() { limited "${TESTS_S:-240}" tests -m pytest -v -n 6 ${DRY_RUN:+--collect-only} tests/test_gpu.py; }
+
+bench() { limited "${BENCH_S:-300}" bench -m benchmarks.gpu ${DRY_RUN:+--help}; }
+
+evaluate() {  # NAME WEIGHTS
+  local common=(--weights "$2" --train_csv "$OUT/videos/train.csv" --test_csv "$OUT/videos/test.csv" --clips 4 --amp bf16)
+  [ "$2" = random ] && common+=(--net r3d18 --input residual)
+  [ "$DRY_RUN" ] && common+=(--img_dim 32 --seq 8)
+  limited "${EVAL_S:-90}" "retrieval_$1" -m eval.retrieval "${common[@]}" --out "$OUT/retrieval_$1"
+  limited "${EVAL_S:-90}" "probe_$1" -m eval.linear_probe "${common[@]}" ${DRY_RUN:+--epochs 2} --out "$OUT/probe_$1"
+}
+
+train() {
+  local size=(--train_per_class 60 --test_per_class 10 --size 200x150) flags=(--train_batch 64 --workers 14 --epoch 200)
+  [ "$DRY_RUN" ] && size=(--train_per_class 2 --test_per_class 1) && flags=(
+    --train_batch 4 --workers 1 --epoch 2 --stop_after 1 --img_dim 32 --seq 8 --lr_decay 1)
+  limited 120 videos -m dataset.synthetic "$OUT/videos" "${size[@]}"
+  evaluate before random
+  limited "${TRAIN_S:-600}" pretrain train.py --net r3d18 --input residual --color_draws clip --amp bf16 --channels_last \
+    --cluster 60 --split 40 --save_steps 100 --csv_file "$OUT/videos/pretrain.csv" --out "$OUT/run" "${flags[@]}"
+  evaluate after "$(ls -t "$OUT"/run/checkpoints/*.pt 2>/dev/null | head -1)"
+}
+
+for part in "${@:-tests bench train}"; do
+  for name in $part; do
+    case $name in tests | bench | train) "$name" ;; *) echo "$name: must be tests, bench or train" >&2; exit 2 ;; esac
+  done
+done
+exit $FAILED
