@@ -6,8 +6,8 @@
 # train  the motion recipe on synthetic videos, retrieval and     at most TRAIN_S of training (600), and EVAL_S (90) for
 #        linear probe with random weights before and after it     each evaluation
 #
-# Without names all parts run. OUT gets PART.log of each, and status.txt; the exit status is 1 if a part failed. DRY_RUN=1
-# runs every part in a minute on the CPU: the tests are collected, training takes two steps. PYTHON chooses the interpreter.
+# Without names all parts run. OUT gets logs and status.txt; the exit status is 1 if a part failed. DRY_RUN=1 tries all on
+# the CPU: the tests are collected, training takes a few steps. PYTHON chooses the interpreter.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 mkdir -p "${1:?: where the results go}" && OUT=$(realpath "$1") && shift
