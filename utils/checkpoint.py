@@ -76,7 +76,8 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise InputError(f"{path}: cannot read the checkpoint: {error.strerror or error}") from error
     except Exception as error:  # untrusted bytes can make the unpickler raise anything
         if refused := REFUSED_TYPE.search(str(error)):
-            raise InputError(f"{path}: holds an object of {refused[1]} beside tensors and plain values, which is not read, "
+            name = re.sub(r"^numpy\._?core\.multiarray\._reconstruct$", "numpy.ndarray", refused[1])
+            raise InputError(f"{path}: holds an object of {name} beside tensors and plain values, which is not read, "
                              "as that could run code; load it where it was written and save the weights alone, by "
                              "torch.save(model.state_dict(), PATH)") from error
         reason = str(error).rpartition("WeightsUnpickler error: ")[2].strip().splitlines()

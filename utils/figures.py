@@ -1,6 +1,7 @@
 """Figures as files. They are plain `matplotlib.figure.Figure` objects, without pyplot's windows and global state."""
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import matplotlib
@@ -18,6 +19,7 @@ def new_figure(title: str = "", **settings: object) -> Figure:
     `title`: above it, with escapes for bytes of file names that are not text; `settings`: of `Figure`.
     """
     matplotlib.rcParams["text.parse_math"] = False
+    warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from")  # drawn as boxes, as docs/operations.md says
     figure = Figure(**settings)
     if title:
         figure.suptitle(title.encode(errors="backslashreplace").decode(), fontsize=10)

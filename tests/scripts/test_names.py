@@ -4,6 +4,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -58,9 +59,11 @@ def test_output_that_nobody_reads_ends_quietly(tmp_path, arguments):
 
 
 def test_text_of_figures_is_drawn_as_it_is_written(tmp_path):
-    figure = new_figure("runs/\udce9 $\\frac$")
+    warnings.simplefilter("error")  # about characters that the font lacks, too
+    figure = new_figure(f"runs/\udce9 $\\frac$ {NAME}")
     axes = figure.subplots()
     axes.set_xticks([0, 1], ["cost $x^$", "$\\frac$"])
     save_figure(figure, tmp_path / "figure.svg")
     text = (tmp_path / "figure.svg").read_text()
+    save_figure(figure, tmp_path / "figure.png")
     assert "cost $x^$" in text and "runs/\\udce9 $\\frac$" in text

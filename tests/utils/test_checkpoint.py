@@ -67,7 +67,7 @@ def test_numpy_scalars_are_read_and_other_objects_are_named_in_one_sentence(tmp_
     assert {name: loaded[name] for name in scalars} == scalars and loaded["x"].item() == 1
     for value, name in ((argparse.Namespace(lr=0.1), "argparse.Namespace"),
                         (torch.nn.Linear(1, 1), "torch.nn.modules.linear.Linear"),
-                        (np.zeros(2), "numpy._?core.multiarray._reconstruct"), (Path("x"), "pathlib")):
+                        (np.zeros(2), "numpy.ndarray"), (Path("x"), "pathlib")):
         torch.save({"x": value}, path, _use_new_zipfile_serialization=zipped)
         with pytest.raises(InputError, match=f"^{path}: holds an object of {name}") as error:
             read_checkpoint(path)
