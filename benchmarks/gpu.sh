@@ -37,7 +37,7 @@ evaluate() {  # NAME WEIGHTS
 train() {
   local size=(--train_per_class 60 --test_per_class 10 --size 200x150) flags=(--train_batch 64 --workers 14 --epoch 200)
   [ "$DRY_RUN" ] && size=(--train_per_class 2 --test_per_class 1) && flags=(
-    --train_batch 4 --workers 1 --epoch 2 --stop_after 1 --img_dim 32 --seq 8 --lr_decay 1)
+    --train_batch 15 --workers 1 --epoch 1 --img_dim 32)
   limited 120 videos -m dataset.synthetic "$OUT/videos" "${size[@]}"
   evaluate before random
   limited "${TRAIN_S:-600}" pretrain train.py --net r3d18 --input residual --color_draws clip --amp bf16 --channels_last \

@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from models.levels import LevelFeatures  # noqa: E402
 from models.multilevel import ModelOutput  # noqa: E402
 from models.objective import Objective  # noqa: E402
-from utils.distributed import average, gather_objects, gather_rows  # noqa: E402
+from utils.distributed import DistContext, average, gather_objects, gather_rows, true_on_any_rank  # noqa: E402
 
 VIDEOS, CLIPS, DIM, PROTOTYPES = 3, 2, 8, 6
 
@@ -50,6 +50,8 @@ def main(out: str) -> None:
         results[mode] = {"terms": {name: x.detach() for name, x in loss.terms.items()}, "total": loss.total.detach(),
                          "gradients": [x.grad for x in leaves], "queue": objective.queue.rows}
     results["average"] = average(torch.tensor([float(rank), 1.0]))
+    context = DistContext(rank, 2, torch.device("cpu"))
+    results["any"] = true_on_any_rank([rank == 1, rank == 0, False], context)
     results["objects"] = gather_objects({"rank": rank})
     torch.save(results, f"{out}/rank{rank}.pt")
     dist.destroy_process_group()
