@@ -8,6 +8,7 @@
 #
 # Without names all parts run. OUT gets logs and status.txt; the exit status is 1 if a part failed. DRY_RUN=1 tries all on
 # the CPU: the tests are collected, training takes a few steps. PYTHON chooses the interpreter.
+# Within 15 minutes in all: TESTS_S=150 BENCH_S=200 TRAIN_S=330 EVAL_S=30 (then training is shorter than ten minutes).
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 mkdir -p "${1:?: where the results go}" && OUT=$(realpath "$1") && shift
