@@ -38,8 +38,11 @@ def test_names_are_those_of_the_file_or_beside_the_csv_or_the_labels(tmp_path):
     assert class_names(None, csv, np.array([0, 2, 10 ** 12])) == {0: "0", 2: "2", 10 ** 12: str(10 ** 12)}
     (tmp_path / "classes.txt").write_text("walk\nrun\n")
     assert class_names(None, csv, [1, 0]) == {0: "walk", 1: "run"}
-    (tmp_path / "classes.txt").write_text("\ufeff\nwalk\r\n \n\nru\u2028n\n", encoding="utf-8")
-    assert class_names(None, csv, [1, 0]) == {0: "walk", 1: "ru\u2028n"}, "blank lines and other signs shift no name"
+    (tmp_path / "classes.txt").write_text("\ufeff\nwalk\r\n \n\nrun\n", encoding="utf-8")
+    assert class_names(None, csv, [1, 0]) == {0: "walk", 1: "run"}, "blank lines shift no name"
+    (tmp_path / "classes.txt").write_text("walk\nru\u2028n\n", encoding="utf-8")
+    with pytest.raises(InputError, match=r"classes.txt:2: 'ru.*n', expected one line of text"):
+        class_names(None, csv, [1, 0])
     assert count_classes(None, csv) == 2
     (tmp_path / "other.txt").write_text("a\nb\nc\n")
     assert class_names(str(tmp_path / "other.txt"), csv, [1]) == {1: "b"}
