@@ -144,3 +144,30 @@ def test_what_is_true_in_one_of_two_processes(two_ranks):
 def test_slow_convolutions_are_warned_of(version, cudnn, says):
     warning = conv3d_warning(version, cudnn)
     assert bool(warning) == bool(says) and says in warning and len(warning.splitlines()) < 2
+
+
+def test_a_failed_process_ends_before_its_group_is_destroyed():
+    """gloo aborts some processes in which the interpreter destroys a group; what would run later at exit must not."""
+    program = """
+import sys
+from argparse import Namespace
+from multiprocessing.util import Finalize
+import torch
+import torch.distributed as dist
+from utils.distributed import DistContext
+from utils.errors import InputError
+from utils.launch import run_and_report
+
+def enter():
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    return DistContext(0, 1, torch.device("cpu"))
+
+def work(context, flags):
+    Finalize(None, print, ("too late",), exitpriority=-2)
+    raise InputError("wrong")
+
+sys.exit(run_and_report(enter, work, Namespace(dist_timeout=30), "program"))
+"""
+    result = subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).resolve().parents[2], capture_output=True,
+                            text=True)
+    assert (result.returncode, result.stdout, result.stderr) == (2, "", "program: error: wrong\n")
