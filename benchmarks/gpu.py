@@ -2,8 +2,8 @@
 
 Videos of two clips and the overview, 16 frames at 112 px, already in the GPU's memory. A step is forward, objective,
 backward and Adam as in train.py, without its checks and its log; "tried kernels" is cuDNN's benchmark mode, which train.py
-does not enable. 64 videos per step, halved until they fit. Operations are those of convolutions and matrix products, forward
-and backward; the peak rate of the card is measured with a large matrix product.
+does not enable; the official algorithm loops over the anchors. 64 videos per step, halved until they fit. Operations are those
+of convolutions and matrix products, forward and backward; the peak rate of the card is measured with a large matrix product.
 """
 from __future__ import annotations
 
@@ -22,9 +22,12 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.measure import device_clock, milliseconds, print_row, print_table, ratio, run_benchmark, time_in_turns
+from benchmarks.objective import stack_embeddings
 from benchmarks.step import CLIP_FRAMES, CLIPS, IMG_DIM, BenchmarkStep
-from models.multilevel import BACKBONES, MultiLevelModel
-from models.objective import Objective
+from models.levels import LEVELS
+from models.multilevel import BACKBONES, ModelOutput, MultiLevelModel
+from models.objective import Loss, Objective
+from tests import loop_objective
 
 PRODUCT = 8192  # side of the matrices with which the card's rate is measured
 
@@ -38,12 +41,15 @@ class GpuMode(NamedTuple):
     channels_last: bool = False
     tried_kernels: bool = False  # cuDNN tries its kernels and keeps the fastest
     compiled: bool = False
+    loops: bool = False  # the objective's loop over anchors
 
 
-PUBLISHED = GpuMode("float32, as published", "float32")
+OFFICIAL = GpuMode("float32, loop over anchors, as the official code", "float32", loops=True)
+PUBLISHED = GpuMode("float32", "float32")  # with the published flags
 BFLOAT16 = GpuMode("bf16, channels last", "bf16", channels_last=True)  # --amp bf16 --channels_last
 BEST_EAGER = GpuMode("bf16, channels last, tried kernels", "bf16", channels_last=True, tried_kernels=True)
 GPU_MODES = (
+    OFFICIAL,
     PUBLISHED,
     GpuMode("float32, no TF32", "float32", tf32=False),
     GpuMode("float32, tried kernels", "float32", tried_kernels=True),
@@ -67,8 +73,17 @@ def prepare_step(mode: GpuMode, net: str, videos: int, device: str, img_dim: int
     step = BenchmarkStep(net, videos, device, mode.channels_last, img_dim=img_dim)
     if mode.compiled:
         step.train_model = torch.compile(step.model)
+    if mode.loops:
+        step.objective = loop_over_anchors
     with torch.backends.cudnn.flags(enabled=True, benchmark=mode.tried_kernels, deterministic=False, allow_tf32=mode.tf32):
         yield lambda: step.run(mode.mode)
+
+
+def loop_over_anchors(output: ModelOutput, *_: object) -> Loss:
+    """Returns the total of the official algorithm with an empty queue, in the place of an Objective."""
+    names = [f"{kind}_{level}" for kind in ("instance", "graph") for level in LEVELS]
+    gathered = dict(zip(names, stack_embeddings(output).unbind(1)), scores=output.scores)
+    return Loss(loop_objective.objective(output, gathered, output.scores.detach()[:0], 0, threshold=0.05), {}, {})
 
 
 def time_step(mode: GpuMode, net: str, videos: int, device: str = "cuda", turns: int = 5,
@@ -80,19 +95,20 @@ def time_step(mode: GpuMode, net: str, videos: int, device: str = "cuda", turns:
     return seconds, torch.cuda.max_memory_allocated() / 2**30 if device == "cuda" else 0.0
 
 
-def kernel_shares(mode: GpuMode, net: str, videos: int, device: str = "cuda",
-                  img_dim: int = IMG_DIM) -> list[tuple[str, float]]:
-    """Returns (kernel, fraction of the time of all kernels) of a step, the longest first."""
+def kernel_times(mode: GpuMode, net: str, videos: int, device: str = "cuda",
+                 img_dim: int = IMG_DIM) -> list[tuple[str, float]]:
+    """Returns (kernel, seconds of a step in it), the longest first."""
     with prepare_step(mode, net, videos, device, img_dim) as run_step:
         run_step()
         run_step()
+        device_clock()
         with profile(activities=[ProfilerActivity.CUDA if device == "cuda" else ProfilerActivity.CPU]) as found:
             run_step()
             device_clock()
     spent: Counter[str] = Counter()
     for event in found.key_averages():
         spent[event.key] += event.self_device_time_total if device == "cuda" else event.self_cpu_time_total
-    return [(name, time / spent.total()) for name, time in spent.most_common()]
+    return [(name, microseconds / 1e6) for name, microseconds in spent.most_common()]
 
 
 @functools.cache
@@ -116,7 +132,7 @@ def time_largest(mode: GpuMode, net: str, quick: bool) -> tuple[list[float], flo
     videos = 64
     while True:
         try:
-            return *time_step(mode, net, videos, turns=2 if quick else 5), videos
+            return *time_step(mode, net, videos, turns=2 if quick else 4), videos
         except torch.OutOfMemoryError:
             if videos == 1:
                 raise
@@ -132,7 +148,7 @@ def main(quick: bool, _: Path) -> None:
     baseline: dict[str, list[float]] = {}  # net -> seconds a video
     print_row(["`--net`", "mode", "videos", "ms a step", "videos/s", "speed", "peak GiB", "TFLOP/s", "of the card's rate"],
               is_header=True)
-    for net, mode in sorted(jobs, key=lambda job: job[1].compiled):  # the slowest to start last
+    for net, mode in jobs:
         try:
             seconds, gib, videos = time_largest(mode, net, quick)
         except RuntimeError as error:  # the other rows are wanted all the same
@@ -147,9 +163,11 @@ def main(quick: bool, _: Path) -> None:
     print(f"\nThe card's rate is that of a product of two {PRODUCT} x {PRODUCT} matrices in bfloat16, "
           f"{rate / 1e12:.0f} TFLOP/s.\n")
     mode = next(mode for mode in (BEST_EAGER, *SHORT_MODES) if ("r3d18", mode) in fits)
-    shares = kernel_shares(mode, "r3d18", fits["r3d18", mode])
-    print_table([f"kernel, r3d18, {mode.name}", "of the time"],
-                [[f"`{name[:90]}`", f"{share:.1%}"] for name, share in shares[:15]])
+    times = kernel_times(mode, "r3d18", fits["r3d18", mode])
+    total = sum(seconds for _, seconds in times)
+    print_table([f"kernel, r3d18, {mode.name}", "ms", "of the time"],
+                [[f"`{name[:90]}`", milliseconds([seconds]), f"{seconds / total:.1%}"] for name, seconds in times[:15]])
+    print(f"All kernels of this step: {milliseconds([total])} ms.")
 
 
 if __name__ == "__main__":

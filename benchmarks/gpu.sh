@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
-# Everything that needs a GPU, in parts that do not depend on each other: bash benchmarks/gpu.sh OUT [tests] [bench] [train]
+# Everything that needs a GPU, in parts that do not depend on each other: bash benchmarks/gpu.sh OUT [tests] [bench] [data] [train]
 #
 # tests  tests/test_gpu.py, several at a time                     at most TESTS_S seconds (default 240)
 # bench  python -m benchmarks.gpu, rows as they are measured      at most BENCH_S (300)
+# data   python -m benchmarks.training: steps on videos read      at most DATA_S (120)
 # train  the motion recipe on synthetic videos, retrieval and     at most TRAIN_S of training (600), and EVAL_S (90) for
 #        linear probe with random weights before and after it     each evaluation
 #
 # Without names all parts run. OUT gets logs and status.txt; the exit status is 1 if a part failed. DRY_RUN=1 tries all on
 # the CPU: the tests are collected, training takes a few steps. PYTHON chooses the interpreter.
-# Within 15 minutes in all: TESTS_S=150 BENCH_S=200 TRAIN_S=330 EVAL_S=30 (then training is shorter than ten minutes).
+# Within 15 minutes in all: TESTS_S=150 BENCH_S=200 DATA_S=60 TRAIN_S=280 EVAL_S=30 (then training is shorter than ten minutes).
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 mkdir -p "${1:?: where the results go}" && OUT=$(realpath "$1") && shift
@@ -27,6 +28,8 @@ tests() { limited "${TESTS_S:-240}" tests -m pytest -v -n 6 ${DRY_RUN:+--collect
 
 bench() { limited "${BENCH_S:-300}" bench -m benchmarks.gpu ${DRY_RUN:+--help}; }
 
+data() { limited "${DATA_S:-120}" data -m benchmarks.training ${DRY_RUN:+--help}; }
+
 evaluate() {  # NAME WEIGHTS
   local common=(--weights "$2" --train_csv "$OUT/videos/train.csv" --test_csv "$OUT/videos/test.csv" --clips 4 --amp bf16)
   [ "$2" = random ] && common+=(--net r3d18 --input residual)
@@ -42,13 +45,14 @@ train() {
   limited 120 videos -m dataset.synthetic "$OUT/videos" "${size[@]}"
   evaluate before random
   limited "${TRAIN_S:-600}" pretrain train.py --net r3d18 --input residual --color_draws clip --amp bf16 --channels_last \
-    --cluster 60 --split 40 --save_steps 100 --csv_file "$OUT/videos/pretrain.csv" --out "$OUT/run" "${flags[@]}"
+    --cluster 60 --split 40 --save_steps 100 --csv_file "$OUT/videos/pretrain.csv" --out "$OUT/run" --monitor_csv "$OUT/videos/train.csv" \
+    "$OUT/videos/test.csv" --monitor_every 10 "${flags[@]}"
   evaluate after "$(ls -t "$OUT"/run/checkpoints/*.pt 2>/dev/null | head -1)"
 }
 
-for part in "${@:-tests bench train}"; do
+for part in "${@:-tests bench data train}"; do
   for name in $part; do
-    case $name in tests | bench | train) "$name" ;; *) echo "$name: must be tests, bench or train" >&2; exit 2 ;; esac
+    case $name in tests | bench | data | train) "$name" ;; *) echo "$name: must be tests, bench, data or train" >&2; exit 2 ;; esac
   done
 done
 exit $FAILED

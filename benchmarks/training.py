@@ -2,7 +2,8 @@
 
 On the CPU r3d10 with 2 videos per step and one worker; on a GPU, if there is one, r3d18 in bfloat16 with 64 videos and one
 worker per core. 16 frames at 112 px from JPEGs of 340x256. A step is forward, objective, backward and Adam as in train.py.
-Wall-clock time, as workers run beside the steps; batches prefetched before a turn are used up before its clock starts.
+Wall-clock time, as workers run beside the steps; batches prefetched before a turn are used up before its clock starts. On a GPU
+also the time that nvJPEG takes to decode the frames of a step.
 """
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torchvision.io import decode_jpeg, read_file
 
 from benchmarks.input import IMG_DIM, MAX_STRIDE, NUM_FRAMES
 from benchmarks.measure import device_clock, milliseconds, print_table, ratio, run_benchmark, time_in_turns
@@ -55,6 +57,10 @@ def main(quick: bool, folder: Path) -> None:
     print_table([f"{net}, {videos} videos per step", "ms a step, in memory", "ms a step, read", "videos/s, read",
                  "of the speed in memory"], rows)
     print(f"{steps} steps per turn, {workers} DataLoader worker(s).")
+    if on_gpu:
+        encoded = [read_file(str(frame)) for frame in sorted(Path(path).iterdir())[:NUM_FRAMES]] * videos
+        [seconds] = time_in_turns({"nvJPEG": lambda: decode_jpeg(encoded, device=device)}, turns, device_clock).values()
+        print(f"nvJPEG decodes the {len(encoded)} frames of a step in {milliseconds(seconds)} ms.")
 
 
 if __name__ == "__main__":

@@ -22,13 +22,13 @@ def test_a_row_that_fails_leaves_the_others(monkeypatch, capsys) -> None:
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     for name, value in (("card_rate", lambda: 1e12), ("time_step", time_step), ("step_operations", lambda net: 10**10),
-                        ("kernel_shares", lambda *_: [("conv", 0.75)])):
+                        ("kernel_times", lambda *_: [("conv", 0.75), ("add", 0.25)])):
         monkeypatch.setattr(gpu, name, value)
     gpu.main(quick=True, _=Path())
     lines = capsys.readouterr().out.splitlines()
-    assert lines[2] == "| r3d18 | float32, as published | 16 | 500 | 32 | 1.00x | 3.0 | 0 | 32% |"
+    assert lines[2] == "| r3d18 | float32 | 16 | 500 | 32 | 1.00x | 3.0 | 0 | 32% |"
     assert lines[3].startswith("| r3d18 | bf16, channels last | failed | cuDNN error |") and lines[3].count("|") == 10
-    assert "| 64 | 500 | 128 | 4.00x |" in lines[4] and "| `conv` | 75.0% |" in lines
+    assert "| 64 | 500 | 128 | 4.00x |" in lines[4] and "| `conv` | 750 | 75.0% |" in lines
 
 
 def test_a_part_that_fails_leaves_the_others(tmp_path) -> None:

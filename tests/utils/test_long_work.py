@@ -14,7 +14,10 @@ from utils.cli import OneLineParser, add_launch_flags
 from utils.distributed import gather_objects, run_long_on_main
 from utils.errors import InputError
 from utils.launch import launch
-from torch.distributed import set_timeout
+try:
+    from torch.distributed import set_timeout
+except ImportError:  # torch 2.11 and before
+    from torch.distributed.distributed_c10d import _set_pg_timeout as set_timeout
 
 def count():
     time.sleep(1.5)
