@@ -31,7 +31,8 @@ bench() { limited "${BENCH_S:-300}" bench -m benchmarks.gpu ${DRY_RUN:+--help}; 
 data() { limited "${DATA_S:-120}" data -m benchmarks.training ${DRY_RUN:+--help}; }
 
 evaluate() {  # NAME WEIGHTS
-  local common=(--weights "$2" --train_csv "$OUT/videos/train.csv" --test_csv "$OUT/videos/test.csv" --clips 4 --amp bf16)
+  local common=(--weights "$2" --train_csv "$OUT/videos/train.csv" --test_csv "$OUT/videos/test.csv" --clips 4 --amp bf16
+    --feature_dir "$OUT/features_$1")
   [ "$2" = random ] && common+=(--net r3d18 --input residual)
   [ "$DRY_RUN" ] && common+=(--img_dim 32 --seq 8)
   limited "${EVAL_S:-90}" "retrieval_$1" -m eval.retrieval "${common[@]}" --out "$OUT/retrieval_$1"
@@ -39,14 +40,17 @@ evaluate() {  # NAME WEIGHTS
 }
 
 train() {
-  local size=(--train_per_class 60 --test_per_class 10 --size 200x150) flags=(--train_batch 64 --workers 14 --epoch 200)
-  [ "$DRY_RUN" ] && size=(--train_per_class 2 --test_per_class 1) && flags=(
-    --train_batch 15 --workers 1 --epoch 1 --img_dim 32)
+  local epochs=${EPOCHS:-120}
+  local size=(--train_per_class 180 --test_per_class 20 --size 200x150) flags=(--train_batch 64 --workers 14)
+  [ "$DRY_RUN" ] && epochs=1 size=(--train_per_class 2 --test_per_class 1) && flags=(
+    --train_batch 15 --workers 1 --img_dim 32)
+  flags+=(${TRAIN_FLAGS:-})
   limited 120 videos -m dataset.synthetic "$OUT/videos" "${size[@]}"
   evaluate before random
   limited "${TRAIN_S:-600}" pretrain train.py --net r3d18 --input residual --color_draws clip --amp bf16 --channels_last \
-    --cluster 60 --split 40 --save_steps 100 --csv_file "$OUT/videos/pretrain.csv" --out "$OUT/run" --monitor_csv "$OUT/videos/train.csv" \
-    "$OUT/videos/test.csv" --monitor_every 10 "${flags[@]}"
+    --cluster 60 --epoch "$epochs" --split $((epochs / 4)) --lr_decay $((epochs * 4 / 5 + 1)) --out "$OUT/run" \
+    --csv_file "$OUT/videos/pretrain.csv" --monitor_csv "$OUT/videos/train.csv" "$OUT/videos/test.csv" \
+    --monitor_every $(((epochs + 5) / 6)) "${flags[@]}"
   evaluate after "$(ls -t "$OUT"/run/checkpoints/*.pt 2>/dev/null | head -1)"
 }
 

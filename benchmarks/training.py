@@ -28,7 +28,7 @@ from dataset.videos import (EpochBatchSampler, PretrainBatch, PretrainVideos, bu
 def main(quick: bool, folder: Path) -> None:
     on_gpu = torch.cuda.is_available()
     device = torch.device("cuda" if on_gpu else "cpu")
-    net, videos, steps, workers = ("r3d18", 64, 20, os.cpu_count() or 1) if on_gpu else ("r3d10", 2, 2 if quick else 6, 1)
+    net, videos, steps, workers = ("r3d18", 64, 10, os.cpu_count() or 1) if on_gpu else ("r3d10", 2, 2 if quick else 6, 1)
     step = BenchmarkStep(net, videos, device.type, channels_last=on_gpu)
     turns, prefetched = 1 if quick else 3, 2 * workers  # torch's default of two batches per worker
 

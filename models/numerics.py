@@ -19,12 +19,15 @@ def at_least_float32(x: Tensor) -> Tensor:
 
 
 class SafeConv3d(nn.Conv3d):
-    """nn.Conv3d with correct gradients under CPU autocast to bfloat16.
+    """nn.Conv3d with the same sums in other kernels, where a device's own are wrong or slow.
 
-    Where a feature map is no longer than the kernel in a padded dimension, some bfloat16 CPU kernels return wrong weight
+    Correct gradients under CPU autocast to bfloat16: where a feature map is no longer than the kernel in a padded dimension, some bfloat16 CPU kernels return wrong weight
     gradients, NaN among them, or corrupt memory, while output and loss look normal (torch 2.14.1 on AVX-512; 3x3x3 over
     2 timestamps, as in the last stage for 16 frames). There the map is padded explicitly before a convolution without
-    padding: the same sums in other kernels. Nothing changes outside CPU autocast.
+    padding.
+
+    Speed on GPUs: in bfloat16 a stem of 3 channels and 7x7 pixels with stride 2 falls back on a kernel without tensor cores
+    (half of the time of r3d18: docs/performance.md). There it is computed by `folded`.
     """
 
     @classmethod
@@ -43,7 +46,25 @@ class SafeConv3d(nn.Conv3d):
             left = [padding - zeros for padding, zeros in zip(self.padding, written)]
             return F.conv3d(F.pad(x, (w, w, h, h, t, t)), self.weight, self.bias, self.stride, left, self.dilation,
                             self.groups)
+        if (x.is_cuda and torch.is_autocast_enabled("cuda") and self.in_channels == 3 and self.kernel_size[1:] == (7, 7)
+                and self.stride == (1, 2, 2) and x.shape[3] % 2 == x.shape[4] % 2 == 0):
+            return self.folded(x, torch.get_autocast_dtype("cuda"))
         return super().forward(x)
+
+    def folded(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        """Returns the convolution in `dtype` as one of stride 1 over blocks of 2x2 pixels as channels (space to depth).
+
+        For a kernel of 7x7 pixels, padding 3 and stride 2: after a row and a column of zeros it covers 4x4 blocks.
+        """
+        m, c, t, h, w = x.shape
+        last = self.weight.is_contiguous(memory_format=torch.channels_last_3d)
+        blocks = torch.empty(m, 4 * c, t, h // 2 + 3, w // 2 + 3, dtype=dtype, device=x.device,
+                             memory_format=torch.channels_last_3d if last else torch.contiguous_format).zero_()
+        pixels = x.unflatten(4, (w // 2, 2)).unflatten(3, (h // 2, 2))           # [M, 3, T, H/2, 2, W/2, 2]
+        blocks[..., 2:-1, 2:-1].unflatten(1, (2, 2, c)).copy_(pixels.permute(0, 4, 6, 1, 2, 3, 5))
+        kernel = F.pad(self.weight, (1, 0, 1, 0)).unflatten(4, (4, 2)).unflatten(3, (4, 2))
+        kernel = kernel.permute(0, 4, 6, 1, 2, 3, 5).flatten(1, 3)               # [C', 4 * 3, kernel's T, 4, 4]
+        return F.conv3d(blocks, kernel, self.bias, padding=(self.padding[0], 0, 0))
 
 
 def run_blocks(blocks: Iterable[nn.Module], x: Tensor, recompute: bool) -> Tensor:

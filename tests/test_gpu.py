@@ -52,7 +52,7 @@ def videos(tmp_path_factory) -> Path:
 def run(cwd: Path, *arguments: str) -> str:
     """What the command prints; it must succeed."""
     result = subprocess.run([sys.executable, *arguments], cwd=cwd, capture_output=True, text=True, timeout=500,
-                            env={**os.environ, "PYTHONPATH": str(ROOT)})
+                            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])})
     assert result.returncode == 0, result.stderr[-3000:] + result.stdout[-1000:]
     return result.stdout
 

@@ -34,7 +34,7 @@ def test_the_loop_over_anchors_gives_our_total() -> None:
     torch.testing.assert_close(gpu.loop_over_anchors(output).total, step.objective(output, 0, lambda rows: rows, 0).total)
 
 
-@pytest.mark.parametrize("mode", [gpu.OFFICIAL, gpu.PUBLISHED, gpu.BEST_EAGER])
+@pytest.mark.parametrize("mode", [gpu.OFFICIAL, gpu.PUBLISHED, gpu.PLAIN_STEM])
 def test_a_step_is_timed_and_profiled_in_each_mode(mode: gpu.GpuMode) -> None:
     """The code that measures a GPU, on the CPU."""
     seconds, _ = gpu.time_step(mode, "r3d10", 2, "cpu", 2, 32)

@@ -27,8 +27,9 @@ def test_a_row_that_fails_leaves_the_others(monkeypatch, capsys) -> None:
     gpu.main(quick=True, _=Path())
     lines = capsys.readouterr().out.splitlines()
     assert lines[2] == "| r3d18 | float32 | 16 | 500 | 32 | 1.00x | 3.0 | 0 | 32% |"
-    assert lines[3].startswith("| r3d18 | bf16, channels last | failed | cuDNN error |") and lines[3].count("|") == 10
-    assert "| 64 | 500 | 128 | 4.00x |" in lines[4] and "| `conv` | 750 | 75.0% |" in lines
+    assert "| 64 | 500 | 128 | 4.00x |" in lines[3]
+    assert lines[4].startswith("| r3d18 | bf16, channels last | failed | cuDNN error |") and lines[4].count("|") == 10
+    assert "| `conv` | 750 | 75.0% |" in lines
 
 
 def test_a_part_that_fails_leaves_the_others(tmp_path) -> None:
