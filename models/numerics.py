@@ -21,10 +21,10 @@ def at_least_float32(x: Tensor) -> Tensor:
 class SafeConv3d(nn.Conv3d):
     """nn.Conv3d with the same sums in other kernels, where a device's own are wrong or slow.
 
-    Correct gradients under CPU autocast to bfloat16: where a feature map is no longer than the kernel in a padded dimension, some bfloat16 CPU kernels return wrong weight
-    gradients, NaN among them, or corrupt memory, while output and loss look normal (torch 2.14.1 on AVX-512; 3x3x3 over
-    2 timestamps, as in the last stage for 16 frames). There the map is padded explicitly before a convolution without
-    padding.
+    Correct gradients under CPU autocast to bfloat16: where a feature map is no longer than the kernel in a padded dimension,
+    some bfloat16 CPU kernels return wrong weight gradients, NaN among them, or corrupt memory, while output and loss look
+    normal (torch 2.14.1 on AVX-512; 3x3x3 over 2 timestamps, as in the last stage for 16 frames). There the map is padded
+    explicitly before a convolution without padding.
 
     Speed on GPUs: in bfloat16 a stem of 3 channels and 7x7 pixels with stride 2 falls back on a kernel without tensor cores
     (half of the time of r3d18: docs/performance.md). There it is computed by `folded`.
