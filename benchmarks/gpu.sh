@@ -5,7 +5,8 @@
 # bench  python -m benchmarks.gpu, rows as they are measured      at most BENCH_S (300)
 # data   python -m benchmarks.training: steps on videos read      at most DATA_S (120)
 # train  the motion recipe on synthetic videos, retrieval and     at most TRAIN_S of training (600), and EVAL_S (90) for
-#        linear probe with random weights before and after it     each evaluation
+#        linear probe with random weights before and after it,    each evaluation
+#        and temporal order after it
 #
 # Without names all parts run. OUT gets logs and status.txt; the exit status is 1 if a part failed. DRY_RUN=1 tries all on
 # the CPU: the tests are collected, training takes a few steps. PYTHON chooses the interpreter.
@@ -36,7 +37,11 @@ evaluate() {  # NAME WEIGHTS
   [ "$2" = random ] && common+=(--net r3d18 --input residual)
   [ "$DRY_RUN" ] && common+=(--img_dim 32 --seq 8)
   limited "${EVAL_S:-90}" "retrieval_$1" -m eval.retrieval "${common[@]}" --out "$OUT/retrieval_$1"
-  limited "${EVAL_S:-90}" "probe_$1" -m eval.linear_probe "${common[@]}" ${DRY_RUN:+--epochs 2} --out "$OUT/probe_$1"
+  limited "${EVAL_S:-90}" "probe_$1" -m eval.linear_probe "${common[@]}" --levels low,mid,high,concat \
+    ${DRY_RUN:+--epochs 2} --out "$OUT/probe_$1"
+  [ "$2" = random ] || limited "${EVAL_S:-90}" "order_$1" -m visualization.main_temporal --weights "$2" --clips 4 \
+    --train_csv "$OUT/videos/arrow_train.csv" --test_csv "$OUT/videos/arrow_test.csv" --img_dim 112 --level mid --lr 0.01 \
+    --epoch 200 --lr_decay 150 --workers "$(nproc)" ${DRY_RUN:+--img_dim 32 --epoch 2} --out "$OUT/order_$1"
 }
 
 train() {
