@@ -66,10 +66,6 @@ class RunDirectory:
         return [line["epoch"] + 1 if self.unit == "epoch" else line["step"] for line in holding], [
             float(line[name]) for line in holding]
 
-    def events_of(self, kind: str) -> list[dict[str, Any]]:
-        """Returns the events of one kind."""
-        return [line for line in self.events if line["kind"] == kind]
-
 
 def read_run(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Returns (config.json, with flags; lines of log.jsonl, without an unfinished last one) of a run directory."""

@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,12 +33,12 @@ MEANINGS = {"retrieval": "Rows: a query video, left, and its nearest training vi
 EMBEDDING = "Videos as points, t-SNE and PCA of each level, colored by class."
 
 
-def attempt(work: Callable[..., Any], *arguments: Any) -> tuple[Any, str]:
-    """Returns (what `work` returns, ""), or (None, the InputError's line), for what a page can do without."""
+def attempt(problems: list[str], work: Callable[..., Any], *arguments: Any) -> Any:
+    """Returns what `work` returns, or None and the InputError's line in `problems`, for what a page can do without."""
     try:
-        return work(*arguments), ""
+        return work(*arguments)
     except InputError as error:
-        return None, one_line(error)
+        problems.append(one_line(error))
 
 
 def html_table(rows: Sequence[dict[str, Any]] | Sequence[Sequence[Any]]) -> Markup:
@@ -113,24 +113,18 @@ def curve_section(run: RunDirectory) -> dict[str, Any]:
     return {"charts": charts, "stride": stride, "table": html_table(rows)}
 
 
-class ReportVideos(NamedTuple):
-    """Videos of one csv file that are measured."""
+def read_report_videos(csv_path: str, most: int) -> tuple[list[VideoRecord], str]:
+    """Returns (at most `most` videos of a csv, evenly spread, with labels if all have one; which they are).
 
-    csv_path: str
-    records: list[VideoRecord]
-    note: str        # which they are
-
-
-def read_report_videos(csv_path: str, most: int) -> ReportVideos:
-    """Returns at most `most` videos of a csv, evenly spread, with labels if all have one; InputError if none has frames."""
-    records, _ = attempt(read_records, csv_path, True)
-    if not records:
-        records = [record for record in read_records(csv_path, labelled=False) if record.num_frames]
+    InputError if no video has frames.
+    """
+    records = attempt([], read_records, csv_path, True) or [
+        record for record in read_records(csv_path, labelled=False) if record.num_frames]
     if not records:
         raise InputError(f"{csv_path}: no video has a frame")
     chosen = [records[index] for index in spread_evenly(len(records), most)]
     which = "all" if len(chosen) == len(records) else f"{len(chosen)} evenly spread ones of the"
-    return ReportVideos(csv_path, chosen, f"{which} {len(records)} videos of {csv_path}")
+    return chosen, f"{which} {len(records)} videos of {csv_path}"
 
 
 def network_sections(run: RunDirectory, flags: argparse.Namespace, device: torch.device) -> dict[str, Any]:
@@ -140,31 +134,32 @@ def network_sections(run: RunDirectory, flags: argparse.Namespace, device: torch
     """
     if flags.logs_only:
         return {"measurement": None, "note": "--logs_only: nothing was computed with the network."}
-    if flags.csv_file:
-        videos = read_report_videos(flags.csv_file, flags.max_videos)
-    else:
-        videos, note = attempt(read_report_videos, run.flags["csv_file"], flags.max_videos)
-        if not videos:
-            return {"measurement": None, "note": f"{note}; --csv_file names another csv."}
-    measurement, problem = attempt(measure_run, run, videos.records, flags, device)
+    csv_path, problems = flags.csv_file or run.flags["csv_file"], []
+    try:
+        records, which = read_report_videos(csv_path, flags.max_videos)
+    except InputError as error:
+        if flags.csv_file:
+            raise
+        return {"measurement": None, "note": f"{one_line(error)}; --csv_file names another csv."}
+    measurement = attempt(problems, measure_run, run, records, flags, device)
     if not measurement:
-        return {"measurement": None, "note": problem}
+        return {"measurement": None, "note": problems[0]}
+    note = f"Computed from {which} (--max_videos {flags.max_videos})."
     return {"measurement": measurement, "rank": rank_section(measurement),
-            "prototypes": prototype_section(run, measurement, videos, flags)}
+            "prototypes": prototype_section(run, measurement, csv_path, note, flags)}
 
 
-def prototype_section(run: RunDirectory, measurement: Measurement, videos: ReportVideos,
+def prototype_section(run: RunDirectory, measurement: Measurement, csv_path: str, note: str,
                       flags: argparse.Namespace) -> dict[str, Any]:
     """Returns the use of prototypes, and the most used ones, each with those of its videos that have the highest scores."""
-    note = f"Computed from {videos.note} (--max_videos {flags.max_videos})."
-    if file_sha256(videos.csv_path) != run.config["csv_sha256"]:
+    if file_sha256(csv_path) != run.config["csv_sha256"]:
         note += " It is another file than the one that the run was trained on."
     if measurement.skipped:
         note += f" {len(measurement.skipped)} of them cannot be read; the first: {measurement.skipped[0]}"
-    labels = {record.label for record in videos.records}
-    names, problem = ({}, "") if None in labels else attempt(class_names, None, videos.csv_path, labels)
-    if problem:
-        note += f" Classes have numbers, not names: {problem}."
+    labels, problems = {record.label for record in measurement.records}, []
+    names = {} if None in labels else attempt(problems, class_names, None, csv_path, labels)
+    if problems:
+        note += f" Classes have numbers, not names: {problems[0]}."
         names = {label: str(label) for label in labels}
     nearest, (num_videos, num_prototypes) = measurement.scores.argmax(axis=1), measurement.scores.shape
     counts = np.bincount(nearest, minlength=num_prototypes)
@@ -201,20 +196,15 @@ def rank_section(measurement: Measurement) -> dict[str, Any]:
 
 def embedding_section(run: RunDirectory) -> dict[str, Any]:
     """Returns the figures of visualization.embedding below the run directory, and what cannot be read."""
-    images, problems = embed_images(run.folder, run.folder.rglob("embedding*.png"), lambda path: EMBEDDING)
-    return {"images": images, "problems": problems}
+    problems = []
+    return {"images": embed_files(run.folder, sorted(run.folder.rglob("embedding*.png")), problems), "problems": problems}
 
 
-def embed_images(folder: Path, paths: Iterable[Path],
-                meaning_of: Callable[[Path], str | None]) -> tuple[list[dict[str, Any]], list[str]]:
-    """Returns (those images below `folder` that mean something; why others of them cannot be read)."""
-    images, problems = [], []
-    for path in sorted(paths):
-        if meaning := meaning_of(path):
-            uri, problem = attempt(file_uri, path)
-            problems += [problem] * bool(problem)
-            images += [{"uri": uri, "name": path.relative_to(folder), "meaning": meaning}] * bool(uri)
-    return images, problems
+def embed_files(folder: Path, paths: Iterable[Path], problems: list[str]) -> list[dict[str, Any]]:
+    """Returns the images or videos of `paths`, below `folder`, that can be read; the others are in `problems`."""
+    files = [{"uri": attempt(problems, file_uri, path), "name": path.relative_to(folder),
+              "meaning": MEANINGS.get(path.stem.partition("_")[0], EMBEDDING)} for path in paths]
+    return [file for file in files if file["uri"]]
 
 
 def result_section(run: RunDirectory) -> dict[str, Any]:
@@ -222,16 +212,13 @@ def result_section(run: RunDirectory) -> dict[str, Any]:
     tasks: dict[str, dict[Path, dict[str, Any]]] = {}
     problems, sections = [], []
     for path in sorted(path for name in (CARD, EVAL_CARD) for path in run.folder.rglob(name)):
-        card, problem = attempt(read_card, path)
-        problems += [problem] * bool(problem)
-        if card:
+        if card := attempt(problems, read_card, path):
             tasks.setdefault(card["task"], {})[path.relative_to(run.folder)] = card
     for task, cards in tasks.items():
-        images, unreadable = embed_images(
-            run.folder, {path for card in cards for path in (run.folder / card).parent.rglob("*.png")},
-            lambda path: MEANINGS.get(path.stem.partition("_")[0]))
-        problems += unreadable
-        sections.append({"task": task, "table": html_table(comparison_rows([*cards.values()])), "images": images,
+        images = {path for card in cards for path in (run.folder / card).parent.rglob("*.png")
+                  if path.stem.partition("_")[0] in MEANINGS}
+        sections.append({"task": task, "table": html_table(comparison_rows([*cards.values()])),
+                         "images": embed_files(run.folder, sorted(images), problems),
                          "differences": card_differences([*cards.values()]),
                          "texts": {path: json.dumps(card, indent=1) for path, card in cards.items()}})
     return {"problems": problems, "tasks": sections}
@@ -239,6 +226,6 @@ def result_section(run: RunDirectory) -> dict[str, Any]:
 
 def order_section(run: RunDirectory, most: int) -> dict[str, Any]:
     """Returns at most `most` videos of temporal-order maps below the run directory, the last written folder first."""
-    paths = sorted(run.folder.rglob("cam/*.mp4"), key=lambda path: (-path.parent.stat().st_mtime, path))
-    videos = [(path.relative_to(run.folder), *attempt(file_uri, path)) for path in paths[:most]]
-    return {"videos": videos, "num_more": len(paths) - len(videos)}
+    paths, problems = sorted(run.folder.rglob("cam/*.mp4"), key=lambda path: (-path.parent.stat().st_mtime, path)), []
+    return {"videos": embed_files(run.folder, paths[:most], problems), "problems": problems,
+            "num_more": len(paths[most:])}

@@ -122,7 +122,7 @@ def find_warnings(run: RunDirectory, measurement: Measurement | None) -> list[Ru
                 warn("fallen rank", f"{rank:.1f} at epoch {newest.epochs:g}, {earlier:.1f} at an earlier checkpoint.",
                      level=level)
 
-    skipped, bad = (run.events_of(kind) for kind in ("skipped_step", "bad_video"))
+    skipped, bad = ([line for line in run.events if line["kind"] == kind] for kind in ("skipped_step", "bad_video"))
     if skipped or run.dumps:
         last = f"; the last: {skipped[-1]['not_finite']}" if skipped else ""
         warn("non-finite", f"{len(skipped)} step(s) were skipped, {len(run.dumps)} described in not_finite/{last}.")

@@ -24,8 +24,8 @@ def test_videos_without_labels_are_read_too(tmp_path):
     for text, labels in (("a,40,1\nb,40,0\n", [1, 0]), ("a,40,1\nc,40,cat\n", [None, None]),
                          ("a,40,1\nc,40\nd,0\n", [None, None])):
         (tmp_path / "a.csv").write_text(text)
-        videos = read_report_videos(str(tmp_path / "a.csv"), 9)
-        assert [record.label for record in videos.records] == labels
+        records, _ = read_report_videos(str(tmp_path / "a.csv"), 9)
+        assert [record.label for record in records] == labels
 
 
 def test_word_labels_are_no_labels(full_run, videos_csv, tmp_path):
