@@ -12,14 +12,18 @@ from utils.distributed import DistContext
 from utils.errors import InputError, exit_status_of
 
 
-def add_feature_flags(parser: argparse.ArgumentParser, extracted: bool = True) -> None:
-    """Adds the flags of weights, clips and reading; `extracted`: also those of features that are extracted once."""
+def add_weights_flags(parser: argparse.ArgumentParser, required: bool = True) -> None:
     add = parser.add_argument_group("weights").add_argument
-    add("--weights", required=extracted, metavar="CHECKPOINT|random", help="what to evaluate")
+    add("--weights", required=required, metavar="CHECKPOINT|random", help="what to evaluate")
     add("--net", help="architecture; needed for random weights, else read from the checkpoint")
     add("--input", dest="input_frames", choices=("rgb", "residual"),
         help="frames that random weights see (default: rgb); a checkpoint says it itself")
     add("--seed", type=int, default=0, help="seed of random weights, and of every other draw")
+
+
+def add_feature_flags(parser: argparse.ArgumentParser, extracted: bool = True) -> None:
+    """Adds the flags of weights, clips and reading; `extracted`: also those of features that are extracted once."""
+    add_weights_flags(parser, required=extracted)
     add = parser.add_argument_group("clips").add_argument
     add("--clips", default="10", metavar="N|windows",
         help="N evenly spaced clips, or half-overlapping windows over the whole video")

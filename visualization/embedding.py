@@ -5,7 +5,6 @@
 The features are those that retrieval compares: averaged over clips, centered on their mean over the videos,
 L2-normalized; `concat` is the three levels side by side. Shapes: N videos, C channels of a level.
 """
-# ruff: noqa: E402
 from __future__ import annotations
 
 import sys

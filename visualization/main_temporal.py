@@ -21,7 +21,6 @@ panels may show one event up to about 2.7 frames apart (high level; 1.5 at mid, 
 (..._time_pool), which halves the timestamps of each level, it is 1.6 at mid and 1.3 at low, and the one timestamp that
 16 frames have at the high level shows every frame the same: --level mid, or --seq 32, shows when evidence occurs.
 """
-# ruff: noqa: E402
 from __future__ import annotations
 
 import sys
@@ -31,6 +30,7 @@ if not __package__:  # started as `python visualization/main_temporal.py`
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 import argparse
+import itertools
 import math
 import os
 import time
@@ -57,9 +57,9 @@ from utils.files import file_sha256
 from utils.training_log import RunLog, device_name, write_config
 from visualization.cam import cam_name, remove_cams, require_h264, write_cams
 from visualization.temporal_order import (
-    CLIP_DEFAULTS, HEAD_KIND, PairBatches, augmented_features, both_orders, check_head, check_order_flags, choose_device,
+    CLIP_DEFAULTS, HEAD_KIND, augmented_features, both_orders, check_head, check_order_flags, choose_device,
     clip_settings, completed, head_state, load_head, new_head, order_accuracy, order_features, order_parser, order_targets,
-    read_clips, read_long_enough, read_train_and_test, train_head_epoch,
+    pair_batches, read_clips, read_long_enough, read_train_and_test, train_head_epoch,
 )
 
 EVAL_CARD = "result_eval.json"  # of --mode eval; the training's own card is kept
@@ -121,34 +121,33 @@ def train_order_head(backbone: nn.Module, weights: dict, flags: argparse.Namespa
             optimizer.load_state_dict(state["optimizer"])
     start = state["epochs_done"] if state else 0
     num_pairs = len(train) * (1 if flags.augment else flags.clips)
-    batches = PairBatches(num_pairs, flags.batch_pairs, flags.seed)
+    steps = -(-num_pairs // flags.batch_pairs)
+    batches = pair_batches(range(start, flags.epochs), num_pairs, flags.batch_pairs, flags.seed)
 
     make_out_dir(out / "checkpoints")
     write_config(out, {**vars(flags), "csv_file": flags.train_csv},
                  {"device": device_name(device), "start_epoch": start, "backbone": weights, **counts})
-    log = RunLog(out, True, start * len(batches))
+    log = RunLog(out, True, start * steps)
     for line in (*lines, f"{out}: order head on level {flags.level} of {weights['net']} ({weights['weights']}), on "
-                         f"{device_name(device)}: {num_pairs} clips and their reversals, {len(batches)} step(s) per epoch"):
+                         f"{device_name(device)}: {num_pairs} clips and their reversals, {steps} step(s) per epoch"):
         log.say(line)
     if flags.augment:
         videos = LabelledVideos(train, flags.clip_frames, flags.stride, FinetuneAugmentation(flags.img_dim),
                                 flags.seed)
         loader = build_loader(videos, batches, flags.num_workers, device)
-        backbone.to(device).eval()
+        features = augmented_features(loader, backbone.to(device).eval(), weights, flags, device)
     else:
         pairs = order_features("train", train, backbone, weights, flags, device).unflatten(0, (-1, 2))
+        features = (pairs[[pair for _, pair in batch]].flatten(0, 1) for batch in batches)
 
     for epoch in range(start, flags.epochs):
-        batches.epoch = epoch
         lr = flags.lr * (0.1 if epoch >= flags.lr_decay_epoch else 1.0)
         for group in optimizer.param_groups:
             group.update(lr=lr, weight_decay=flags.weight_decay)
-        features = (augmented_features(loader, backbone, weights, flags, device) if flags.augment else
-                    (pairs[[pair for _, pair in batch]].flatten(0, 1) for batch in batches))
-        loss, accuracy = train_head_epoch(head, optimizer, features)
+        loss, accuracy = train_head_epoch(head, optimizer, itertools.islice(features, steps))
         if not math.isfinite(loss):
             raise NonFiniteError(f"epoch {epoch + 1}: the loss is {loss}; the newest head is from before")
-        log.write("epoch", epoch, (epoch + 1) * len(batches), {"loss": loss, "accuracy": accuracy, "lr": lr})
+        log.write("epoch", epoch, (epoch + 1) * steps, {"loss": loss, "accuracy": accuracy, "lr": lr})
         log.say(f"epoch {epoch + 1}/{flags.epochs}  loss {loss:.4f}  order accuracy {accuracy:.3f}  lr {lr:.1e}")
         path = checkpoint_path(out / "checkpoints", epoch + 1)
         save_checkpoint(head_state(head, optimizer, epoch + 1, weights, digest, flags), path, KEEP_EVERY, log)
@@ -174,7 +173,7 @@ def evaluate_order_head(backbone: nn.Module, weights: dict, flags: argparse.Name
     choices = {**clip_settings(flags).facts(), "epochs": state["epochs_done"], **state["training"]}
     card = build_card("temporal_order", [result], choices, weights, device, time.monotonic() - begin)
     make_out_dir(Path(flags.out))
-    write_card(Path(flags.out), card, ("clips", "clip_frames", "img_dim", "seed"), card_name)
+    write_card(Path(flags.out), card, ("clips", "clip_frames", "img_dim", "seed"), name=card_name)
 
 
 def find_head(weights: dict, flags: argparse.Namespace,

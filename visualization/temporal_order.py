@@ -21,12 +21,13 @@ from torch import Tensor, nn
 from dataset.records import VideoRecord, read_records, shared_videos
 from dataset.transforms import RGB, TestCrops, scale_clips
 from dataset.videos import LabelledClips, TestViews
+from eval.cli import add_weights_flags
 from eval.features.backbone import RANDOM
 from eval.features.csv_features import feature_fingerprint, read_features, store_path, write_features
 from eval.features.extract import FULL_FLOAT32, ClipSettings, mean_over_views, pool_levels
 from eval.result_card import make_out_dir
 from models.levels import LEVELS
-from utils.checkpoint import FORMAT
+from utils.checkpoint import FORMAT, reading_entries
 from utils.cli import OneLineParser, check_values
 from utils.distributed import DistContext
 from utils.errors import InputError
@@ -35,7 +36,7 @@ from utils.rendezvous import require_single_process
 
 MODES = ("train", "eval", "visualize")
 HEAD_KIND = "order_head"
-HEAD_ENTRIES = {"backbone", "trained_with", "training", "train_csv", "train_videos", "epochs_done", "weight"}
+HEAD_ENTRIES = ("backbone", "trained_with", "training", "train_csv", "train_videos", "epochs_done", "weight")
 # Clip settings that are left out: those of the trained head; in a new training these.
 CLIP_DEFAULTS = {"clip_frames": 16, "stride": 1, "img_dim": 224, "clips": 1, "level": "high"}
 # Besides, the weights of a trained head depend on these; the number of epochs may grow.
@@ -48,11 +49,7 @@ def order_parser(description: str = "") -> OneLineParser:
     add = parser.add_argument
     add("--mode", choices=MODES, default="train",
         help="train the head, then test it; eval: test it; visualize: write its maps")
-    add("--weights", required=True, metavar="CHECKPOINT|random", help="backbone; it stays frozen")
-    add("--net", help="architecture; needed for random weights, else read from the checkpoint")
-    add("--input", dest="input_frames", choices=("rgb", "residual"),
-        help="frames that random weights see (default: rgb); a checkpoint says it itself")
-    add("--seed", type=int, default=0, help="seed of random weights, order and augmentation")
+    add_weights_flags(parser)
     add("--head", help="eval, visualize: checkpoint of the head (default: the newest in --out)")
     add("--train_csv", help="train: videos, frame_dir,number_of_frames; labels are not used; eval: the same list where it "
         "has moved")
@@ -216,20 +213,12 @@ def order_features(role: str, records: Sequence[VideoRecord], backbone: nn.Modul
     return rows
 
 
-class PairBatches:
-    """Batches of (epoch, pair): each pair once, in an order drawn from seed and epoch; the last may be short."""
-
-    def __init__(self, num_pairs: int, batch_pairs: int, seed: int) -> None:
-        self.num_pairs, self.batch_pairs, self.seed, self.epoch = num_pairs, batch_pairs, seed, 0
-
-    def __len__(self) -> int:
-        return -(-self.num_pairs // self.batch_pairs)
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        epoch = self.epoch
-        order = np.random.default_rng([self.seed, epoch]).permutation(self.num_pairs).tolist()
-        for start in range(0, self.num_pairs, self.batch_pairs):
-            yield [(epoch, pair) for pair in order[start:start + self.batch_pairs]]
+def pair_batches(epochs: Iterable[int], num_pairs: int, batch_pairs: int, seed: int) -> Iterator[list[tuple[int, int]]]:
+    """Yields batches of (epoch, pair): each pair once an epoch, in an order drawn from both; its last batch may be short."""
+    for epoch in epochs:
+        order = np.random.default_rng([seed, epoch]).permutation(num_pairs).tolist()
+        for start in range(0, num_pairs, batch_pairs):
+            yield [(epoch, pair) for pair in order[start:start + batch_pairs]]
 
 
 def augmented_features(loader: Iterable[LabelledClips], backbone: nn.Module, weights: dict, flags: argparse.Namespace,
@@ -313,10 +302,8 @@ def check_head(state: dict[str, Any], path: Path, weights: dict[str, Any], flags
 
     InputError unless it is a head of this backbone and level and, with `resume`, these flags can continue its training.
     """
-    if state.get("format") != FORMAT or state.get("kind") != HEAD_KIND:
-        raise InputError(f"{path}: not a checkpoint of an order head (kind {state.get('kind')!r})")
-    if missing := sorted(HEAD_ENTRIES - state.keys()):
-        raise InputError(f"{path}: not a complete checkpoint of an order head: it lacks {', '.join(missing)}; train again")
+    with reading_entries(path, HEAD_KIND, state):
+        state = {name: state[name] for name in HEAD_ENTRIES}
     for name, value in backbone_identity(weights, flags.seed).items():
         if state["backbone"].get(name, RGB) != value:
             raise InputError(f"{path}: a head of a backbone of {name} {state['backbone'][name]}; --weights "

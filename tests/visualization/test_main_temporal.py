@@ -160,7 +160,8 @@ def test_an_incomplete_head_is_a_one_line_error(trained, lists, capsys):
     path = trained / "checkpoints" / "epoch_0001.pt"
     state = torch.load(path)
     for named, content in (
-        ("lacks backbone, weight", {name: value for name, value in state.items() if name not in ("backbone", "weight")}),
+        ("it lacks 'backbone'", {name: value for name, value in state.items() if name not in ("backbone", "weight")}),
+        ("it lacks 'weight'", {name: value for name, value in state.items() if name != "weight"}),
         ("damaged, or no order_head checkpoint", {**state, "optimizer": {}}),
     ):
         torch.save(content, path)

@@ -10,7 +10,7 @@ from eval.features.backbone import load_backbone
 from models.levels import LevelFeatures
 from utils.errors import InputError
 from visualization.main_temporal import order_evidence, order_maps, returncam
-from visualization.temporal_order import PairBatches, both_orders, new_head, order_accuracy, order_targets
+from visualization.temporal_order import both_orders, new_head, order_accuracy, order_targets, pair_batches
 
 CPU = torch.device("cpu")
 
@@ -118,14 +118,12 @@ def test_accuracy_is_that_of_a_loop():
 
 
 def test_every_pair_comes_once_an_epoch_in_another_order_each_time():
-    batches = PairBatches(10, 4, seed=3)
-    epochs = []
-    for epoch in (0, 1, 0):
-        batches.epoch = epoch
-        drawn = list(batches)
-        assert [len(batch) for batch in drawn] == [4, 4, 2] and len(batches) == 3
-        assert {e for batch in drawn for e, _ in batch} == {epoch}
-        epochs.append([pair for batch in drawn for _, pair in batch])
+    drawn, epochs = list(pair_batches((0, 1, 0), 10, 4, seed=3)), []
+    assert [len(batch) for batch in drawn] == 3 * [4, 4, 2]
+    for number, epoch in enumerate((0, 1, 0)):
+        of_epoch = drawn[3 * number:3 * number + 3]
+        assert {e for batch in of_epoch for e, _ in batch} == {epoch}
+        epochs.append([pair for batch in of_epoch for _, pair in batch])
     assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
     assert epochs[0] == epochs[2] != epochs[1]
 
