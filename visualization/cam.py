@@ -51,13 +51,12 @@ def write_cams(folder: Path, name: str, frames: np.ndarray, maps: np.ndarray, ev
     """Writes FOLDER/NAME.mp4, whose path is returned, and a JPEG file of each frame of both orders.
 
     FOLDER/`folders[0]`/NAME/image_00001.jpg ... show the natural clip, FOLDER/`folders[1]`/NAME/... the reversed one in
-    its own time; earlier images there are removed. Both orders share their color scale (`to_color_levels`); `evidence`
+    its own time. Both orders share their color scale (`to_color_levels`); `evidence`
     [T, S, S], their mean in natural time, has its own.
     """
     overlays = np.stack([overlay(*row) for row in zip(frames, to_color_levels(maps, scale))])
     for kind, images in zip(folders, overlays):
         (folder / kind / name).mkdir(parents=True, exist_ok=True)
-        remove_images(folder / kind / name)
         for number, image in enumerate(images, start=1):
             _, data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
             (folder / kind / name / f"image_{number:05d}.jpg").write_bytes(data.tobytes())
@@ -83,16 +82,11 @@ def remove_cams(folder: Path) -> int:
         path.unlink()
     for path in folder.glob("*/*"):
         if NUMBERED.match(path.name) and path.is_dir():
-            remove_images(path)
+            for image in path.glob("image_*.jpg"):
+                image.unlink()
             with contextlib.suppress(OSError):  # it holds something else
                 path.rmdir()
     return len(videos)
-
-
-def remove_images(folder: Path) -> None:
-    """Removes image_00001.jpg ... from `folder`."""
-    for path in folder.glob("image_*.jpg"):
-        path.unlink()
 
 
 def compose_images(panels: Sequence[np.ndarray], titles: Sequence[str], curves: np.ndarray) -> Iterator[np.ndarray]:

@@ -12,7 +12,7 @@ import pytest
 import visualization.cam as cam
 from dataset.frames import read_frames
 from utils.errors import InputError
-from visualization.cam import overlay, require_h264, to_color_levels, write_cams
+from visualization.cam import overlay, remove_cams, require_h264, to_color_levels, write_cams
 
 RNG = np.random.default_rng(0)
 
@@ -63,16 +63,17 @@ def test_files_of_a_clip(side, tmp_path):
     frames = RNG.integers(0, 256, (2, 9, side, side, 3), dtype=np.uint8)
     maps = RNG.normal(size=(2, 9, side, side)).astype(np.float32)
     for folder in ("natural", "reversed"):  # left by an earlier clip of more frames
-        (tmp_path / folder / "some.name").mkdir(parents=True)
-        (tmp_path / folder / "some.name" / "image_00012.jpg").write_bytes(b"old")
-    video = write_cams(tmp_path, "some.name", frames, maps, maps.mean(axis=0), scale="clip",
+        (tmp_path / folder / "0000_some.name").mkdir(parents=True)
+        (tmp_path / folder / "0000_some.name" / "image_00012.jpg").write_bytes(b"old")
+    assert remove_cams(tmp_path) == 0  # videos
+    video = write_cams(tmp_path, "0000_some.name", frames, maps, maps.mean(axis=0), scale="clip",
                       folders=("natural", "reversed"), fps=4)
-    assert video == tmp_path / "some.name.mp4"
+    assert video == tmp_path / "0000_some.name.mp4"
     for row, folder in enumerate(("natural", "reversed")):
-        names = sorted(path.name for path in (tmp_path / folder / "some.name").iterdir())
+        names = sorted(path.name for path in (tmp_path / folder / "0000_some.name").iterdir())
         assert names == [f"image_{i:05d}.jpg" for i in range(1, 10)]
         # The project's own reader reads them; JPEG changes noise, but not its mean.
-        images = read_frames(str(tmp_path / folder / "some.name"), np.arange(9), 9)
+        images = read_frames(str(tmp_path / folder / "0000_some.name"), np.arange(9), 9)
         expected = overlay(frames[row], to_color_levels(maps, "clip")[row])
         assert images.shape == expected.shape
         assert np.abs(images.mean(axis=(1, 2)) - expected.mean(axis=(1, 2))).max() < 3
