@@ -11,7 +11,7 @@ import argparse
 import re
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -22,19 +22,6 @@ from utils.errors import InputError
 
 AUTO, NONE = "auto", "none"
 UCF101_GROUP = re.compile(r"_g(\d+)_c\d+$")  # in the name of a video's folder or file, without suffix
-
-
-class Holdout(NamedTuple):
-    """Which training videos are held out."""
-
-    held: np.ndarray       # bool [N]
-    facts: dict[str, Any]  # how they were drawn, for the result card
-
-    def line(self) -> str:
-        """Returns what was held out, for the terminal."""
-        return ("held out for choosing: {num_videos_held_out} of {num_videos} training videos, {num_groups_held_out} of "
-                "{num_groups} groups ({groups}), {num_classes_without_held_out_video} class(es) with none"
-                ).format(num_videos=len(self.held), **self.facts)
 
 
 def add_group_flag(group: argparse._ArgumentGroup) -> None:
@@ -77,9 +64,11 @@ def find_groups(videos: Sequence[VideoRecord], group: str) -> tuple[list[str], s
     return [f"{video.label} {name}" for video, name in zip(videos, found)], "auto: class and _gNN_, as in UCF-101"
 
 
-def draw_holdout(videos: Sequence[VideoRecord], group: str, fraction: float, seed: int, flag: str = "--holdout") -> Holdout:
-    """Returns about `fraction` of each class's videos, at least one, as far as whole groups allow, drawn from `seed`.
+def draw_holdout(videos: Sequence[VideoRecord], group: str, fraction: float, seed: int,
+                 flag: str = "--holdout") -> tuple[np.ndarray, dict[str, Any]]:
+    """Returns (which videos are held out, bool [N]; how they were drawn, for the result card).
 
+    They are about `fraction` of each class's videos, at least one, as far as whole groups allow, drawn from `seed`.
     Groups come in random order. One is held out if this brings the numbers held out of its classes nearer to what is
     wanted (sum of squares) and leaves each of its classes a training video. (Of scikit-learn's splits, GroupShuffleSplit
     leaves some small classes without training video, StratifiedGroupKFold more of them without held-out one.) InputError,
@@ -107,7 +96,7 @@ def draw_holdout(videos: Sequence[VideoRecord], group: str, fraction: float, see
         raise InputError(f"{flag} {fraction}: no group of training videos can be held out for this ({how}): "
                          f"{len(groups)} group(s), {len(videos)} videos, {len(classes)} class(es); raise it, or choose "
                          "smaller groups by --group")
-    return Holdout(held, {
+    return held, {
         "groups": how, "fraction": fraction, "num_groups": len(groups),
         "num_groups_held_out": sum(bool(held[group[0]]) for group in groups), "num_videos_held_out": int(held.sum()),
-        "num_classes_without_held_out_video": int((num_held == 0).sum())})
+        "num_classes_without_held_out_video": int((num_held == 0).sum())}

@@ -38,7 +38,7 @@ from eval.features.csv_features import SplitFeatures, read_split_features
 from eval.features.probe_heads import DECAY_AT, LrAndDecay, ProbeRecipe, fit_probe
 from eval.holdout import add_group_flag, check_holdout_flags, draw_holdout
 from eval.metrics import add_classes_flag, class_names, measure_classes
-from eval.result_card import SplitResult, build_card, draw_figures, write_card
+from eval.result_card import SplitResult, build_card, write_card
 from eval.splits import EvalSplit, add_split_flags
 from utils.cli import OneLineParser, add_launch_flags, check_values
 from utils.distributed import DistContext
@@ -51,16 +51,18 @@ def probe_split(split: SplitFeatures, levels: Sequence[str], flags: argparse.Nam
     classes, targets = np.unique(split.train.labels, return_inverse=True)
     test_targets = np.searchsorted(classes, split.test.labels)
     names = class_names(flags.classes, split.split.train_csv, classes)
-    holdout = draw_holdout(split.train.records, flags.group, flags.holdout, flags.seed)
-    print(holdout.line(), flush=True)
+    held, holdout = draw_holdout(split.train.records, flags.group, flags.holdout, flags.seed)
+    print("held out for choosing: {num_videos_held_out} of {num_videos} training videos, {num_groups_held_out} of "
+          "{num_groups} groups ({groups}), {num_classes_without_held_out_video} class(es) with none".format(
+              num_videos=len(held), **holdout), flush=True)
     suffix = "" if split.split.name is None else f"_split_{split.split.name}"
     metrics, figures = {}, []
-    details: dict[str, Any] = {**split.counts, "num_classes": len(classes), "holdout": holdout.facts, "chosen": {},
+    details: dict[str, Any] = {**split.counts, "num_classes": len(classes), "holdout": holdout, "chosen": {},
                                "holdout_top1": {}, "per_class": {}}
     for level in levels:
         start = time.monotonic()
         pair, holdout_top1, heads = fit_probe(level_vectors(split.train.features, level), targets, len(classes),
-                                              holdout.held, pairs, recipe, context.device)
+                                              held, pairs, recipe, context.device)
         [scores] = heads.scores(level_vectors(split.test.features, level))
         metrics[level], details["per_class"][level], figure = measure_classes(
             scores, test_targets, names, level, Path(flags.out) / f"confusion_{level}{suffix}.png")
@@ -93,8 +95,7 @@ def probe_features(context: DistContext, flags: argparse.Namespace) -> None:
                 "holdout": flags.holdout, "group": flags.group, "seed": flags.seed, "skip_bad": flags.skip_bad,
                 "amp": flags.amp}
     card = build_card("linear probe on features", results, settings, weights, context.device, time.monotonic() - start)
-    write_card(Path(flags.out), card, ("clips", "crops", "seed"))
-    draw_figures(results)
+    write_card(Path(flags.out), card, ("clips", "crops", "seed"), results)
 
 
 def probe_grid(flags: argparse.Namespace) -> list[LrAndDecay]:

@@ -83,14 +83,12 @@ def make_out_dir(out: Path, flag: str = "--out") -> None:
         raise InputError(f"{flag} {out}: cannot make this folder: {error.strerror}") from error
 
 
-def write_card(out: Path, card: dict[str, Any], shown: tuple[str, ...], name: str = CARD) -> None:
-    """Writes the card `name`, whole, into the folder `out`, and prints its path and its `markdown_table`."""
+def write_card(out: Path, card: dict[str, Any], shown: tuple[str, ...], results: Sequence[SplitResult] = (),
+               name: str = CARD) -> None:
+    """Writes the card `name`, whole, into the folder `out`; prints its path and its `markdown_table`; then draws the figures
+    of `results`, on which the card must not depend."""
     write_atomically(out / name, json.dumps(card, indent=2, allow_nan=False) + "\n")
     print(f"wrote {out / name}\n\n{markdown_table(card, shown)}", flush=True)
-
-
-def draw_figures(results: Sequence[SplitResult]) -> None:
-    """Writes the figures of all splits; after the card, which must not depend on them."""
     for result in results:
         for draw in result.figures:
             draw()

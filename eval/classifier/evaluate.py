@@ -33,7 +33,7 @@ from eval.features.backbone import load_backbone, new_backbone
 from eval.features.extract import ClipSettings, Rows, keep_readable, predict
 from eval.holdout import draw_holdout
 from eval.metrics import accuracies, class_names, measure_classes
-from eval.result_card import CARD, SplitResult, build_card, draw_figures, make_out_dir, read_card, write_card
+from eval.result_card import CARD, SplitResult, build_card, make_out_dir, read_card, write_card
 from eval.splits import EvalSplit, find_splits, read_split
 from models.convert import check_keys
 from utils.checkpoint import reading_entries
@@ -104,8 +104,7 @@ def train_and_test(context: DistContext, flags: argparse.Namespace, task: Classi
         weights = weights or trained.checkpoint["weights"]
     if context.is_main:
         card = build_card(task.name, results, settings, weights, context.device, time.monotonic() - start)
-        write_card(out, card, ("clips", "crops", "epochs", "seed"))
-        draw_figures(results)
+        write_card(out, card, ("clips", "crops", "epochs", "seed"), results)
     return 0
 
 

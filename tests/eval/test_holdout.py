@@ -24,48 +24,47 @@ def ucf(num_classes: int = 5, num_groups: int = 18, suffix: str = "") -> list[Vi
 @pytest.mark.parametrize("seed", range(3))
 def test_groups_of_ucf101_stay_together_and_classes_keep_their_share(suffix, seed):
     videos = ucf(suffix=suffix)
-    holdout = draw_holdout(videos, "auto", 0.2, seed)
+    held_out, facts = draw_holdout(videos, "auto", 0.2, seed)
     sides = {}
-    for video, held in zip(videos, holdout.held):
+    for video, held in zip(videos, held_out):
         sides.setdefault((video.label, video.path.split("_g")[1][:2]), set()).add(bool(held))
     assert all(len(side) == 1 for side in sides.values()), "a group on both sides leaks"
     for label in {video.label for video in videos}:
-        held = [h for video, h in zip(videos, holdout.held) if video.label == label]
+        held = [h for video, h in zip(videos, held_out) if video.label == label]
         assert abs(sum(held) - 0.2 * len(held)) <= 3.5, "no more off than half a group"
-    assert holdout.facts["num_groups"] == 90 and "UCF-101" in holdout.facts["groups"]
-    assert holdout.facts["num_groups_held_out"] == sum(True in side for side in sides.values())
-    assert holdout.facts["num_videos_held_out"] == holdout.held.sum()
-    assert f"{holdout.held.sum()} of {len(videos)} training videos" in holdout.line()
+    assert facts["num_groups"] == 90 and "UCF-101" in facts["groups"]
+    assert facts["num_groups_held_out"] == sum(True in side for side in sides.values())
+    assert facts["num_videos_held_out"] == held_out.sum()
 
 
 def test_the_seed_decides_and_nothing_else():
     videos = ucf()
-    first, again, other = (draw_holdout(videos, "auto", 0.2, seed).held for seed in (0, 0, 1))
+    first, again, other = (draw_holdout(videos, "auto", 0.2, seed)[0] for seed in (0, 0, 1))
     assert np.array_equal(first, again) and not np.array_equal(first, other)
 
 
 def test_without_groups_the_share_of_each_class_is_met_to_the_video():
     videos = [VideoRecord(f"/v/{i}", 50, label) for i, label in enumerate([0] * 40 + [1] * 11 + [2] * 2 + [7])]
     for group in ("auto", "none"):
-        holdout = draw_holdout(videos, group, 0.25, 3)
-        held = Counter(video.label for video, h in zip(videos, holdout.held) if h)
+        held_out, facts = draw_holdout(videos, group, 0.25, 3)
+        held = Counter(video.label for video, h in zip(videos, held_out) if h)
         assert held == {0: 10, 1: 3, 2: 1}, "one at least, but for a class that has no other"
-        assert holdout.facts["num_classes_without_held_out_video"] == 1
-        assert "every video on its own" in holdout.facts["groups"]
+        assert facts["num_classes_without_held_out_video"] == 1
+        assert "every video on its own" in facts["groups"]
 
 
 def test_a_pattern_names_groups_that_may_span_classes():
     videos = [VideoRecord(f"/data/person{person}/clip{clip}", 50, clip % 3)
               for person in range(10) for clip in range(6)]
-    holdout = draw_holdout(videos, r"/(person\d+)/", 0.3, 0)
-    persons = {video.path.split("/")[2] for video, held in zip(videos, holdout.held) if held}
-    assert len(persons) == 3 and holdout.held.sum() == 18
-    assert holdout.facts["num_groups"] == 10 and holdout.facts["groups"] == r"pattern /(person\d+)/"
+    held_out, facts = draw_holdout(videos, r"/(person\d+)/", 0.3, 0)
+    persons = {video.path.split("/")[2] for video, held in zip(videos, held_out) if held}
+    assert len(persons) == 3 and held_out.sum() == 18
+    assert facts["num_groups"] == 10 and facts["groups"] == r"pattern /(person\d+)/"
 
 
 def test_a_video_that_is_named_twice_stays_on_one_side():
     videos = [VideoRecord(f"/v/{i // 2}", 50, 0) for i in range(40)]
-    held = draw_holdout(videos, "none", 0.3, 0).held
+    held = draw_holdout(videos, "none", 0.3, 0)[0]
     assert np.array_equal(held[::2], held[1::2]) and held.sum() == 12
 
 
