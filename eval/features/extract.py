@@ -215,15 +215,6 @@ def keep_readable(records: Sequence[VideoRecord], rows: Rows, skipped: Container
 
 def batch_views(videos: Iterable[tuple[int, Tensor | TestViews]], batch: int) -> Iterator[tuple[list[int], Tensor]]:
     """Yields (index of each view's video, views [M, ...]): the views of one video after the other, `batch` at a time."""
-    owners, parts = [], []
-    for index, views in videos:
-        start = 0
-        while start < len(views):
-            parts.append(views[start:start + batch - len(owners)])
-            start += len(parts[-1])
-            owners += [index] * len(parts[-1])
-            if len(owners) == batch:
-                yield owners, torch.cat(parts)
-                owners, parts = [], []
-    if owners:
-        yield owners, torch.cat(parts)
+    each = ((index, views[number:number + 1]) for index, views in videos for number in range(len(views)))
+    while views := list(itertools.islice(each, batch)):
+        yield [index for index, _ in views], torch.cat([view for _, view in views])
