@@ -55,10 +55,7 @@ def per_class(matrix: np.ndarray, names: dict[int, str]) -> list[dict[str, Any]]
 
 
 def draw_confusion(path: Path, matrix: np.ndarray, names: dict[int, str], title: str) -> None:
-    """Writes the figure of a confusion matrix [K, K], each row in per cent of its class's videos, readable at full size.
-
-    A class without videos has a grey row. `names`: label -> name, in the order of the classes.
-    """
+    """Writes the figure of a confusion matrix [K, K]: rows in per cent of the class's videos, grey for a class without."""
     from matplotlib import colormaps  # here, as most users of this file draw nothing
 
     from utils.figures import new_figure, save_figure

@@ -109,8 +109,7 @@ def draw_neighbors(path: Path, queries: Sequence[VideoRecord], neighbors: Sequen
     rows = [np.concatenate([tile(query, GREY), gap, *(
         tile(video, GREEN if video.label == query.label else RED) for video in found)], axis=1)
         for query, found in zip(queries, neighbors)]
-    encoded, data = cv2.imencode(".png", np.concatenate(rows)[..., ::-1])
-    assert encoded, path
+    _, data = cv2.imencode(".png", np.concatenate(rows)[..., ::-1])
     path.write_bytes(data.tobytes())
 
 
