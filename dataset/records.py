@@ -6,26 +6,33 @@ whose second column has no digit is a header. Blank lines, CRLF, a byte order ma
 """
 from __future__ import annotations
 
+import contextlib
 import copy
 import csv
+import io
 import os
-import re
 import sys
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from dataset.frames import absolute_path, find_series, locate_video, names_video_file, video_identities
 from utils.errors import InputError, name_some
-from utils.files import read_text, write_text
+from utils.files import write_text
+
+if TYPE_CHECKING:
+    import pandas
 
 MAX_DIGITS = 9    # of a number of frames (a year of video) or a label
 NUM_SAMPLED = 32  # videos whose number of frames is compared with the disk
 FEWEST = 0.9      # of the frames that can be read: fewer in the csv are reported
+BLOCK_LINES = 50_000  # of a csv that are in memory as a table
+MAX_COLUMNS = 20  # of a line that is still counted as a wrong line instead of refusing the file
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +65,17 @@ class PackedRecords(Sequence[VideoRecord]):
     def __init__(self, records: Iterable[VideoRecord] = ()) -> None:
         self.text, self.begins, self.ends = bytearray(), array("q"), array("q")
         self.num_frames, self.labels, self.lines = (array("i") for _ in range(3))  # -1: None
-        for record in records:
+        self.extend((record.path, record.num_frames, record.label, record.line) for record in records)
+
+    def extend(self, rows: Iterable[tuple[str, int | None, int | None, int]]) -> None:
+        """Adds videos, given by the fields of a VideoRecord."""
+        for path, num_frames, label, line in rows:
             self.begins.append(len(self.text))
-            self.text += record.path.encode(errors="surrogateescape")
+            self.text += path.encode(errors="surrogateescape")
             self.ends.append(len(self.text))
-            self.num_frames.append(-1 if record.num_frames is None else record.num_frames)
-            self.labels.append(-1 if record.label is None else record.label)
-            self.lines.append(record.line)
+            self.num_frames.append(-1 if num_frames is None else num_frames)
+            self.labels.append(-1 if label is None else label)
+            self.lines.append(line)
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -98,10 +109,12 @@ def read_packed_records(csv_path: str | os.PathLike[str], labelled: bool,
 
     `counts`: the number of frames of each video where another process has counted them in the same csv.
     """
-    bad_rows: list[BadRow] = []
-    records = PackedRecords(_read_videos(csv_path, labelled, not labelled, bad_rows))
-    if bad_rows:
-        raise InputError(f"{csv_path}:{bad_rows[0].line}: {bad_rows[0].reason}")
+    records, first_bad = PackedRecords(), None
+    for rows, bad_rows in _read_blocks(csv_path, labelled, allow_empty=not labelled):
+        first_bad = first_bad or next(iter(bad_rows), None)
+        records.extend(rows)
+    if first_bad:
+        raise InputError(f"{csv_path}:{first_bad.line}: {first_bad.reason}")
     if counts is not None and len(counts) == len(records):
         records.num_frames = array("i", counts)
         return records
@@ -124,45 +137,50 @@ def read_rows(csv_path: str | os.PathLike[str], labelled: bool | None = None,
     the number of frames. Raises InputError if the file cannot be read, is not csv, or lists no video.
     """
     if labelled is None:
-        labelled = max(len(columns) for _, columns in _read_lines(csv_path)) > 2
-    bad_rows: list[BadRow] = []
-    return list(_read_videos(csv_path, labelled, allow_empty, bad_rows)), bad_rows
+        labelled = any((table.notna().sum(axis=1) > 2).any() for table in _read_tables(csv_path))
+    records, bad_rows = [], []
+    for rows, bad in _read_blocks(csv_path, labelled, allow_empty):
+        records += [VideoRecord(*row) for row in rows]
+        bad_rows += bad
+    return records, bad_rows
 
 
-def _read_videos(csv_path: str | os.PathLike[str], labelled: bool, allow_empty: bool,
-                 bad_rows: list[BadRow]) -> Iterator[VideoRecord]:
-    """Yields the lines that are videos; appends the others to `bad_rows`."""
+def _read_blocks(csv_path: str | os.PathLike[str], labelled: bool,
+                 allow_empty: bool) -> Iterator[tuple[Iterator[tuple], list[BadRow]]]:
+    """Yields (fields of VideoRecord for each line that is a video, the other lines) of each of `_read_tables`."""
+    import pandas
+
     folder = os.path.dirname(absolute_path(csv_path))
-    for line, columns in _read_lines(csv_path):
-        path, frames, label = (*columns, "", "")[:3]
-        if reason := _find_mistake(columns, labelled, allow_empty):
-            bad_rows.append(BadRow(line, path, reason))
-        else:  # with one spelling of each path, so that a video is recognized wherever it is listed
-            yield VideoRecord(absolute_path(os.path.join(folder, path)), int(frames) if frames else None,
-                              int(label) if labelled else None, line)
+    expected = "frame_dir,number_of_frames" + (",label" if labelled else "[,label]")
+    for table in _read_tables(csv_path):
+        num_columns = table.notna().sum(axis=1)
+        path, frames, label = (table[number].fillna("") for number in range(3))
+        uncounted = (frames == "") & np.array([not count and names_video_file(name) for count, name in zip(frames, path)])
+        reasons = pandas.Series("", table.index, dtype=object)
 
+        def reject(wrong: pandas.Series, values: pandas.Series, reason: Callable[[object], str]) -> None:
+            wrong = wrong & (reasons == "")
+            reasons[wrong] = values[wrong].map(reason)
 
-def _find_mistake(columns: list[str], labelled: bool, allow_empty: bool) -> str:
-    """Returns why a csv line is not a video, "" if it is one."""
-    if not 2 + labelled <= len(columns) <= 3:
-        expected = "frame_dir,number_of_frames" + (",label" if labelled else "[,label]")
-        return f"{len(columns)} column(s), expected {expected}"
-    path, frames = columns[:2]
-    if not path:
-        return "the path of the video (first column) is empty"
-    if "\0" in path or len(path.splitlines()) > 1:
-        return f"the path of the video (first column) is {path!r}, expected one line without NUL"
-    for number, name in enumerate(("number of frames (second column)", "label (third column)")[: 1 + labelled], start=1):
-        text = columns[number]
-        if number == 1 and not text and names_video_file(path):
-            continue
-        if not re.fullmatch("[0-9]+", text):
-            return f"{name} is {text!r}, expected an integer from 0"
-        if len(text) > MAX_DIGITS:
-            return f"{name} has {len(text)} digits, expected at most {MAX_DIGITS}"
-    if frames and int(frames) == 0 and not allow_empty:
-        return "number of frames (second column) is 0, expected at least 1"
-    return ""
+        reject(~num_columns.between(3 if labelled else 2, 3), num_columns,
+               lambda number: f"{number} column(s), expected {expected}")
+        reject(path == "", path, lambda _: "the path of the video (first column) is empty")
+        reject(path.map(lambda text: "\0" in text or len(text.splitlines()) > 1), path,
+               lambda text: f"the path of the video (first column) is {text!r}, expected one line without NUL")
+        for values, given, name in ((frames, ~uncounted, "number of frames (second column)"),
+                                    (label, True, "label (third column)"))[:1 + labelled]:
+            reject(given & ~values.str.fullmatch("[0-9]+"), values,
+                   lambda text: f"{name} is {text!r}, expected an integer from 0")
+            reject(given & (values.str.len() > MAX_DIGITS), values,
+                   lambda text: f"{name} has {len(text)} digits, expected at most {MAX_DIGITS}")
+        if not allow_empty:
+            reject(frames.str.fullmatch("0+"), frames,
+                   lambda _: "number of frames (second column) is 0, expected at least 1")
+        good = reasons == ""
+        yield (  # with one spelling of each path, so that a video is recognized wherever it is listed
+            (absolute_path(os.path.join(folder, path)), int(frames) if frames else None, int(label) if labelled else None,
+             line) for line, path, frames, label in zip(*(x[good].tolist() for x in (table.index, path, frames, label)))
+        ), [BadRow(*row) for row in zip(*(x[~good].tolist() for x in (table.index, path, reasons)))]
 
 
 def describe_wrong_counts(csv_path: str | os.PathLike[str], records: PackedRecords) -> str:
@@ -240,29 +258,60 @@ def usable_for_pretraining(records: PackedRecords, num_clips: int, clip_frames: 
     return records.select(usable), len(records) - len(usable)
 
 
-def _read_lines(csv_path: str | os.PathLike[str]) -> Iterator[tuple[int, list[str]]]:
-    """Yields (number, stripped columns) of each line that is neither blank nor a header.
+def _read_tables(csv_path: str | os.PathLike[str]) -> Iterator[pandas.DataFrame]:
+    """Yields blocks of the lines that are neither blank nor a header, by line number: stripped text, None where absent.
 
-    InputError if the file cannot be read, is not csv, or has no such line.
+    They have at least three columns. Raises InputError if the file cannot be read, is not csv, or has no such line.
     """
-    line, first, listed = 1, True, False
+    import pandas
+
     try:
         with open(csv_path, encoding="utf-8-sig", newline="") as file:
-            rows = csv.reader(file, strict=True)
-            for row in rows:
-                columns = [text.strip() for text in row]
-                if any(columns):
-                    header = first and len(columns) > 1 and columns[1] and not any(map(str.isdigit, columns[1]))
-                    if not header:
-                        listed = True
-                        yield line, columns
-                    first = False
-                line = rows.line_num + 1  # a quoted field may span lines
+            quoted, most = False, 0  # quoted: then a field may span lines
+            for line in file:
+                quoted, most = quoted or '"' in line, max(most, line.count(",") + 1)
     except OSError as error:
         raise InputError(f"{csv_path}: cannot read the csv file: {error.strerror}") from error
     except UnicodeDecodeError:
-        read_text(csv_path)  # raises InputError, with the line
-    except csv.Error as error:
-        raise InputError(f"{csv_path}:{line}: not a csv row: {error}") from error
+        data = Path(csv_path).read_bytes()
+        try:
+            data.decode()
+        except UnicodeDecodeError as error:
+            line = data.count(b"\n", 0, error.start) + 1
+            raise InputError(f"{csv_path}:{line}: not UTF-8 text") from error
+    num_columns = MAX_COLUMNS if quoted else max(3, min(MAX_COLUMNS, most))
+    begun, listed, num_ends = False, False, 0
+    with open(csv_path, encoding="utf-8-sig", newline="") as file:
+        try:
+            # The Python engine is strict about quotes, and distinguishes an absent column from an empty one.
+            for table in pandas.read_csv(file, header=None, names=range(num_columns), index_col=False, dtype=object,
+                                         keep_default_na=False, skip_blank_lines=False, engine="python",
+                                         chunksize=BLOCK_LINES):
+                table.index += 1 + num_ends
+                if quoted:
+                    ends = sum(table[name].fillna("").str.count("\r\n|\r|\n") for name in table)
+                    table.index += ends.cumsum() - ends
+                    num_ends += ends.sum()
+                table = table.apply(lambda column: column.str.strip())
+                table = table[(table.fillna("") != "").any(axis=1)]
+                if len(table) and not begun:
+                    first_count, begun = table.iloc[0, 1], True
+                    if isinstance(first_count, str) and first_count and not any(map(str.isdigit, first_count)):
+                        table = table.iloc[1:]
+                if len(table):
+                    listed = True
+                    yield table
+        except (pandas.errors.ParserError, csv.Error) as error:
+            line = _malformed_line(Path(csv_path).read_bytes().decode("utf-8-sig"), num_columns)
+            raise InputError(f"{csv_path}:{line}: not a csv row: {error}") from error
     if not listed:
         raise InputError(f"{csv_path}: lists no video, expected lines of frame_dir,number_of_frames[,label]")
+
+
+def _malformed_line(text: str, max_columns: int) -> int:
+    """Returns the number of the line at which the first row begins that is malformed or has more columns."""
+    rows, line = csv.reader(io.StringIO(text, newline=""), strict=True), 1
+    with contextlib.suppress(csv.Error, StopIteration):
+        while len(next(rows)) <= max_columns:
+            line = rows.line_num + 1
+    return line
