@@ -62,23 +62,19 @@ def nearest(queries: np.ndarray, gallery: np.ndarray, num_neighbors: int) -> np.
     Cosine similarity of float32 [Q, C] and [G, C], K <= G, a chunk of queries at a time. Products are summed in float64 and
     compared in float32, so that equal gallery vectors are equally similar wherever they stand in the matrix.
     """
-    def unit(rows: np.ndarray) -> torch.Tensor:
-        return F.normalize(torch.from_numpy(rows).double(), dim=1)
-
-    units = torch.empty(gallery.shape, dtype=torch.float64)
-    for start in range(0, len(gallery), CHUNK):
-        units[start:start + CHUNK] = unit(gallery[start:start + CHUNK])
-    neighbors = torch.empty(len(queries), num_neighbors, dtype=torch.int64)
-    for start in range(0, len(queries), CHUNK):
-        similarity = (unit(queries[start:start + CHUNK]) @ units.T).float()
+    units, neighbors = torch.empty(gallery.shape, dtype=torch.float64), []
+    for part, rows in zip(units.split(CHUNK), torch.from_numpy(gallery).split(CHUNK)):
+        part.copy_(F.normalize(rows.double(), dim=1))
+    for rows in torch.from_numpy(queries).split(CHUNK):
+        similarity = (F.normalize(rows.double(), dim=1) @ units.T).float()
         least = similarity.topk(num_neighbors, dim=1).values[:, -1]
         # topk takes any of equal ones: sort, stably, all that are at least as similar as its last. Sorting whole rows
         # would take three times as long.
-        for number, row in enumerate(similarity, start):
-            candidates = (row >= least[number - start]).nonzero()[:, 0]
+        for row, bound in zip(similarity, least):
+            candidates = (row >= bound).nonzero()[:, 0]
             order = row[candidates].sort(descending=True, stable=True).indices
-            neighbors[number] = candidates[order[:num_neighbors]]
-    return neighbors.numpy()
+            neighbors.append(candidates[order[:num_neighbors]])
+    return torch.stack(neighbors).numpy()
 
 
 def recall_at(neighbors: np.ndarray, query_labels: np.ndarray, gallery_labels: np.ndarray) -> dict[str, float]:
