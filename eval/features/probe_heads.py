@@ -1,4 +1,4 @@
-"""Linear classifiers on features: all pairs of a grid (learning rate, weight decay) trained at once, and the choice.
+"""Linear probes for every (learning rate, weight decay) of a grid, trained jointly, and the choice by held-out videos.
 
 Shapes: N videos; C channels; K classes; G pairs of the grid; B videos of a step.
 """
@@ -16,8 +16,8 @@ from torch.nn import functional as F
 from utils.errors import InputError
 
 MOMENTUM = 0.9
-DECAY_AT = (0.6, 0.8)  # of the epochs: a tenth of the learning rate from there on; 60 and 80 of 100
-RELATIVE_EPS = 1e-5  # of the channels' mean variance, added to each: works whatever the features' scale
+DECAY_AT = (0.6, 0.8)  # fractions of training at which the learning rate is divided by 10
+RELATIVE_EPS = 1e-5  # added to each channel's variance, times the mean variance of the channels
 
 LrAndDecay = tuple[float, float]
 
@@ -57,8 +57,8 @@ def train_heads(vectors: np.ndarray, targets: np.ndarray, num_classes: int, pair
 
     Weights start at zero (the loss is convex). All heads see the same batches, in an order drawn from `recipe.seed` and the
     epoch, and share one matrix product. Weight decay applies to weights and bias, momentum as in torch.optim.SGD. The
-    gradient is written out: autograd and torch.optim.SGD took 1.15 times as long and round differently, which at a learning
-    rate of 1 moved a top-1 on 112 videos by 5 points.
+    gradient is computed by hand: autograd with torch.optim.SGD took 1.15 times as long and rounds differently, which at a
+    learning rate of 1 changed a top-1 on 112 videos by 5 points.
     """
     standardize = fit_standardizer(vectors)
     with one_thread(), torch.inference_mode():

@@ -1,4 +1,4 @@
-"""The whole objective against a loop over anchors, and what it must not do to stay fast: wait, loop, blow up memory."""
+"""The objective against a loop over anchors; no waiting for the device, loop over the batch or large intermediate result."""
 from __future__ import annotations
 
 from collections import Counter
