@@ -63,12 +63,11 @@ def average(values: Tensor) -> Tensor:
     return values / world_size()
 
 
-def gather_objects(item: object) -> list:
+def gather_objects(item: object, group: dist.ProcessGroup | None = None) -> list:
     """Returns every rank's `item` in rank order, on every rank; for small objects."""
-    if world_size() == 1:
-        return [item]
-    items = [None] * world_size()
-    dist.all_gather_object(items, item)
+    items = [item] * world_size()
+    if world_size() > 1:
+        dist.all_gather_object(items, item, group)
     return items
 
 
@@ -122,44 +121,38 @@ def average_gradients(model: nn.Module, context: DistContext) -> nn.Module:
                                    gradient_as_bucket_view=True)
 
 
-def run_on_all_ranks(work: Callable[[], T]) -> T:
+def run_on_all_ranks(work: Callable[[], T], group: dist.ProcessGroup | None = None) -> T:
     """Returns this process's `work()`; an InputError in any process is raised in all, the first rank's, as AgreedError."""
     result, problem = None, None
     try:
         result = work()
     except InputError as error:
         problem = one_line(error)
-    raise_first(problem)
+    raise_first(problem, group)
     return result
 
 
-def run_on_main(context: DistContext, work: Callable[[], T]) -> T:
+def run_on_main(context: DistContext, work: Callable[[], T], group: dist.ProcessGroup | None = None) -> T:
     """Returns the main process's `work()`, in every process; an InputError there is raised in all."""
-    return gather_objects(run_on_all_ranks(lambda: work() if context.is_main else None))[0]
-
-
-def run_long_on_main(context: DistContext, work: Callable[[], T]) -> T:
-    """Returns the main process's `work()`, which may take longer than --dist_timeout, in every process; an InputError there
-    is raised in all. The others wait as long as the main process lives."""
-    if context.world_size == 1:
-        return work()
-    patient = dist.new_group(backend="gloo", timeout=datetime.timedelta(seconds=MAX_TIMEOUT_S))
-    result, problem = None, None
-    if context.is_main:
-        try:
-            result = work()
-        except InputError as error:
-            problem = one_line(error)
-    answer = [result, problem]
-    dist.broadcast_object_list(answer, 0, patient)
-    dist.destroy_process_group(patient)
-    if answer[1] is not None:
-        raise AgreedError(answer[1])
+    answer = [run_on_all_ranks(lambda: work() if context.is_main else None, group)]
+    if context.world_size > 1:
+        dist.broadcast_object_list(answer, 0, group)
     return answer[0]
 
 
-def raise_first(problem: str | None) -> None:
+def run_long_on_main(context: DistContext, work: Callable[[], T]) -> T:
+    """Returns `run_on_main` of work that may take longer than --dist_timeout: the others wait as long as the main process
+    lives."""
+    if context.world_size == 1:
+        return work()
+    patient = dist.new_group(backend="gloo", timeout=datetime.timedelta(seconds=MAX_TIMEOUT_S))
+    answer = run_on_main(context, work, patient)
+    dist.destroy_process_group(patient)
+    return answer
+
+
+def raise_first(problem: str | None, group: dist.ProcessGroup | None = None) -> None:
     """Raises AgreedError in every process, of the first process's `problem` that is not None. All must call this."""
-    for found in gather_objects(problem):
+    for found in gather_objects(problem, group):
         if found is not None:
             raise AgreedError(found)

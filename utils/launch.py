@@ -179,11 +179,25 @@ def run_and_report(enter: Callable[[], DistContext], worker: Worker, flags: argp
     gloo aborts some processes in which the interpreter destroys it, the exit then stops before that.
     """
     print_any_name()
+    context = None
     try:
-        status = run_or_report(enter, worker, flags, program)
-    except Exception:
-        traceback.print_exc()
-        status = FAULT
+        context = enter()
+        status = worker(context, flags) or 0
+        sys.stdout.flush()
+        if dist.is_initialized():
+            dist.destroy_process_group()
+        return status
+    except InputError as error:
+        status = error.exit_status
+        if not isinstance(error, AgreedError) or context.is_main:
+            report(error, program)
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C may come a second time, forwarded
+        if context is None or context.is_main:
+            print(f"{program}: interrupted", file=sys.stderr)
+        status = INTERRUPTED
+    except Exception as error:
+        status = report_failure(error, program, context, flags)
     if dist.is_initialized():
         sys.stdout.flush()
         sys.stderr.flush()
@@ -191,36 +205,12 @@ def run_and_report(enter: Callable[[], DistContext], worker: Worker, flags: argp
     return status
 
 
-def run_or_report(enter: Callable[[], DistContext], worker: Worker, flags: argparse.Namespace, program: str) -> int:
-    """Returns the exit status of `worker`, and destroys the process group if it succeeded; raises a fault."""
-    context = None
-    try:
-        context = enter()
-        status = worker(context, flags) or 0
-        sys.stdout.flush()
-    except InputError as error:
-        return error.exit_status if isinstance(error, AgreedError) and not context.is_main else report(error, program)
-    except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C may come a second time, forwarded
-        if context is None or context.is_main:
-            print(f"{program}: interrupted", file=sys.stderr)
-        return INTERRUPTED
-    except (OSError, RuntimeError) as error:
-        return report_failure(error, program, context, flags)
-    if dist.is_initialized():
-        dist.destroy_process_group()
-    return status
-
-
-def report_failure(error: OSError | RuntimeError, program: str, context: DistContext | None,
-                   flags: argparse.Namespace) -> int:
-    """Returns the exit status after printing `error` in one line; raises it where it is none that a user can act on."""
+def report_failure(error: Exception, program: str, context: DistContext | None, flags: argparse.Namespace) -> int:
+    """Returns the exit status after printing `error`: in one line, or with its traceback where no user can act on it."""
     if limit := describe_limit(error):
         sys.unraisablehook = lambda _: None  # a DataLoader of which only some workers started is freed with a traceback
         return report(InputError(limit), program)
-    if isinstance(error, OSError):
-        if error.errno not in FILE_ERRORS:
-            raise error
+    if isinstance(error, OSError) and error.errno in FILE_ERRORS:
         if isinstance(error, BrokenPipeError) and output_is_closed():
             return UNREAD
         return report(InputError(f"{error.filename or 'a file'}: {error.strerror}"), program)
@@ -228,11 +218,11 @@ def report_failure(error: OSError | RuntimeError, program: str, context: DistCon
         return report(InputError(f"process {context.rank}: the GPU's memory is full: {str(error).partition('. ')[0]}; a "
                                  "smaller batch needs less, and so do --amp bf16 and, in pretraining, "
                                  "--checkpoint_activations"), program)
-    loss = describe_loss(error, getattr(flags, "dist_timeout", math.nan))
-    if loss is None:
-        raise error
-    advice = "; --resume resumes from the newest checkpoint" if hasattr(flags, "resume") else ""
-    return report(PeerError(f"process {context.rank} of {context.world_size}: {loss}{advice}"), program)
+    if isinstance(error, RuntimeError) and (loss := describe_loss(error, getattr(flags, "dist_timeout", math.nan))):
+        advice = "; --resume resumes from the newest checkpoint" if hasattr(flags, "resume") else ""
+        return report(PeerError(f"process {context.rank} of {context.world_size}: {loss}{advice}"), program)
+    traceback.print_exc()
+    return FAULT
 
 
 def describe_loss(error: RuntimeError, timeout_s: float) -> str | None:
@@ -283,6 +273,7 @@ def join(local_rank: int, flags: argparse.Namespace, gpus: list[int], processes_
             store = open_store(url, rank, world_size, timeout, listening)
         dist.init_process_group(flags.dist_backend if gpus else "gloo", timeout=timeout, store=store, rank=rank,
                                 world_size=world_size)
+        control = dist.new_group(backend="gloo", timeout=timeout) if gpus else None
     except (dist.DistError, OSError, ValueError) as error:
         if isinstance(error, InputError):
             raise
@@ -290,5 +281,4 @@ def join(local_rank: int, flags: argparse.Namespace, gpus: list[int], processes_
                  "MASTER_PORT" if ranks and not flags.dist_url else "this machine" if listening else f"--dist-url {url}")
         kind = InputError if isinstance(error, ValueError) else PeerError
         raise kind(f"{place}: no process group: {str(error).splitlines()[0]}") from error
-    control = dist.new_group(backend="gloo", timeout=timeout) if gpus else None
     return DistContext(rank, world_size, device, control)
