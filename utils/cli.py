@@ -77,16 +77,13 @@ class HelpWithDefaults(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDe
         return super()._get_help_string(action)
 
 
-def add_launch_flags(parser: argparse.ArgumentParser) -> None:
-    """Adds all flags of processes and machines, which `utils.launch.launch` reads."""
-    group = parser.add_argument_group("launch")
-    add_published_launch_flags(group)
-    add_other_launch_flags(group)
-
-
-def add_published_launch_flags(group: argparse._ArgumentGroup) -> None:
-    """Adds the launch flags that the official code has too."""
-    flag = group.add_argument
+def add_launch_flags(parser: argparse.ArgumentParser, published: argparse._ArgumentGroup | None = None,
+                     other: argparse._ArgumentGroup | None = None) -> None:
+    """Adds the flags of processes and machines, which `utils.launch.launch` reads: to a group of their own, or those that
+    the official code has too to `published`, the rest to `other`."""
+    if published is None:
+        published = other = parser.add_argument_group("launch")
+    flag = published.add_argument
     flag("--gpu", metavar="IDS", help="GPUs of this machine to use, such as 0,1,2,3; none: the CPU (default: all)")
     flag("--multiprocessing-distributed", action="store_true",
          help="start one process per GPU of this machine, or --nproc CPU processes if it has none")
@@ -95,16 +92,13 @@ def add_published_launch_flags(group: argparse._ArgumentGroup) -> None:
     flag("--dist-url", metavar="URL",
          help=f"address of the rank-0 node (default: a free port on one machine, {DEFAULT_URL} on several)")
     flag("--dist-backend", choices=("nccl", "gloo"), default="nccl", help="CPU processes always use gloo")
-
-
-def add_other_launch_flags(group: argparse._ArgumentGroup) -> None:
-    """Adds the launch flags that the official code does not have."""
-    group.add_argument("--nproc", type=int, default=1, metavar="N",
-                       help="CPU processes that --multiprocessing-distributed starts on a machine without GPUs")
-    group.add_argument("--dist_timeout", type=float, default=600, metavar="S",
-                       help="end the run if another process or the DataLoader is silent for this many seconds")
-    group.add_argument("--local-rank", "--local_rank", type=int, action=LocalRank, default=argparse.SUPPRESS, metavar="R",
-                       help="passed by torch.distributed.launch; LOCAL_RANK of the environment is used")
+    flag = other.add_argument
+    flag("--nproc", type=int, default=1, metavar="N",
+         help="CPU processes that --multiprocessing-distributed starts on a machine without GPUs")
+    flag("--dist_timeout", type=float, default=600, metavar="S",
+         help="end the run if another process or the DataLoader is silent for this many seconds")
+    flag("--local-rank", "--local_rank", type=int, action=LocalRank, default=argparse.SUPPRESS, metavar="R",
+         help="passed by torch.distributed.launch; LOCAL_RANK of the environment is used")
 
 
 class LocalRank(argparse.Action):

@@ -9,11 +9,11 @@ import math
 import sys
 from collections.abc import Sequence
 
-from utils.cli import (NETS, TIME_POOL, OneLineParser, add_other_launch_flags, add_published_launch_flags,
-                       check_launch_flags, check_values, is_first_process)
+from utils.cli import (NETS, TIME_POOL, OneLineParser, add_launch_flags, check_launch_flags, check_values,
+                       is_first_process)
 from utils.errors import InputError
 
-# The terms of models.objective.TERM_WEIGHTS, repeated here so that a wrong flag answers before torch is imported.
+# The terms of models.objective.TERM_WEIGHTS, without importing torch.
 LOSS_TERMS = ("instance_high", "motion_mid", "motion_low", "timestamp_high", "timestamp_mid", "timestamp_low", "prototype",
               "graph_high", "graph_mid", "graph_low")
 
@@ -22,7 +22,8 @@ def pretraining_parser() -> argparse.ArgumentParser:
     """Returns the parser of train.py. `dest` says what a value is: `--seq` is `clip_frames`, for example."""
     parser = OneLineParser(prog="train.py", description="Pretrain a 3D CNN on unlabelled videos.")
 
-    flag = parser.add_argument_group("published flags").add_argument
+    published = parser.add_argument_group("published flags")
+    flag = published.add_argument
     flag("--net", choices=NETS, default="resnet18",
          help="backbone; resnet18 is r3d18; ..._time_pool has the stem of 3D-ResNets-PyTorch")
     flag("--seq", dest="clip_frames", type=int, default=16, metavar="T",
@@ -53,7 +54,6 @@ def pretraining_parser() -> argparse.ArgumentParser:
          help="first epoch (from 0) with a tenth of --lr")
     flag("--thres", "-thres", dest="graph_threshold", type=float, default=0.05, metavar="P",
          help="smallest similarity, 0 to 1, of an edge between two videos")
-    add_published_launch_flags(parser._action_groups[-1])
 
     flag = parser.add_argument_group("method").add_argument
     flag("--init_from", metavar="CHECKPOINT",
@@ -97,14 +97,15 @@ def pretraining_parser() -> argparse.ArgumentParser:
     flag("--compile", action="store_true", help="torch.compile the network; the first steps are slow")
     flag("--dry_run", type=int, metavar="N", help="profile N steps, print what they mean for the whole run, and exit")
 
-    flag = parser.add_argument_group("robustness").add_argument
+    robustness = parser.add_argument_group("robustness")
+    flag = robustness.add_argument
     flag("--max_bad_fraction", type=float, default=0.01, metavar="FRACTION",
          help="fraction of the videos, 0 to 1, that may be unreadable; each is replaced by another video")
     flag("--on_nonfinite", choices=("stop", "skip"), default="stop",
          help="on a non-finite loss or gradient (NaN or Inf): stop the run, or skip the step")
     flag("--max_skips", type=int, default=10, metavar="STEPS",
          help="number of steps in the whole run that --on_nonfinite skip may skip")
-    add_other_launch_flags(parser._action_groups[-1])
+    add_launch_flags(parser, published, robustness)
 
     flag = parser.add_argument_group("run directory").add_argument
     flag("--out", metavar="DIR", help="run directory (default: runs/CSVNAME_NET)")
