@@ -5,7 +5,6 @@
 """
 from __future__ import annotations
 
-import csv
 import functools
 import json
 import os
@@ -17,6 +16,7 @@ from typing import Any
 
 from dataset.frames import write_frame
 from dataset.prepare.worker_pool import Crash, available_cores, run_jobs
+from dataset.records import VideoRecord, write_records
 from dataset.synthetic.actions import ARROW_OF_TIME, CLASSES, render_video
 from utils.cli import OneLineParser, check_values, parse_size
 from utils.errors import InputError, exit_status_of
@@ -29,7 +29,7 @@ def write_dataset(out: Path, settings: Mapping[str, Any], workers: int = 1) -> b
     """Returns True after writing the data set, False if `out` holds the same one already.
 
     `settings`: the command's flags, which with FORMAT determine every byte, whatever the number of `workers` (processes).
-    Writes `frames/SPLIT/CLASS/VIDEO/image_00001.jpg ...`, `train.csv` and `test.csv` (frame_dir, num_frames, label),
+    Writes `frames/SPLIT/CLASS/VIDEO/image_00001.jpg ...`, `train.csv` and `test.csv` (frame_dir, number_of_frames, label),
     `pretrain.csv` (the training videos without labels), `arrow_train.csv` and `arrow_test.csv` (those of the classes with an
     arrow of time, without labels), `classes.txt` (label 0 first) and `settings.json`, beside `out`, which is then renamed.
     InputError if a setting is wrong, or `out` exists and is not the same data set.
@@ -51,14 +51,12 @@ def write_dataset(out: Path, settings: Mapping[str, Any], workers: int = 1) -> b
         write = functools.partial(_write_video, settings, partial)
         for video, result in run_jobs(write, [*videos["train"], *videos["test"]], workers):
             assert not isinstance(result, Crash), (video, result)
-        for name, split, columns, classes in (
-                ("pretrain", "train", 2, CLASSES), ("train", "train", 3, CLASSES), ("test", "test", 3, CLASSES),
-                ("arrow_train", "train", 2, ARROW_OF_TIME), ("arrow_test", "test", 2, ARROW_OF_TIME)):
-            rows = [("frame_dir", "num_frames", "label")]
-            rows += [(_frame_dir(*video), settings["frames"], video[1]) for video in videos[split]
-                     if CLASSES[video[1]] in classes]
-            with open(partial / f"{name}.csv", "w", newline="", encoding="utf-8") as file:
-                csv.writer(file, lineterminator="\n").writerows(row[:columns] for row in rows)
+        for name, split, labelled, classes in (
+                ("pretrain", "train", False, CLASSES), ("train", "train", True, CLASSES), ("test", "test", True, CLASSES),
+                ("arrow_train", "train", False, ARROW_OF_TIME), ("arrow_test", "test", False, ARROW_OF_TIME)):
+            records = [VideoRecord(str(partial / _frame_dir(*video)), settings["frames"], video[1])
+                       for video in videos[split] if CLASSES[video[1]] in classes]
+            write_records(partial / f"{name}.csv", records, labelled)
         (partial / "classes.txt").write_text("\n".join(CLASSES) + "\n", encoding="utf-8")
         (partial / "settings.json").write_text(settings_json, encoding="utf-8")
         partial.rename(out)

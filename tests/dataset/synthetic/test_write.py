@@ -38,7 +38,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_csv_rows_name_folders_of_decodable_frames(tiny_set: Path, name: str, per_class: int,
                                                    columns: int) -> None:
     header, *rows = read_rows(tiny_set / f"{name}.csv")
-    assert header == ["frame_dir", "num_frames", "label"][:columns]
+    assert header == ["frame_dir", "number_of_frames", "label"][:columns]
     assert len({row[0] for row in rows}) == len(rows) == per_class * len(CLASSES)
     for row in rows:
         assert len(row) == columns
