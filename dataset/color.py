@@ -9,7 +9,6 @@ whole numbers in [0, 255], and factors [m, 1, 1, 1], and work in place.
 """
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import cv2
@@ -39,11 +38,6 @@ class ColorDraws(NamedTuple):
     def repeated(self, num: int) -> ColorDraws:
         """Returns each frame's draws `num` times in a row."""
         return ColorDraws(*(draws.repeat(num, axis=0) for draws in self))
-
-
-def stack_draws(draws: Sequence[ColorDraws]) -> ColorDraws:
-    """Returns the draws of several views as those of one sample, with a new first dimension."""
-    return ColorDraws(*map(np.stack, zip(*draws)))
 
 
 def draw_jitter(num: int, strengths: tuple[float, ...], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -94,7 +88,6 @@ def apply_color_on_device(frames: Tensor, draws: ColorDraws) -> Tensor:
     flat = frames.flatten(0, -4)
     channel, order = draws.channel.flatten().long()[:, None], draws.order.flatten(0, -2).long()
     planes = torch.where(channel < 0, torch.arange(3), channel)
-    # Saturation and hue leave a split frame, which is gray, unchanged.
     kinds = torch.where((channel >= 0) & (order >= SATURATION), NO_CHANGE, order)             # [n, 4]
     factors = draws.factors.flatten(0, -2).gather(1, order)                                   # [n, 4]
     chunk_frames = CHUNK_FRAMES.get(frames.device.type, CHUNK_FRAMES_GPU)
@@ -132,31 +125,16 @@ def adjust_brightness(frame: np.ndarray, factor: float) -> np.ndarray:
     return _blend(frame, factor, 0)
 
 
-def adjust_brightness_batched(x: Tensor, factor: Tensor) -> Tensor:
-    """Returns x times `factor`, clipped."""
-    return x.mul_(factor).clamp_(max=255)
-
-
 def adjust_contrast(frame: np.ndarray, factor: float) -> np.ndarray:
     """Returns the uint8 frame, [H, W, 3] or gray [H, W], scaled by `factor` about its rounded mean gray, clipped."""
     gray = frame if frame.ndim == 2 else cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
     return _blend(frame, factor, int(cv2.mean(gray)[0] + 0.5))
 
 
-def adjust_contrast_batched(x: Tensor, factor: Tensor) -> Tensor:
-    """Returns x scaled by `factor` about its rounded mean gray, clipped."""
-    return _blend_batched(x, (_gray(x).mean(dim=(2, 3), keepdim=True) + 0.5).floor_(), factor)
-
-
 def adjust_saturation(frame: np.ndarray, factor: float) -> np.ndarray:
     """Returns `factor` times the uint8 frame [H, W, 3] plus 1 - `factor` times its gray, clipped."""
     gray = cv2.cvtColor(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     return cv2.addWeighted(frame, factor, gray, 1 - factor, CUT)
-
-
-def adjust_saturation_batched(x: Tensor, factor: Tensor) -> Tensor:
-    """Returns `factor` times x plus 1 - `factor` times its gray, clipped."""
-    return _blend_batched(x, _gray(x), factor)
 
 
 def adjust_hue(frame: np.ndarray, shift: float) -> np.ndarray:
@@ -193,6 +171,7 @@ def _blend(frame: np.ndarray, factor: float, base: int) -> np.ndarray:
 
 
 def _blend_batched(x: Tensor, base: Tensor, factor: Tensor) -> Tensor:
+    """Returns `factor` times x plus 1 - `factor` times `base`, clipped."""
     return x.sub_(base).mul_(factor).add_(base).clamp_(0, 255)
 
 
@@ -204,4 +183,8 @@ def _gray(x: Tensor) -> Tensor:
 
 
 ADJUST = (adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)
-ADJUST_BATCHED = (adjust_brightness_batched, adjust_contrast_batched, adjust_saturation_batched, adjust_hue_batched)
+ADJUST_BATCHED = (
+    lambda x, factor: x.mul_(factor).clamp_(max=255),
+    lambda x, factor: _blend_batched(x, (_gray(x).mean(dim=(2, 3), keepdim=True) + 0.5).floor_(), factor),
+    lambda x, factor: _blend_batched(x, _gray(x), factor),
+    adjust_hue_batched)

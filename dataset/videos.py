@@ -3,9 +3,6 @@
 Shapes: B videos in the batch of this rank, V clips of T frames, S = `img_dim`. Pixels stay uint8 RGB until they are on
 the device. All random draws of a sample come from (seed, epoch, index of the video), so that it depends neither on the
 worker or rank that reads it nor on their number.
-
-For an unreadable video, `read_or_replace` raises InputError, reads another video, or reports the reason, as the data set
-asks.
 """
 from __future__ import annotations
 
@@ -27,7 +24,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from dataset.background import swap_backgrounds
-from dataset.color import ColorDraws, apply_color_on_device, stack_draws
+from dataset.color import ColorDraws, apply_color_on_device
 from dataset.frames import read_frame_list, read_frames
 from dataset.records import VideoRecord
 from dataset.sampling import NATURAL, order_frames, pretraining_indices, split_views, training_clip
@@ -80,10 +77,7 @@ def collate_pretraining(samples: Sequence[PretrainBatch]) -> PretrainBatch:
 
 def prepare_views(batch: PretrainBatch, device: torch.device, channels_last: bool = False,
                   scale: Mapping[str, Any] = IMAGENET) -> torch.Tensor:
-    """Returns float32 views [B, V + 1, 3, T, S, S]: moves a batch to the device, applies what is pending, scales.
-
-    The place for whatever needs several videos of a batch, or the device.
-    """
+    """Returns float32 views [B, V + 1, 3, T, S, S]: moves a batch to the device, applies what is pending, scales."""
     clips = batch.clips.to(device, non_blocking=True)
     if any(draw is not None for draw in batch.donors):
         clips = swap_backgrounds(clips, batch.donors)
@@ -125,7 +119,7 @@ class PretrainVideos(Dataset):
         draws = None
         if self.color_on_device or self.swap_background:
             clips, separate = zip(*(self.augment.before_color(view, rng) for view in views))
-            draws = stack_draws(separate)
+            draws = ColorDraws(*map(np.stack, zip(*separate)))
         else:
             clips = [self.augment(view, rng) for view in views]
         return PretrainBatch(torch.from_numpy(np.stack(clips)), draws, [index], bad_videos, [self.draw_donor(key)])

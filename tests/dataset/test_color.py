@@ -28,7 +28,7 @@ from torchvision.transforms import functional as reference
 from dataset import color
 from dataset.color import (ADJUST_BATCHED, BRIGHTNESS, CONTRAST, HUE, SATURATION, ColorDraws, adjust_brightness,
                            adjust_contrast, adjust_hue, adjust_saturation, apply_color, apply_color_on_device,
-                           draw_channels, draw_jitter, stack_draws)
+                           draw_channels, draw_jitter)
 from dataset.transforms import PRETRAIN_JITTER, PretrainAugmentation
 from tests.photo_frames import difference, photo_like
 
@@ -157,7 +157,7 @@ def test_samples_collate_to_a_batch_that_gives_each_sample_its_own_colors() -> N
     for seed in range(3):
         rng = np.random.default_rng(seed)
         views, draws = zip(*(augment.before_color(photo_like(4, 30, 40, seed), rng) for _ in range(3)))
-        samples.append((torch.from_numpy(np.stack(views)), stack_draws(draws)))
+        samples.append((torch.from_numpy(np.stack(views)), ColorDraws(*map(np.stack, zip(*draws)))))
     clips, draws = default_collate(samples)
     assert isinstance(draws, ColorDraws)
     assert [(x.shape, x.dtype) for x in draws] == [
