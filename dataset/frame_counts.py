@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataset.frames import absolute_path, locate_video
 from dataset.records import VideoRecord
 from dataset.video_file import count_frames
-from utils.errors import InputError
+from utils.errors import InputError, os_error_as_input
 from utils.files import show_progress, write_atomically
 
 _THREADS = min(32, 4 * (os.cpu_count() or 1))  # most of the time is spent waiting for the disk
@@ -48,17 +48,15 @@ def _find_counts(csv_path: str | os.PathLike[str], videos: Sequence[VideoRecord]
 
     def count(video: VideoRecord) -> None:
         key = os.path.relpath(video.path, folder)
-        if locate_video(video.path).kind != "file":
-            problems.append((video.line, f"{video.path}: number of frames (second column) is empty, which only a video "
-                                         "file's may be"))
-            return
         try:
-            status = os.stat(video.path)
-            stamp = [status.st_size, status.st_mtime_ns]
-            entry = kept.get(key)
-            found[key] = entry if entry and entry[:2] == stamp else [*stamp, count_frames(video.path)]
-        except OSError as error:
-            problems.append((video.line, f"{video.path}: cannot open the video file: {error.strerror}"))
+            if locate_video(video.path).kind != "file":
+                raise InputError(f"{video.path}: number of frames (second column) is empty, which only a video file's may "
+                                 "be")
+            with os_error_as_input(f"{video.path}: cannot open the video file"):
+                status = os.stat(video.path)
+                stamp = [status.st_size, status.st_mtime_ns]
+                entry = kept.get(key)
+                found[key] = entry if entry and entry[:2] == stamp else [*stamp, count_frames(video.path)]
         except InputError as error:
             problems.append((video.line, str(error)))
 

@@ -13,10 +13,10 @@ begin with a dot are ignored. Suffixes are recognized in any letter case.
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -25,7 +25,8 @@ import cv2
 import numpy as np
 import simplejpeg
 
-from utils.errors import InputError
+from utils.errors import InputError, os_error_as_input
+from utils.files import map_in_threads
 
 VIDEO_SUFFIXES = frozenset(".mp4 .m4v .mov .3gp .avi .mkv .webm .mpg .mpeg .ts .flv .wmv .ogv".split())
 FRAME_MARKER = ".frames.json"  # written by extraction into each finished frame folder
@@ -34,7 +35,6 @@ FRAMES_PER_RESIZE = 8          # as fast as all at once, without holding all ful
 
 _FRAME_FILE = re.compile(r"(?P<prefix>.*?)(?P<number>[0-9]+)(?P<suffix>\.(?:jpg|jpeg|png))", re.IGNORECASE)
 _SHARD_NAME = re.compile(r"(?<=[^/])\.tar(?=/.)", re.IGNORECASE)
-_NUM_THREADS = 32  # they wait for the file system
 _JPEG_START = b"\xff\xd8"
 
 
@@ -101,20 +101,18 @@ def read_frame_list(path: str, indices: np.ndarray, num_frames: int, size: tuple
     """
     assert size is None or shrink is None
     distinct, positions = np.unique(indices, return_inverse=True)
-    frames, waiting, extent = [], [], None
-    for where, frame, halved in _distinct_frames(path, distinct.tolist(), num_frames, size if half else None):
-        height, width = frame.shape[:2]
-        extent = extent or (width, height)
-        if (width, height) != extent:
-            raise InputError(f"{where}: {width}x{height}, other frames of this video {extent[0]}x{extent[1]}")
-        if size is not None and size != extent and not halved:
+    decoded = _distinct_frames(path, distinct.tolist(), num_frames, size if half else None)
+    frames, extent = [], None
+    while chunk := list(itertools.islice(decoded, FRAMES_PER_RESIZE)):
+        for where, frame, halved in chunk:
+            height, width = frame.shape[:2]
+            extent = extent or (width, height)
+            if (width, height) != extent:
+                raise InputError(f"{where}: {width}x{height}, other frames of this video {extent[0]}x{extent[1]}")
+        if size not in (None, extent) and not halved:
             shrink = functools.partial(resize_frames, size=size, mode="bicubic")
-        waiting.append(frame)
-        if len(waiting) == FRAMES_PER_RESIZE:
-            frames.extend(shrink(np.stack(waiting)) if shrink else waiting)
-            waiting = []
-    if waiting:
-        frames.extend(shrink(np.stack(waiting)) if shrink else waiting)
+        images = [frame for _, frame, _ in chunk]
+        frames.extend(shrink(np.stack(images)) if shrink else images)
     return [frames[position] for position in positions.tolist()]
 
 
@@ -210,8 +208,7 @@ def video_identity(path: str) -> str:
 
 def video_identities(paths: Sequence[str]) -> list[str]:
     """Returns the identity of each path, found by threads."""
-    with ThreadPoolExecutor(_NUM_THREADS) as pool:
-        return list(pool.map(video_identity, paths))
+    return map_in_threads(video_identity, paths)
 
 
 def absolute_path(path: str | os.PathLike[str]) -> str:
@@ -220,13 +217,12 @@ def absolute_path(path: str | os.PathLike[str]) -> str:
     path = os.fspath(path)
     if not path.startswith("/"):
         path = os.path.join(os.getcwd(), path)
-    head, dots, tail = path.rpartition("/../")
-    if path.endswith("/.."):
-        head, dots, tail = path.removesuffix("/.."), "/..", ""
-    if dots:
-        parent = os.path.realpath(f"{head}/..")
-        plain = os.path.normpath(f"{head}/..")
-        path = os.path.join(plain if os.path.realpath(plain) == parent else parent, tail)
+    parts = path.split("/")
+    if ".." in parts:
+        end = len(parts) - parts[::-1].index("..")  # behind the last one
+        above = "/".join(parts[:end])
+        plain, parent = os.path.normpath(above), os.path.realpath(above)
+        path = os.path.join(plain if os.path.realpath(plain) == parent else parent, *parts[end:])
     return os.path.normpath(path)
 
 
@@ -246,10 +242,8 @@ def find_series(folder: str, names: Collection[str] | None = None) -> FrameSerie
     """
     where, chosen = split_series(folder)
     if names is None:
-        try:
+        with os_error_as_input(f"{folder}: cannot read the frame folder"):
             names = os.listdir(where)
-        except OSError as error:
-            raise InputError(f"{folder}: cannot read the frame folder: {error.strerror}") from error
     ordered = sorted(name for name in names if not name.startswith("."))
     if not chosen and ordered and ordered == _USUAL_NAMES[: len(ordered)]:  # the fast way of checking 200,000 folders
         return FrameSeries(_USUAL, len(ordered), len(ordered), 0)
@@ -287,6 +281,26 @@ def group_numbers(names: Collection[str]) -> dict[tuple[str, str], list[str]]:
     return found
 
 
+def count_images(path: str) -> int:
+    """Returns how many frames of a frame folder, up to a gap, or of a packed video can be read; InputError for none."""
+    stored = locate_video(path)
+    if stored.kind == "packed":
+        from dataset.packed import open_shard
+
+        return len(open_shard(stored.path).find(stored.inner))
+    return find_series(path).usable
+
+
+def stored_images(path: str, wanted: Sequence[int], num_frames: int) -> Iterator[tuple[str, bytes]]:
+    """Returns `read_folder` of a frame folder, or `read_packed` of a packed video."""
+    stored = locate_video(path)
+    if stored.kind == "packed":
+        from dataset.packed import read_packed
+
+        return read_packed(stored.path, stored.inner, wanted, num_frames)
+    return read_folder(path, wanted, num_frames)
+
+
 def read_folder(folder: str, wanted: Sequence[int], num_frames: int) -> Iterator[tuple[str, bytes]]:
     """Yields (path, content) of the image of each frame in `wanted`, counted from 0.
 
@@ -295,12 +309,9 @@ def read_folder(folder: str, wanted: Sequence[int], num_frames: int) -> Iterator
     naming, where = find_naming(folder), split_series(folder)[0]
     for index in wanted:
         path = os.path.join(where, naming.file_name(index))
-        try:
-            with open(path, "rb", buffering=0) as file:
-                yield path, file.read()
-        except OSError as error:
-            raise InputError(f"{path}: cannot read frame {index + 1} of the {num_frames} given in the csv: "
-                             f"{error.strerror}") from error
+        what = f"{path}: cannot read frame {index + 1} of the {num_frames} given in the csv"
+        with os_error_as_input(what), open(path, "rb", buffering=0) as file:
+            yield path, file.read()
 
 
 def _distinct_frames(path: str, wanted: Sequence[int], num_frames: int,
@@ -309,21 +320,14 @@ def _distinct_frames(path: str, wanted: Sequence[int], num_frames: int,
 
     `half_for`: the size for which half of a JPEG may suffice, None to decode in full. The first image decides for all.
     """
-    stored = locate_video(path)
-    if stored.kind == "file":
+    if locate_video(path).kind == "file":
         from dataset.video_file import read_video
 
         for frame in read_video(path, wanted, num_frames):
             yield path, frame, False
         return
-    if stored.kind == "packed":
-        from dataset.packed import read_packed
-
-        images = read_packed(stored.path, stored.inner, wanted, num_frames)
-    else:
-        images = read_folder(path, wanted, num_frames)
     half = half_for is not None
-    for number, (where, data) in enumerate(images):
+    for number, (where, data) in enumerate(stored_images(path, wanted, num_frames)):
         if number == 0 and half:
             half = _half_suffices(data, half_for)
         yield where, decode_image(data, where, half), half

@@ -30,7 +30,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from utils.errors import InputError
+from utils.errors import InputError, os_error_as_input
 from utils.files import write_atomically
 
 _ENTRY = struct.Struct("<16sQII")
@@ -68,10 +68,8 @@ class Shard:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        try:
+        with os_error_as_input(f"{path}: cannot read the shard"):
             self.file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError as error:
-            raise InputError(f"{path}: cannot read the shard: {error.strerror}") from error
         weakref.finalize(self, os.close, self.file)
         size = os.fstat(self.file).st_size
         if size < _FOOTER.size + len(_END):
@@ -107,10 +105,8 @@ class Shard:
 
     def read(self, size: int, offset: int) -> bytes:
         """Returns `size` bytes of the file from `offset`; InputError if they cannot be read."""
-        try:
+        with os_error_as_input(f"{self.path}: cannot read the shard"):
             data = os.pread(self.file, size, offset)
-        except OSError as error:
-            raise InputError(f"{self.path}: cannot read the shard: {error.strerror}") from error
         if len(data) < size:
             raise self._incomplete()
         return data

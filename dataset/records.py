@@ -12,18 +12,16 @@ import csv
 import io
 import os
 import sys
-from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from dataset.frames import absolute_path, find_series, locate_video, names_video_file, video_identities
+from dataset.frames import absolute_path, count_images, locate_video, names_video_file, video_identities
 from utils.errors import InputError, name_some
-from utils.files import write_text
+from utils.files import map_in_threads, read_text, write_text
 
 if TYPE_CHECKING:
     import pandas
@@ -31,6 +29,8 @@ if TYPE_CHECKING:
 MAX_DIGITS = 9    # of a number of frames (a year of video) or a label
 NUM_SAMPLED = 32  # videos whose number of frames is compared with the disk
 FEWEST = 0.9      # of the frames that can be read: fewer in the csv are reported
+# Of PackedRecords: begin and size of the path, in bytes; -1 for None.
+_ROW = np.dtype([("begin", "i8"), ("size", "i4"), ("num_frames", "i4"), ("label", "i4"), ("line", "i4")])
 BLOCK_LINES = 50_000  # of a csv that are in memory as a table
 MAX_COLUMNS = 20  # of a line that is still counted as a wrong line instead of refusing the file
 
@@ -57,40 +57,38 @@ class BadRow(NamedTuple):
 
 
 class PackedRecords(Sequence[VideoRecord]):
-    """Videos as one buffer of paths and arrays of numbers: a few large objects.
+    """Videos as one buffer of paths and one array of numbers: two large objects.
 
     A list's million small ones take four times as much memory, and a forked worker copies each page whose objects it uses.
     """
 
     def __init__(self, records: Iterable[VideoRecord] = ()) -> None:
-        self.text, self.begins, self.ends = bytearray(), array("q"), array("q")
-        self.num_frames, self.labels, self.lines = (array("i") for _ in range(3))  # -1: None
-        self.extend((record.path, record.num_frames, record.label, record.line) for record in records)
+        self.text = bytearray()
+        self.rows = np.fromiter(map(self._pack, records), _ROW)
 
-    def extend(self, rows: Iterable[tuple[str, int | None, int | None, int]]) -> None:
-        """Adds videos, given by the fields of a VideoRecord."""
-        for path, num_frames, label, line in rows:
-            self.begins.append(len(self.text))
-            self.text += path.encode(errors="surrogateescape")
-            self.ends.append(len(self.text))
-            self.num_frames.append(-1 if num_frames is None else num_frames)
-            self.labels.append(-1 if label is None else label)
-            self.lines.append(line)
+    def _pack(self, record: VideoRecord) -> tuple[int, ...]:
+        path = record.path.encode(errors="surrogateescape")
+        self.text += path
+        num_frames, label = (-1 if number is None else number for number in (record.num_frames, record.label))
+        return len(self.text) - len(path), len(path), num_frames, label, record.line
 
     def __len__(self) -> int:
-        return len(self.lines)
+        return len(self.rows)
 
     def __getitem__(self, index: int) -> VideoRecord:
-        num_frames, label = self.num_frames[index], self.labels[index]
-        return VideoRecord(self.text[self.begins[index]:self.ends[index]].decode(errors="surrogateescape"),
-                           None if num_frames < 0 else num_frames, None if label < 0 else label, self.lines[index])
+        begin, size, num_frames, label, line = self.rows[index].item()
+        return VideoRecord(self.text[begin : begin + size].decode(errors="surrogateescape"),
+                           None if num_frames < 0 else num_frames, None if label < 0 else label, line)
+
+    @property
+    def num_frames(self) -> np.ndarray:
+        """The number of frames of each video, int32 [N], -1 where it is not yet known; a view."""
+        return self.rows["num_frames"]
 
     def select(self, indices: np.ndarray) -> PackedRecords:
         """Returns these videos, in a copy that shares the paths."""
         chosen = copy.copy(self)
-        for name, values in vars(self).items():
-            if isinstance(values, array):
-                setattr(chosen, name, array(values.typecode, np.asarray(values)[indices].tobytes()))
+        chosen.rows = self.rows[indices]
         return chosen
 
 
@@ -109,23 +107,20 @@ def read_packed_records(csv_path: str | os.PathLike[str], labelled: bool,
 
     `counts`: the number of frames of each video where another process has counted them in the same csv.
     """
-    records, first_bad = PackedRecords(), None
-    for rows, bad_rows in _read_blocks(csv_path, labelled, allow_empty=not labelled):
-        first_bad = first_bad or next(iter(bad_rows), None)
-        records.extend(rows)
-    if first_bad:
-        raise InputError(f"{csv_path}:{first_bad.line}: {first_bad.reason}")
+    bad_rows: list[BadRow] = []
+    records = PackedRecords(_read_videos(csv_path, labelled, not labelled, bad_rows))
+    if bad_rows:
+        raise InputError(f"{csv_path}:{bad_rows[0].line}: {bad_rows[0].reason}")
     if counts is not None and len(counts) == len(records):
-        records.num_frames = array("i", counts)
+        records.num_frames[:] = counts
         return records
     if warning := describe_wrong_counts(csv_path, records):
         print(warning, file=sys.stderr, flush=True)
-    unknown = np.flatnonzero(np.asarray(records.num_frames) < 0).tolist()
-    if unknown:
+    unknown = np.flatnonzero(records.num_frames < 0)
+    if len(unknown):
         from dataset.frame_counts import find_counts
 
-        for index, count in zip(unknown, find_counts(csv_path, [records[index] for index in unknown])):
-            records.num_frames[index] = count
+        records.num_frames[unknown] = find_counts(csv_path, [records[index] for index in unknown])
     return records
 
 
@@ -138,16 +133,13 @@ def read_rows(csv_path: str | os.PathLike[str], labelled: bool | None = None,
     """
     if labelled is None:
         labelled = any((table.notna().sum(axis=1) > 2).any() for table in _read_tables(csv_path))
-    records, bad_rows = [], []
-    for rows, bad in _read_blocks(csv_path, labelled, allow_empty):
-        records += [VideoRecord(*row) for row in rows]
-        bad_rows += bad
-    return records, bad_rows
+    bad_rows: list[BadRow] = []
+    return list(_read_videos(csv_path, labelled, allow_empty, bad_rows)), bad_rows
 
 
-def _read_blocks(csv_path: str | os.PathLike[str], labelled: bool,
-                 allow_empty: bool) -> Iterator[tuple[Iterator[tuple], list[BadRow]]]:
-    """Yields (fields of VideoRecord for each line that is a video, the other lines) of each of `_read_tables`."""
+def _read_videos(csv_path: str | os.PathLike[str], labelled: bool, allow_empty: bool,
+                 bad_rows: list[BadRow]) -> Iterator[VideoRecord]:
+    """Yields the lines that are videos; appends the others to `bad_rows`."""
     import pandas
 
     folder = os.path.dirname(absolute_path(csv_path))
@@ -177,10 +169,11 @@ def _read_blocks(csv_path: str | os.PathLike[str], labelled: bool,
             reject(frames.str.fullmatch("0+"), frames,
                    lambda _: "number of frames (second column) is 0, expected at least 1")
         good = reasons == ""
-        yield (  # with one spelling of each path, so that a video is recognized wherever it is listed
-            (absolute_path(os.path.join(folder, path)), int(frames) if frames else None, int(label) if labelled else None,
-             line) for line, path, frames, label in zip(*(x[good].tolist() for x in (table.index, path, frames, label)))
-        ), [BadRow(*row) for row in zip(*(x[~good].tolist() for x in (table.index, path, reasons)))]
+        bad_rows += [BadRow(*row) for row in zip(*(x[~good].tolist() for x in (table.index, path, reasons)))]
+        for line, name, count, number in zip(*(x[good].tolist() for x in (table.index, path, frames, label))):
+            yield VideoRecord(  # with one spelling of each path, so that a video is recognized wherever it is listed
+                absolute_path(os.path.join(folder, name)), int(count) if count else None, int(number) if labelled else None,
+                line)
 
 
 def describe_wrong_counts(csv_path: str | os.PathLike[str], records: PackedRecords) -> str:
@@ -188,11 +181,10 @@ def describe_wrong_counts(csv_path: str | os.PathLike[str], records: PackedRecor
 
     A count is wrong if it is above what can be read, or below `FEWEST` of it, as where the column holds labels.
     """
-    given = np.flatnonzero(np.asarray(records.num_frames) >= 0)
+    given = np.flatnonzero(records.num_frames >= 0)
     places = np.unique(np.linspace(0, len(given) - 1, NUM_SAMPLED, dtype=int)) if len(given) else []
     sample = [records[index] for index in given[places].tolist()]
-    with ThreadPoolExecutor(NUM_SAMPLED) as pool:
-        counts = list(pool.map(_count_readable, sample))
+    counts = map_in_threads(_count_readable, sample)
     wrong = [f"line {record.line}: {record.path}: {record.num_frames}, but {count} can be read"
              for record, count in zip(sample, counts)
              if count is not None and not FEWEST * count <= record.num_frames <= count]
@@ -204,14 +196,9 @@ def describe_wrong_counts(csv_path: str | os.PathLike[str], records: PackedRecor
 
 def _count_readable(record: VideoRecord) -> int | None:
     """Returns how many frames of a video can be read, None if it cannot; its own count if a file's header promises that."""
-    stored = locate_video(record.path)
     try:
-        if stored.kind == "folder":
-            return find_series(record.path).usable
-        if stored.kind == "packed":
-            from dataset.packed import open_shard
-
-            return len(open_shard(stored.path).find(stored.inner))
+        if locate_video(record.path).kind != "file":
+            return count_images(record.path)
         from dataset.video_file import count_frames, promised_frames
 
         promised = promised_frames(record.path)
@@ -249,10 +236,10 @@ def usable_for_pretraining(records: PackedRecords, num_clips: int, clip_frames: 
 
     Raises InputError, which begins with `source` (the csv's path), if no video is that long.
     """
-    needed, num_frames = num_clips * clip_frames, np.asarray(records.num_frames)
-    usable = np.flatnonzero(num_frames > needed)
+    needed = num_clips * clip_frames
+    usable = np.flatnonzero(records.num_frames > needed)
     if not len(usable):
-        longest = num_frames.max(initial=0)
+        longest = records.num_frames.max(initial=0)
         raise InputError(f"{source}: no usable video: all {len(records)} dropped, as pretraining needs more than {needed} "
                          f"frames ({num_clips} clips of {clip_frames}) and the longest video has {longest}")
     return records.select(usable), len(records) - len(usable)
@@ -273,12 +260,7 @@ def _read_tables(csv_path: str | os.PathLike[str]) -> Iterator[pandas.DataFrame]
     except OSError as error:
         raise InputError(f"{csv_path}: cannot read the csv file: {error.strerror}") from error
     except UnicodeDecodeError:
-        data = Path(csv_path).read_bytes()
-        try:
-            data.decode()
-        except UnicodeDecodeError as error:
-            line = data.count(b"\n", 0, error.start) + 1
-            raise InputError(f"{csv_path}:{line}: not UTF-8 text") from error
+        read_text(csv_path)  # raises InputError, with the line
     num_columns = MAX_COLUMNS if quoted else max(3, min(MAX_COLUMNS, most))
     begun, listed, num_ends = False, False, 0
     with open(csv_path, encoding="utf-8-sig", newline="") as file:

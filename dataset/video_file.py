@@ -22,7 +22,7 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from utils.errors import InputError
+from utils.errors import InputError, os_error_as_input
 
 CUT_SAMPLE = 16  # frames that `find_cut` looks up
 FEWER = 0.9  # of the frames that the header promises: a few less are usual
@@ -187,10 +187,8 @@ def _broken(video: _OpenVideo, error: av.FFmpegError) -> InputError:
 
 def _find_index(video: _OpenVideo) -> _PacketIndex | None:
     """Returns the kept index of an open file, or reads it; None if its packets are not reliable."""
-    try:
+    with os_error_as_input(f"{video.path}: cannot read the video file"):
         status = os.stat(video.path)
-    except OSError as error:
-        raise InputError(f"{video.path}: cannot read the video file: {error.strerror}") from error
     key = video.path, status.st_mtime_ns, status.st_size
     index = _kept_indexes.get(key) or _read_index(video)
     if index is not None and len(index.times) >= _LONG and key not in _kept_indexes:

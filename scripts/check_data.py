@@ -40,7 +40,6 @@ EXAMPLES = 3
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit status."""
     parser = OneLineParser(prog="check_data.py", description=__doc__)
     add = parser.add_argument
     add("csv", nargs="*", metavar="CSV", help="one csv file, or a training and a test set")

@@ -54,7 +54,6 @@ DATA_SETS = {"ucf101": ("folder of classInd.txt, trainlist0S.txt, testlist0S.txt
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit status."""
     parser = OneLineParser(prog="make_csv.py", description=__doc__)
     commands = parser.add_subparsers(dest="data_set", required=True, metavar="DATASET")
     for name, (lists, _) in DATA_SETS.items():

@@ -11,12 +11,13 @@
 """
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
 import select
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 FAULT, MISTAKE, LOST, NOT_FINITE, STOPPED, INTERRUPTED, UNREAD = 1, 2, 3, 4, 75, 130, 141
 
@@ -56,6 +57,15 @@ class NonFiniteError(AgreedError):
     """A loss term, a gradient or a weight is NaN or infinite; training cannot continue."""
 
     exit_status = NOT_FINITE
+
+
+@contextlib.contextmanager
+def os_error_as_input(what: str) -> Iterator[None]:
+    """Raises InputError for an OSError: `what`, such as "a.csv: cannot read the csv file", and the reason."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{what}: {error.strerror}") from error
 
 
 def one_line(error: InputError) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 import matplotlib
 from matplotlib.figure import Figure
 
-from utils.errors import InputError
+from utils.errors import InputError, os_error_as_input
 from utils.files import write_atomically
 
 FIGURE_SUFFIXES = (".png", ".jpg", ".svg", ".pdf")
@@ -34,8 +34,6 @@ def check_figure_path(path: Path) -> None:
 
 def save_figure(figure: Figure, path: Path, flag: str = "") -> None:
     """Writes `figure` in the format of `path`'s suffix; InputError, which names `flag`, where it cannot be written."""
-    try:
+    with os_error_as_input(f"{flag} {path}: cannot write the figure".lstrip()):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, lambda file: figure.savefig(file, format=path.suffix[1:].lower(), dpi=110))
-    except OSError as error:
-        raise InputError(f"{flag} {path}: cannot write the figure: {error.strerror}".lstrip()) from error

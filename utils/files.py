@@ -8,16 +8,19 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 import filelock
 from tqdm import tqdm
 
-from utils.errors import InputError
+from utils.errors import InputError, os_error_as_input
 
 Item = TypeVar("Item")
+Result = TypeVar("Result")
 
+NUM_THREADS = 32  # they wait for the file system
 LOCK_WAIT_S = 150  # longer than file servers keep the locks of a machine that is lost
 SECONDS_BETWEEN_LINES = 30
 
@@ -52,11 +55,10 @@ def write_atomically(path: str | os.PathLike[str], content: bytes | str | Callab
 
 def read_text(path: str | os.PathLike[str]) -> str:
     """Returns the text of a list that a user gives. InputError, with the line, if it cannot be read or is not UTF-8."""
-    try:
+    with os_error_as_input(f"{path}: cannot read the list"):
         data = Path(path).read_bytes()
+    try:
         return data.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
-    except OSError as error:
-        raise InputError(f"{path}: cannot read the list: {error.strerror}") from error
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise InputError(f"{path}:{line}: not UTF-8 text") from error
@@ -75,10 +77,9 @@ def read_lines(path: str | os.PathLike[str]) -> list[tuple[str, str]]:
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Writes a text file atomically, and makes its folder where it is missing. InputError if it cannot be written."""
     try:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, text)
-    except OSError as error:
-        raise InputError(f"{path}: cannot write: {error.strerror}") from error
+        with os_error_as_input(f"{path}: cannot write"):
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, text)
     except UnicodeEncodeError as error:  # a file name holds bytes that are not UTF-8
         start = text.rfind("\n", 0, error.start) + 1
         raise InputError(f"{path}: cannot write {text[start:].partition(chr(10))[0]!r}: a name in it is not UTF-8; "
@@ -127,6 +128,12 @@ def hold_directory(folder: Path, longest_s: float) -> contextlib.AbstractContext
     wait_s = min(LOCK_WAIT_S, longest_s)
     return hold_lock(folder / ".lock", f"--out {folder}: another process writes there; wait for its end, or name another "
                      "directory", wait_s, f"{folder}: another process writes there; waiting {wait_s:g} s for its end")
+
+
+def map_in_threads(work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+    """Returns `work` of each item, in order, by threads: for work that waits for the file system."""
+    with ThreadPoolExecutor(NUM_THREADS) as pool:
+        return list(pool.map(work, items))
 
 
 def show_progress(items: Iterable[Item], total: int, doing: str, unit: str) -> Iterator[Item]:

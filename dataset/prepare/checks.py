@@ -12,16 +12,15 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from dataset.frames import decode_image, find_series, locate_video, read_folder, video_identity, video_name
-from dataset.packed import open_shard, read_packed
+from dataset.frames import (count_images, decode_image, find_series, locate_video, stored_images, video_identity,
+                            video_name)
 from dataset.prepare.worker_pool import Crash, run_jobs
 from dataset.records import VideoRecord
 from dataset.video_file import find_cut, iterate_frames, promised_frames
 from utils.errors import InputError
-from utils.files import read_lines, show_progress
+from utils.files import NUM_THREADS, read_lines, show_progress
 
-NUM_THREADS = 32  # they wait for the file system
-_BATCH = 32       # videos of one job: one each takes longer to hand out than to do
+_BATCH = 32  # videos of one job: one each takes longer to hand out than to do
 _EXTRACT = "remove its folder and run extract_frames.py again"
 
 KINDS = {  # kind of finding -> what to do about it
@@ -86,7 +85,7 @@ def inspect_video(path: str) -> VideoInspection:
     stored, identity = locate_video(path), video_identity(path)
     try:
         if stored.kind == "packed":
-            return VideoInspection(identity, len(open_shard(stored.path).find(stored.inner)))
+            return VideoInspection(identity, count_images(path))
         status = os.stat(stored.path)
         if stored.kind == "file":
             if status.st_size == 0:
@@ -148,13 +147,8 @@ def _decode_frames(path: str) -> Iterator[tuple[str, str, str]]:
         for number, (_, frame) in enumerate(iterate_frames(path), start=1):
             yield "", f"frame {number}", f"{frame.shape[1]}x{frame.shape[0]}"
         return
-    if stored.kind == "packed":
-        count = len(open_shard(stored.path).find(stored.inner))
-        images = read_packed(stored.path, stored.inner, range(count), count)
-    else:
-        count = find_series(path).usable
-        images = read_folder(path, range(count), count)
-    for where, data in images:
+    count = count_images(path)
+    for where, data in stored_images(path, range(count), count):
         name = where.removeprefix(path if stored.kind == "packed" else stored.path).lstrip("/: ")
         if not data:
             yield "empty file", f"{name} has 0 bytes", ""

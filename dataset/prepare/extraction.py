@@ -7,7 +7,6 @@ import os
 import shutil
 import sys
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -15,12 +14,12 @@ from typing import NamedTuple
 import numpy as np
 
 from dataset.frames import FRAME_MARKER, VIDEO_SUFFIXES, resize_frames, write_frame
-from dataset.prepare.video_tree import NUM_THREADS, FrameMarker, find_videos, read_marker
+from dataset.prepare.video_tree import FrameMarker, find_videos, read_marker
 from dataset.prepare.worker_pool import Crash, run_jobs
 from dataset.video_file import iterate_frames, promised_frames, shortage
 from utils.cli import check_values, parse_size
-from utils.errors import INTERRUPTED, InputError, name_some
-from utils.files import hold_lock, show_progress, write_atomically
+from utils.errors import INTERRUPTED, InputError, name_some, os_error_as_input
+from utils.files import hold_lock, map_in_threads, show_progress, write_atomically
 
 REPORT = "extraction_report.csv"
 LOCK = ".extraction.lock"
@@ -78,13 +77,11 @@ class SourceVideo:
         """The hidden folder in which the frames are written, named by a hash as a folder's own name may be too long."""
         return self.folder.with_name(f".{hashlib.sha256(os.fsencode(self.folder.name)).hexdigest()[:16]}{PARTIAL}")
 
-    def marker(self, frames: int, note: str = "") -> FrameMarker:
-        """Returns the marker of a finished folder for the source file as it is now. InputError if that cannot be read."""
-        try:
+    def marker(self) -> FrameMarker:
+        """Returns the marker of a folder for the source file as it is now, of 0 frames. InputError if it cannot be read."""
+        with os_error_as_input(f"{self.source}: cannot read"):
             status = self.source.stat()
-        except OSError as error:
-            raise InputError(f"{self.source}: cannot read: {error.strerror}") from error
-        return FrameMarker(self.source.name, frames, asdict(self.settings), status.st_size, status.st_mtime_ns, note)
+        return FrameMarker(self.source.name, 0, asdict(self.settings), status.st_size, status.st_mtime_ns)
 
 
 class ExtractionResult(NamedTuple):
@@ -138,8 +135,7 @@ def find_results(videos: list[SourceVideo], redo: bool) -> dict[str, ExtractionR
     A folder is finished if its marker has the same settings and a source file of the same name and size (a plain copy has
     another time). InputError for an existing folder of another source or other settings, unless `redo`.
     """
-    with ThreadPoolExecutor(NUM_THREADS) as pool:
-        found = list(pool.map(_find_result, videos))
+    found = map_in_threads(_find_result, videos)
     differences = [result for result in found if isinstance(result, str)]
     if differences and not redo:
         raise InputError(f"{differences[0]}; --redo extracts it again ({len(differences)} such folder(s) of {len(videos)})")
@@ -151,7 +147,7 @@ def _find_result(video: SourceVideo) -> ExtractionResult | str | None:
     found = read_marker(video.folder)
     if found is None:
         return f"{video.folder}: exists, but was not written by this script" if os.path.lexists(video.folder) else None
-    wanted = video.marker(found.frames)
+    wanted = video.marker()
     old, new = ({**side.settings, "video": side.video, "source_bytes": side.source_bytes} for side in (found, wanted))
     values = {name: ["unset" if side.get(name) is None else side[name] for side in (old, new)] for name in sorted(old | new)}
     changes = "; ".join(f"{name} {before}, not {now}" for name, (before, now) in values.items() if before != now)
@@ -215,10 +211,9 @@ def extract_video(video: SourceVideo) -> ExtractionResult:
     partial, replaced = video.partial, video.partial.with_suffix(REPLACED)
     try:
         partial.parent.mkdir(parents=True, exist_ok=True)
-        if partial.exists():
-            shutil.rmtree(partial)
+        shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
-        marker = video.marker(0)
+        marker = video.marker()  # before it is decoded, as it may change meanwhile
         result = _write_frames(video)
         marker = replace(marker, frames=result.frames, note=result.reason)
         (partial / FRAME_MARKER).write_text(json.dumps(asdict(marker), indent=1) + "\n")

@@ -4,16 +4,14 @@ from __future__ import annotations
 import itertools
 import json
 import os
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from operator import attrgetter
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from dataset.frames import FRAME_MARKER, VIDEO_SUFFIXES, SeveralSeriesError, find_series, group_numbers, video_name
-from utils.errors import InputError
-
-NUM_THREADS = 16  # they wait for the file system
+from utils.errors import InputError, os_error_as_input
+from utils.files import map_in_threads
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,14 +86,13 @@ def find_videos(root: Path, series: str = "") -> tuple[list[FoundVideo], list[Fo
     if not root.is_dir():
         raise InputError(f"{root}: no such folder")
     folders, images, files, level = [], [], [], [""]
-    with ThreadPoolExecutor(NUM_THREADS) as pool:
-        while level:
-            marked, with_images, inner_folders, inner_files = zip(
-                *pool.map(lambda name: _list_folder(root, name, series), level))
-            folders += filter(None, marked)
-            images += filter(None, with_images)
-            files += itertools.chain(*inner_files)
-            level = [*itertools.chain(*inner_folders)]
+    while level:
+        marked, with_images, inner_folders, inner_files = zip(
+            *map_in_threads(lambda name: _list_folder(root, name, series), level))
+        folders += filter(None, marked)
+        images += filter(None, with_images)
+        files += itertools.chain(*inner_files)
+        level = [*itertools.chain(*inner_folders)]
     folders += _choose_frame_folders(images, [*folders, *files])
     for video in (*folders, *files):
         if any("\ud800" <= sign <= "\udfff" for sign in video.name):  # how Python decodes other bytes
@@ -136,11 +133,8 @@ def _list_folder(root: Path, name: str,
     if name and (marker := read_marker(path)):
         return FoundVideo(own_name, path, marker.frames), None, [], []
     folders, files, images = [], [], []
-    try:
-        with os.scandir(path) as scan:
-            entries = [entry for entry in scan if not entry.name.startswith(".")]
-    except OSError as error:
-        raise InputError(f"{path}: cannot read the folder: {error.strerror}") from error
+    with os_error_as_input(f"{path}: cannot read the folder"), os.scandir(path) as scan:
+        entries = [entry for entry in scan if not entry.name.startswith(".")]
     for entry in entries:
         stem, suffix = os.path.splitext(f"{name}/{entry.name}" if name else entry.name)
         if entry.is_dir():

@@ -44,13 +44,13 @@ def run_jobs(work: Callable[[Job], Result], jobs: Sequence[Job], num_workers: in
     its job's result is a Crash and a new process replaces it. What `work` raises is raised here. When the caller stops
     iterating, the processes are killed in the middle of their jobs; when the caller is killed, they exit by themselves.
     """
-    waiting, idle = deque(jobs), []
+    waiting = deque(jobs)
     busy: dict[Connection, Job] = {}
     processes: dict[Connection, BaseProcess] = {}
     try:
         while waiting or busy:
             while waiting and len(busy) < num_workers:
-                connection = idle.pop() if idle else _start_worker(work, processes)
+                connection = next((c for c in processes if c not in busy), None) or _start_worker(work, processes)
                 busy[connection] = waiting.popleft()
                 with contextlib.suppress(BrokenPipeError):  # the process has died, which `recv` reports below
                     connection.send(busy[connection])
@@ -58,7 +58,6 @@ def run_jobs(work: Callable[[Job], Result], jobs: Sequence[Job], num_workers: in
                 job = busy.pop(connection)
                 try:
                     result = connection.recv()
-                    idle.append(connection)
                 except (EOFError, ConnectionResetError):
                     process = processes.pop(connection)
                     process.join()
