@@ -13,7 +13,6 @@ and damaged images, images of different sizes, broken video files and their true
 --fix writes the csv files without unusable lines and with the frame counts on disk; it cannot fix shared videos, shared
 groups and missing classes. Exit status: 0 no findings (notes do not count), 1 findings, 2 a user's mistake.
 """
-# ruff: noqa: E402
 from __future__ import annotations
 
 import argparse

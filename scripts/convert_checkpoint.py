@@ -21,7 +21,6 @@ The output is a dict: "format" "mfo", "kind" "model" or "backbone", "net", "mode
 prefix), "input" ("mean" and "std" of a backbone) or "embedding_dim" and "num_prototypes" (of a model), and "source"
 ("name" and "sha256" of the input file).
 """
-# ruff: noqa: E402
 from __future__ import annotations
 
 import argparse
@@ -112,7 +111,6 @@ def read_scale(mean: Sequence[str] | None, std: Sequence[str] | None) -> tuple[l
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit status: 0, or 2 after a one-line error."""
     parser = OneLineParser(prog="convert_checkpoint.py", description=__doc__)
     parser.add_argument("source", choices=tuple(SOURCES), help="code base of the weights",
                         type=lambda name: "official" if name == "reference" else name)

@@ -10,7 +10,6 @@ of the pretraining that it started from. `--weights` of every command reads this
     model = torchvision.models.video.r2plus1d_18()
     model.load_state_dict(torch.load("exported/k400_torchvision.pt"), strict=False)    # only fc.* is missing
 """
-# ruff: noqa: E402
 from __future__ import annotations
 
 import sys

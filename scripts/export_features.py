@@ -5,7 +5,6 @@
 Labels are not needed. The file holds, for N videos, `videos` (their paths, [N]) and for each level `low`, `mid` and `high`
 float32 [N, C]: the feature map averaged over time and space, then over the video's clips. Read it by `numpy.load`.
 """
-# ruff: noqa: E402
 from __future__ import annotations
 
 import argparse

@@ -13,7 +13,6 @@ skips frames, a higher one repeats frames.
 Exit status: 0 all videos are extracted; 1 some are broken; 2 wrong input, or a destination that cannot be written (one
 line); 130 interrupted.
 """
-# ruff: noqa: E402
 from __future__ import annotations
 
 import signal

@@ -16,7 +16,6 @@ differences.csv (missing, unusable, extra and duplicate videos, and those in two
 
 Exit status: 0; 1 videos of the official lists are missing or unusable, without --allow_missing; 2 a user's mistake.
 """
-# ruff: noqa: E402
 from __future__ import annotations
 
 import argparse

@@ -13,7 +13,6 @@ largest number of frames that a csv file gives for a folder is packed; a missing
 
 Exit status: 0; 2 wrong input, or a disk that cannot be written (one line); 130 interrupted.
 """
-# ruff: noqa: E402
 from __future__ import annotations
 
 import signal
