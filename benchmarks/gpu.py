@@ -2,8 +2,8 @@
 
 Videos of two clips and the overview, 16 frames at 112 px, already in the GPU's memory. A step is forward, objective,
 backward and Adam as in train.py, without its checks and its log; "tried kernels" is cuDNN's benchmark mode, which train.py
-does not enable; the official algorithm loops over the anchors. 64 videos per step, halved until they fit. Operations are those
-of convolutions and matrix products, forward and backward; the peak rate of the card is measured with a large matrix product.
+does not enable; the official algorithm loops over the anchors. 64 videos per step, halved until they fit. Operations are
+those of convolutions and matrix products, forward and backward; the card's peak rate is that of a large matrix product.
 """
 from __future__ import annotations
 

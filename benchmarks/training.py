@@ -2,8 +2,8 @@
 
 On the CPU r3d10 with 2 videos per step and one worker; on a GPU, if there is one, r3d18 in bfloat16 with 64 videos and one
 worker per core. 16 frames at 112 px from JPEGs of 340x256. A step is forward, objective, backward and Adam as in train.py.
-Wall-clock time, as workers run beside the steps; batches prefetched before a turn are used up before its clock starts. On a GPU
-also the time that nvJPEG takes to decode the frames of a step.
+Wall-clock time, as workers run beside the steps; batches prefetched before a turn are used up before its clock starts. On a
+GPU also the time that nvJPEG takes to decode the frames of a step.
 """
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ def measure_classes(scores: np.ndarray, labels: np.ndarray, names: dict[int, str
 
 def add_classes_flag(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--classes", metavar="FILE",
-                       help=f"class names, one a line, label 0 first (default: {CLASS_FILE} beside --train_csv, if it is "
+                       help=f"class names, one a line, label 0 first (default: {CLASS_FILE} beside the csv, if it is "
                             "there; else the labels)")
 
 
