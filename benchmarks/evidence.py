@@ -41,7 +41,8 @@ from utils.figures import save_figure
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, DOCUMENT, README = ROOT / "docs" / "evidence.jsonl", ROOT / "docs" / "evidence.md", ROOT / "README.md"
 SHOWN = {"random_rgb": "random, RGB", "published": "published recipe", "random_residual": "random, residual frames",
-         "motion": "motion recipe"}  # in the README and the figure
+         "motion": "motion recipe", "motion_x3": "motion recipe, 42 epochs",
+         "motion_swap_x3": "motion recipe with swapped backgrounds, 42 epochs"}  # in the README and the figure
 MAIN = [name for name, recipe in RECIPES.items() if recipe.num_seeds == 3]
 ABLATIONS = ["motion", *(name for name in RECIPES if name.startswith("no_"))]
 DATA_SIZES = {0: "random_residual", 105: "videos_105", 225: "videos_225", 450: "motion", 900: "videos_900"}
