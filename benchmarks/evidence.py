@@ -42,7 +42,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS, DOCUMENT, README = ROOT / "docs" / "evidence.jsonl", ROOT / "docs" / "evidence.md", ROOT / "README.md"
 SHOWN = {"random_rgb": "random, RGB", "published": "published recipe", "random_residual": "random, residual frames",
          "motion": "motion recipe", "motion_x3": "motion recipe, 42 epochs",
-         "motion_swap_x3": "motion recipe with swapped backgrounds, 42 epochs"}  # in the README and the figure
+         "motion_swap_x3": "the same with swapped backgrounds"}  # in the README and the figure
 MAIN = [name for name, recipe in RECIPES.items() if recipe.num_seeds == 3]
 ABLATIONS = ["motion", *(name for name in RECIPES if name.startswith("no_"))]
 DATA_SIZES = {0: "random_residual", 105: "videos_105", 225: "videos_225", 450: "motion", 900: "videos_900"}
@@ -215,8 +215,8 @@ def setup_text(results: dict[tuple[str, int], dict]) -> str:
 
 
 def draw_probes(results: dict[tuple[str, int], dict]) -> Figure:
-    """Returns a bar chart of the linear probe by level, for random weights and both recipes; whiskers: one deviation."""
-    figure = Figure(figsize=(7, 3), layout="constrained")
+    """Returns a bar chart of the linear probe by level, for random weights and the recipes; whiskers: one deviation."""
+    figure = Figure(figsize=(9, 3), layout="constrained")
     axes, width = figure.subplots(), 0.8 / len(SHOWN)
     for number, (name, label) in enumerate(SHOWN.items()):
         found = [line["measured"]["probe"] for (run, _), line in results.items() if run == name]
@@ -227,12 +227,12 @@ def draw_probes(results: dict[tuple[str, int], dict]) -> Figure:
     axes.axhline(100 / len(CLASSES), color="gray", linestyle=":", label="chance")
     axes.set_xticks([level + width * (len(SHOWN) - 1) / 2 for level in range(len(LEVELS))], LEVELS)
     axes.set_ylabel("linear probe, top-1 (%)")
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
 
 def readme_table(results: dict[tuple[str, int], dict]) -> str:
-    """Returns the summary: linear probe and R@1 by level, for random weights and both recipes."""
+    """Returns the summary: linear probe and R@1 by level, for random weights and the recipes."""
     columns = [(step, level, metric) for step, metric in (("probe", "top1"), ("retrieval", "R@1")) for level in LEVELS]
     rows = measured_rows(SHOWN, results, columns)
     return markdown_rows([["weights", "seeds", *(f"{'probe' if step == 'probe' else 'R@1'}, {level}"
