@@ -47,7 +47,7 @@ class SafeConv3d(nn.Conv3d):
             return F.conv3d(F.pad(x, (w, w, h, h, t, t)), self.weight, self.bias, self.stride, left, self.dilation,
                             self.groups)
         if (x.is_cuda and torch.is_autocast_enabled("cuda") and self.in_channels == 3 and self.kernel_size[1:] == (7, 7)
-                and self.stride == (1, 2, 2) and x.shape[3] % 2 == x.shape[4] % 2 == 0):
+                and self.padding[1:] == (3, 3) and self.stride == (1, 2, 2) and x.shape[3] % 2 == x.shape[4] % 2 == 0):
             return self.folded(x, torch.get_autocast_dtype("cuda"))
         return super().forward(x)
 
