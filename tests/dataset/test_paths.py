@@ -60,6 +60,7 @@ def test_dots_behind_a_link_are_those_of_the_system(tmp_path: Path) -> None:
     (tmp_path / "near/link").symlink_to(tmp_path / "far/deep")
     (tmp_path / "far/v.mp4").write_bytes(b"")
     assert absolute_path(f"{tmp_path}/near/link/../v.mp4") == f"{tmp_path.resolve()}/far/v.mp4"
+    assert absolute_path(f"{tmp_path}/near/link/..") == f"{tmp_path.resolve()}/far"
     assert absolute_path(f"{tmp_path}/near/link/..//") == f"{tmp_path.resolve()}/far"
     assert absolute_path(f"{tmp_path}/near/./x/../link//v") == f"{tmp_path}/near/link/v"
     (tmp_path / "near/x.csv").write_text("link/../v.mp4,3\n../far/v.mp4,3\n")

@@ -35,7 +35,8 @@ def test_every_flag_of_a_recipe_is_valid(recipe):
     commands = re.findall(r"^\+ python (.*)$", result.stdout, re.MULTILINE)
     assert result.returncode == 0 and len(commands) == result.stdout.count("the flags are valid") >= 1, result.stderr
     if "motion" in recipe:
-        assert "--input residual --color_draws clip" in commands[0] and "--csv_file my videos.csv" in commands[0]
+        assert "--input residual --color_draws clip --swap_background 0.5" in commands[0]
+        assert "--csv_file my videos.csv" in commands[0]
     elif "pretrain" in recipe:
         assert commands == [PUBLISHED[recipe.removesuffix(".sh")]]
     else:
