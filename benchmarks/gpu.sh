@@ -1,5 +1,7 @@
 #!/usr/bin/env bash
-# Everything that needs a GPU, in parts that do not depend on each other: bash benchmarks/gpu.sh OUT [tests] [bench] [data] [train]
+# Everything that needs a GPU, in parts that do not depend on each other:
+#
+#   bash benchmarks/gpu.sh OUT [tests] [bench] [data] [train]
 #
 # tests  tests/test_gpu.py, several at a time                     at most TESTS_S seconds (default 240)
 # bench  python -m benchmarks.gpu, rows as they are measured      at most BENCH_S (300)
@@ -10,7 +12,8 @@
 #
 # Without names all parts run. OUT gets logs and status.txt; the exit status is 1 if a part failed. DRY_RUN=1 tries all on
 # the CPU: the tests are collected, training takes a few steps. PYTHON chooses the interpreter.
-# Within 15 minutes in all: TESTS_S=180 BENCH_S=240 DATA_S=60 TRAIN_S=150 EVAL_S=40 EPOCHS=40 (then training is shorter than ten minutes).
+# EPOCHS and TRAIN_FLAGS are for train.py. Within 15 minutes in all, with a shorter training:
+# TESTS_S=180 BENCH_S=240 DATA_S=60 TRAIN_S=150 EVAL_S=40 EPOCHS=40.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 mkdir -p "${1:?: where the results go}" && OUT=$(realpath "$1") && shift
@@ -32,8 +35,8 @@ bench() { limited "${BENCH_S:-300}" bench -m benchmarks.gpu ${DRY_RUN:+--help}; 
 data() { limited "${DATA_S:-120}" data -m benchmarks.training ${DRY_RUN:+--help}; }
 
 evaluate() {  # NAME WEIGHTS
-  local common=(--weights "$2" --train_csv "$OUT/videos/train.csv" --test_csv "$OUT/videos/test.csv" --clips 4 --amp bf16 --workers "$(nproc)"
-    --feature_dir "$OUT/features_$1")
+  local common=(--weights "$2" --train_csv "$OUT/videos/train.csv" --test_csv "$OUT/videos/test.csv" --clips 4 --amp bf16
+    --workers "$(nproc)" --feature_dir "$OUT/features_$1")
   [ "$2" = random ] && common+=(--net r3d18 --input residual)
   [ "$DRY_RUN" ] && common+=(--img_dim 32 --seq 8)
   limited "${EVAL_S:-90}" "retrieval_$1" -m eval.retrieval "${common[@]}" --out "$OUT/retrieval_$1"
@@ -61,7 +64,10 @@ train() {
 
 for part in "${@:-tests bench data train}"; do
   for name in $part; do
-    case $name in tests | bench | data | train) "$name" ;; *) echo "$name: must be tests, bench, data or train" >&2; exit 2 ;; esac
+    case $name in
+      tests | bench | data | train) "$name" ;;
+      *) echo "$name: must be tests, bench, data or train" >&2; exit 2 ;;
+    esac
   done
 done
 exit $FAILED

@@ -88,6 +88,7 @@ def apply_color_on_device(frames: Tensor, draws: ColorDraws) -> Tensor:
     flat = frames.flatten(0, -4)
     channel, order = draws.channel.flatten().long()[:, None], draws.order.flatten(0, -2).long()
     planes = torch.where(channel < 0, torch.arange(3), channel)
+    # Saturation and hue leave a split frame, which is gray, unchanged.
     kinds = torch.where((channel >= 0) & (order >= SATURATION), NO_CHANGE, order)             # [n, 4]
     factors = draws.factors.flatten(0, -2).gather(1, order)                                   # [n, 4]
     chunk_frames = CHUNK_FRAMES.get(frames.device.type, CHUNK_FRAMES_GPU)

@@ -3,6 +3,9 @@
 Shapes: B videos in the batch of this rank, V clips of T frames, S = `img_dim`. Pixels stay uint8 RGB until they are on
 the device. All random draws of a sample come from (seed, epoch, index of the video), so that it depends neither on the
 worker or rank that reads it nor on their number.
+
+For an unreadable video, `read_or_replace` raises InputError, reads another video, or reports the reason, as the data set
+asks.
 """
 from __future__ import annotations
 
@@ -77,7 +80,10 @@ def collate_pretraining(samples: Sequence[PretrainBatch]) -> PretrainBatch:
 
 def prepare_views(batch: PretrainBatch, device: torch.device, channels_last: bool = False,
                   scale: Mapping[str, Any] = IMAGENET) -> torch.Tensor:
-    """Returns float32 views [B, V + 1, 3, T, S, S]: moves a batch to the device, applies what is pending, scales."""
+    """Returns float32 views [B, V + 1, 3, T, S, S]: moves a batch to the device, applies what is pending, scales.
+
+    The place for whatever needs several videos of a batch, or the device.
+    """
     clips = batch.clips.to(device, non_blocking=True)
     if any(draw is not None for draw in batch.donors):
         clips = swap_backgrounds(clips, batch.donors)

@@ -1,5 +1,7 @@
 """Training and test of a classifier on each split, and the result card: finetuning and the end-to-end linear probe.
 
+The state after the last epoch is tested; nothing is chosen on the test videos.
+
 Shapes: N videos; K classes, which are the training set's labels in order.
 """
 from __future__ import annotations

@@ -1,5 +1,7 @@
 """The features of an evaluation's csv files: extracted by all processes together, or read from files that hold them.
 
+Stored features are used again only for the same weights, csv, clips, precision and libraries.
+
 Shapes: N videos of one csv file; C channels of a level.
 """
 from __future__ import annotations
