@@ -211,7 +211,8 @@ def extract_video(video: SourceVideo) -> ExtractionResult:
     partial, replaced = video.partial, video.partial.with_suffix(REPLACED)
     try:
         partial.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(partial, ignore_errors=True)
+        if partial.exists():
+            shutil.rmtree(partial)
         partial.mkdir()
         marker = video.marker()  # before it is decoded, as it may change meanwhile
         result = _write_frames(video)
